@@ -1,0 +1,201 @@
+# The whole paper as one graph of notebooks. `make reproduce` runs it through arcnn/reproduce.py,
+# with a profile (notebooks/profiles/*.yaml) as configuration and results/<profile>/ as the folder
+# that all outputs below are relative to.
+#
+# An executed notebook is declared as `log`, so that a failed one stays to be read. The notebooks
+# that prepare and train are wrapped in ancient(): a change of wording retrains nothing.
+
+import json
+import shlex
+import sys
+
+NOTEBOOKS = f"{workflow.basedir}/notebooks"
+DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
+COMMON = {key: config[key] for key in ("profile", "data_root", "results_root")}
+OPTIONS = {"options": config["options"]}
+RUN = f"{shlex.quote(sys.executable)} -m arcnn.notebooks {{input.notebook:q}} {{log:q}} {{params}}"
+RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
+
+
+def arguments(**parameters):
+    """-p NAME VALUE ... with JSON values, quoted for the shell."""
+    return " ".join(
+        f"-p {name} {shlex.quote(json.dumps(value))}" for name, value in parameters.items()
+    )
+
+
+def figure(number, dataset):
+    """figure4.png for the profile's first data set, figure4.<dataset>.png for the others."""
+    return f"figure{number}.png" if dataset == DATASETS[0] else f"figure{number}.{dataset}.png"
+
+
+def evaluations(dataset):
+    return expand(
+        f"{RUN_FOLDER}/metrics.json", dataset=dataset, model=MODELS, seed=SEEDS
+    )
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    model="[a-z0-9_]+",
+    seed="[0-9]+",
+
+
+rule all:
+    input:
+        "records/00_amodal_segmentation_and_the_jigsaw.json",
+        expand("records/02_look_at_the_data.{dataset}.json", dataset=DATASETS),
+        expand("records/03_anatomy_of_the_model.{dataset}.json", dataset=DATASETS),
+        "table1.md",
+        "table1.csv",
+        [figure(4, dataset) for dataset in DATASETS],
+        [figure(5, dataset) for dataset in DATASETS if "arcnn" in MODELS],
+
+
+rule introduction:
+    input:
+        notebook=f"{NOTEBOOKS}/00_amodal_segmentation_and_the_jigsaw.ipynb",
+        data=f"data/{DATASETS[0]}.json",
+    output:
+        "records/00_amodal_segmentation_and_the_jigsaw.json",
+    log:
+        "notebooks/00_amodal_segmentation_and_the_jigsaw.ipynb",
+    params:
+        arguments(**COMMON, dataset=DATASETS[0]),
+    shell:
+        RUN
+
+
+rule prepare_data:
+    input:
+        notebook=ancient(f"{NOTEBOOKS}/01_prepare_data.ipynb"),
+    output:
+        "data/{dataset}.json",
+    log:
+        "notebooks/01_prepare_data.{dataset}.ipynb",
+    params:
+        lambda w: arguments(
+            **COMMON, dataset=w.dataset, **(config["tabletop"] if w.dataset == "tabletop" else {})
+        ),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule look_at_the_data:
+    input:
+        notebook=f"{NOTEBOOKS}/02_look_at_the_data.ipynb",
+        data="data/{dataset}.json",
+    output:
+        "records/02_look_at_the_data.{dataset}.json",
+    log:
+        "notebooks/02_look_at_the_data.{dataset}.ipynb",
+    params:
+        lambda w: arguments(**COMMON, dataset=w.dataset),
+    shell:
+        RUN
+
+
+rule anatomy_of_the_model:
+    input:
+        notebook=f"{NOTEBOOKS}/03_anatomy_of_the_model.ipynb",
+        data="data/{dataset}.json",
+    output:
+        "records/03_anatomy_of_the_model.{dataset}.json",
+    log:
+        "notebooks/03_anatomy_of_the_model.{dataset}.ipynb",
+    params:
+        lambda w: arguments(**COMMON, dataset=w.dataset, **OPTIONS),
+    shell:
+        RUN
+
+
+rule train:
+    input:
+        notebook=ancient(f"{NOTEBOOKS}/04_train.ipynb"),
+        data="data/{dataset}.json",
+    output:
+        f"{RUN_FOLDER}/train/model_final.pth",
+        f"{RUN_FOLDER}/train/record.json",
+    log:
+        "notebooks/04_train.{dataset}.{model}.seed{seed}.ipynb",
+    params:
+        lambda w: arguments(
+            **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
+        ),
+    # One training at a time: it takes all cores, or the GPU.
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule evaluate:
+    input:
+        notebook=f"{NOTEBOOKS}/05_evaluate.ipynb",
+        weights=f"{RUN_FOLDER}/train/model_final.pth",
+    output:
+        f"{RUN_FOLDER}/metrics.json",
+        f"{RUN_FOLDER}/predictions.json",
+        f"{RUN_FOLDER}/record.json",
+    log:
+        "notebooks/05_evaluate.{dataset}.{model}.seed{seed}.ipynb",
+    params:
+        lambda w: arguments(
+            **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
+        ),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule table1:
+    input:
+        notebook=f"{NOTEBOOKS}/06_table1.ipynb",
+        metrics=evaluations(DATASETS),
+    output:
+        "table1.md",
+        "table1.csv",
+        "records/06_table1.json",
+    log:
+        "notebooks/06_table1.ipynb",
+    params:
+        arguments(**COMMON, datasets=DATASETS, models=MODELS, seeds=SEEDS),
+    shell:
+        RUN
+
+
+for dataset in DATASETS:
+
+    rule:
+        name: f"figure4_{dataset}"
+        input:
+            notebook=f"{NOTEBOOKS}/07_figure4.ipynb",
+            metrics=evaluations(dataset),
+        output:
+            figure(4, dataset),
+        log:
+            f"notebooks/07_figure4.{dataset}.ipynb",
+        params:
+            arguments(
+                **COMMON, dataset=dataset, models=MODELS, seed=SEEDS[0], **OPTIONS,
+                figure=figure(4, dataset),
+            ),
+        shell:
+            RUN
+
+    rule:
+        name: f"figure5_{dataset}"
+        input:
+            notebook=f"{NOTEBOOKS}/08_figure5.ipynb",
+            weights=f"runs/{dataset}/arcnn/seed{SEEDS[0]}/train/model_final.pth",
+        output:
+            figure(5, dataset),
+        log:
+            f"notebooks/08_figure5.{dataset}.ipynb",
+        params:
+            arguments(
+                **COMMON, dataset=dataset, seed=SEEDS[0], **OPTIONS,
+                class_name=config["figure5_class"][dataset], figure=figure(5, dataset),
+            ),
+        shell:
+            RUN

@@ -1,0 +1,75 @@
+"""Every configuration key that the kit adds to detectron2's, and the way to a ready config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+CONFIG_DIR = Path(__file__).parent / "configs"
+MODELS = ("arcnn", "arcnn_add", "orcnn")
+DATASETS = ("tabletop", "kins", "cocoa_cls")
+
+
+def add_arcnn_config(cfg: CfgNode) -> None:
+    """Add the kit's keys, in place. What the paper leaves open is a switch here."""
+    # ARCNN's 1x1 convolution, Eq. (1).
+    cfg.MODEL.ARCNN = CfgNode()
+    cfg.MODEL.ARCNN.BIAS = True  # add b_T; not said in the paper
+    cfg.MODEL.ARCNN.OWN_CLASS = False  # True: only the class's own two maps, no context
+    cfg.MODEL.ARCNN.INPUT = "logits"  # or "probs": what VM and OM are
+    cfg.MODEL.ARCNN.INIT = "normal"  # N(0, 0.001), or "identity": start as ARCNN-add
+    cfg.MODEL.ARCNN.DETACH = False  # True: L_AM trains the 1x1 convolution alone
+
+    # ARCNN-add's sum.
+    cfg.MODEL.ARCNN_ADD = CfgNode()
+    cfg.MODEL.ARCNN_ADD.SUM = "logits"  # or "probs", "noisy_or"
+    cfg.MODEL.ARCNN_ADD.DETACH = False  # True: L_AM trains nothing (only the sum is left)
+
+    # ORCNN's third loss, on amodal - ReLU(visible).
+    cfg.MODEL.ORCNN = CfgNode()
+    cfg.MODEL.ORCNN.OCCLUSION_LOSS = True  # False: as the ARCNN paper describes ORCNN
+
+    # The wiring check: train and test on the first N images of the one split found. 0: off.
+    cfg.DATASETS.OVERFIT_IMAGES = 0
+
+
+def get_config(
+    dataset: str,
+    model: str,
+    *,
+    options: Sequence = (),
+    seed: int = 0,
+    device: str | None = None,
+) -> CfgNode:
+    """The configuration of one model on one data set, frozen.
+
+    Args:
+        dataset: one of :data:`DATASETS`.
+        model: one of :data:`MODELS`.
+        options: detectron2 overrides, ``[KEY, VALUE, KEY, VALUE, ...]``.
+        seed: of weights, data order and augmentation.
+        device: "cuda" or "cpu"; by default the GPU if there is one.
+
+    Raises:
+        ValueError: unknown data set or model, or an unknown key in ``options``.
+    """
+    for what, value, known in (("dataset", dataset, DATASETS), ("model", model, MODELS)):
+        if value not in known:
+            raise ValueError(f'unknown {what} "{value}"; choose one of {", ".join(known)}')
+    cfg = get_cfg()
+    add_arcnn_config(cfg)
+    cfg.merge_from_file(str(CONFIG_DIR / dataset / f"{model}.yaml"))
+    try:
+        cfg.merge_from_list(list(options))
+    except (AssertionError, KeyError) as error:
+        raise ValueError(
+            f"options {list(options)} do not fit: {error}. They are KEY, VALUE pairs of "
+            "detectron2's configuration or of arcnn/config.py."
+        ) from error
+    cfg.SEED = seed
+    cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # Half precision is a GPU's business.
+    cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,141 @@
+"""Where the data sets' files lie, and their registration with detectron2."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+
+from arcnn.data.annotations import load_annotations
+
+SPLITS = ("train", "val")
+
+
+class SplitFiles(NamedTuple):
+    """Candidates for a split's annotation file, newest release first, and its image folder."""
+
+    annotations: Sequence[str]
+    images: str
+
+
+FILES: dict[str, dict[str, SplitFiles]] = {
+    "tabletop": {
+        "train": SplitFiles(["tabletop_train.json"], "train"),
+        "val": SplitFiles(["tabletop_val.json"], "val"),
+    },
+    "cocoa_cls": {
+        "train": SplitFiles(["COCO_amodal_train2014_with_classes.json"], "train2014"),
+        "val": SplitFiles(["COCO_amodal_val2014_with_classes.json"], "val2014"),
+    },
+    "kins": {
+        "train": SplitFiles(
+            ["update_train_2020.json", "instances_train.json"], "training/image_2"
+        ),
+        "val": SplitFiles(["update_test_2020.json", "instances_val.json"], "testing/image_2"),
+    },
+}
+
+
+def find_split(dataset: str, split: str, root: str | Path) -> tuple[Path, Path]:
+    """The annotation file and image folder of a split, in ``root/<dataset>`` or ``root`` itself.
+
+    Raises:
+        FileNotFoundError: naming what was looked for, where, and what to do.
+    """
+    files = FILES[dataset][split]
+    folders = [Path(root) / dataset, Path(root)]
+    for folder in folders:
+        for name in files.annotations:
+            for candidate in (folder / name, folder / "annotations" / name):
+                if candidate.is_file():
+                    return candidate, folder / files.images
+    cure = (
+        "Notebook 01_prepare_data draws it."
+        if dataset == "tabletop"
+        else "data/README.md says where to get it; DATA_ROOT names another folder."
+    )
+    raise FileNotFoundError(
+        f"{dataset}, split {split}: no {' or '.join(files.annotations)} in "
+        f"{' or '.join(str(f) for f in folders)}. {cure}"
+    )
+
+
+def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
+    """:func:`find_split` of every split that is there.
+
+    Raises:
+        FileNotFoundError: none is.
+    """
+    found = {}
+    for split in SPLITS:
+        try:
+            found[split] = find_split(dataset, split, root)
+        except FileNotFoundError as missing:
+            error = missing
+    if not found:
+        raise error
+    return found
+
+
+def register_dataset(dataset: str, root: str | Path) -> dict[str, str]:
+    """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
+
+    Registering again, also with another root, replaces the registration.
+
+    Returns:
+        Registered names by split.
+
+    Raises:
+        FileNotFoundError: nothing of the data set is there.
+    """
+    names = {}
+    for split, (json_file, image_root) in find_splits(dataset, root).items():
+        name = f"{dataset}_{split}"
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        loaded = load_annotations(json_file, image_root)
+        DatasetCatalog.register(name, lambda records=loaded.records: records)
+        MetadataCatalog.get(name).set(
+            thing_classes=loaded.class_names,
+            thing_dataset_id_to_contiguous_id={k: i for i, k in enumerate(loaded.category_ids)},
+            json_file=str(json_file),
+            image_root=str(image_root),
+            evaluator_type="amodal",
+        )
+        names[split] = name
+    return names
+
+
+def split_name(cfg: CfgNode, split: str) -> str:
+    """The registered name to train ("train") or to test ("val") on under this configuration."""
+    if cfg.DATASETS.OVERFIT_IMAGES:
+        # One split serves both ends; COCOA-cls' public copies often hold the val file alone.
+        candidates = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        return next(name for name in candidates if name in DatasetCatalog.list())
+    name = (cfg.DATASETS.TRAIN if split == "train" else cfg.DATASETS.TEST)[0]
+    if name not in DatasetCatalog.list():
+        raise FileNotFoundError(
+            f"{name} is not there: notebook 01_prepare_data says what is missing and where to get "
+            "it. With the one split at hand, the profile `overfit` checks the wiring."
+        )
+    return name
+
+
+def split_records(cfg: CfgNode, split: str) -> list[dict]:
+    """Internal records to train ("train") or to test ("val") on, cut to OVERFIT_IMAGES if set."""
+    records = get_detection_dataset_dicts(
+        split_name(cfg, split),
+        filter_empty=split == "train" or bool(cfg.DATASETS.OVERFIT_IMAGES),
+    )
+    return records[: cfg.DATASETS.OVERFIT_IMAGES or None]
+
+
+def fingerprint(dataset: str, root: str | Path) -> dict[str, str]:
+    """SHA-256 of every annotation file found, by split: what a record names as its data."""
+    return {
+        split: hashlib.sha256(json_file.read_bytes()).hexdigest()
+        for split, (json_file, _) in find_splits(dataset, root).items()
+    }

@@ -1,0 +1,23 @@
+"""The models: three mask heads for stock detectron2, registered on import."""
+
+from arcnn.modeling.losses import MaskTargets, mask_losses, mask_targets
+from arcnn.modeling.mask_heads import (
+    AmodalMaskHead,
+    ARCNNAddMaskHead,
+    ARCNNMaskHead,
+    JigsawConv,
+    MaskLogits,
+    ORCNNMaskHead,
+)
+
+__all__ = [
+    "ARCNNAddMaskHead",
+    "ARCNNMaskHead",
+    "AmodalMaskHead",
+    "JigsawConv",
+    "MaskLogits",
+    "MaskTargets",
+    "ORCNNMaskHead",
+    "mask_losses",
+    "mask_targets",
+]

@@ -1,0 +1,273 @@
+"""The three models of the paper as detectron2 mask heads: ARCNN, ARCNN-add and ORCNN.
+
+Everything else of the network (backbone, FPN, RPN, box head) is stock detectron2. A head takes RoI
+features and gives three maps per class; training turns them into the mask losses of Eq. (2),
+inference into three mask fields per detection, the same for every model. Another paper's head is
+one more subclass of :class:`AmodalMaskHead` and a YAML file.
+
+Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in the paper).
+"""
+
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from arcnn.modeling.losses import mask_losses
+
+
+class MaskLogits(NamedTuple):
+    """Maps before the sigmoid, float ``(R, C, M, M)`` each; ``None`` where a piece has no loss."""
+
+    amodal: Tensor
+    visible: Tensor
+    occlusion: Tensor | None
+
+
+def piece_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:
+    """Mask R-CNN's own head: 4 x (3x3 conv, ReLU), 2x2 deconv, 1x1 predictor (Section 3.1)."""
+    return MaskRCNNConvUpsampleHead(cfg, input_shape)
+
+
+class AmodalMaskHead(nn.Module):
+    """What the three models share: losses in training, three mask fields in inference."""
+
+    def layers(self, x: Tensor) -> MaskLogits:
+        """Map RoI features ``(R, channels, M/2, M/2)`` to mask logits."""
+        raise NotImplementedError(f"{type(self).__name__} must define layers()")
+
+    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
+        """Per-kind probabilities ``(R, C, M, M)`` in [0, 1], for inference."""
+        return {kind: maps.sigmoid() for kind, maps in logits._asdict().items()}
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
+        """Called by detectron2's ``StandardROIHeads``.
+
+        Args:
+            x: RoI features, float ``(R, channels, M/2, M/2)``.
+            instances: one per image, R rows together. In training with ``proposal_boxes``,
+                ``gt_classes``, ``gt_masks`` (amodal) and ``gt_visible_masks``; in inference with
+                ``pred_boxes`` and ``pred_classes``.
+
+        Returns:
+            In training the mask losses of Eq. (2) by name. In inference the instances, with
+            ``pred_amodal_masks``, ``pred_visible_masks`` and ``pred_occlusion_masks`` added: float
+            ``(R_image, M, M)`` probabilities inside the detection's (amodal) box. Detectron2's own
+            post-processing pastes only a field called ``pred_masks``; these three are pasted by
+            :mod:`arcnn.evaluation.masks`, all alike.
+        """
+        logits = self.layers(x)
+        if self.training:
+            return mask_losses(logits, instances)
+
+        classes = torch.cat([i.pred_classes for i in instances])
+        rows = torch.arange(len(classes), device=classes.device)
+        counts = [len(i) for i in instances]
+        for kind, maps in self.probs(logits).items():
+            for image, masks in zip(instances, maps[rows, classes].split(counts), strict=True):
+                image.set(f"pred_{kind}_masks", masks)
+        return instances
+
+
+class JigsawConv(nn.Module):
+    """The amodal mask head: one 1x1 convolution over both pieces of all classes, Eq. (1).
+
+    ``AM_T = sum_i VW_Ti * VM_i + OW_Ti * OM_i (+ b_T)``
+
+    Args:
+        num_classes: C.
+        bias: add ``b_T``. The paper does not say. Without it, the sum over the own class's two
+            logits cannot represent "visible or hidden" (see docs/ambiguities.md).
+        own_class: only ``i = T`` takes part (2C weights instead of 2C^2): the jigsaw without any
+            context from other classes.
+        init: "normal" is N(0, 0.001), detectron2's start for mask predictors; "identity" has
+            weight 1 on the class's own two pieces, so that training starts as ARCNN-add.
+    """
+
+    def __init__(self, num_classes: int, *, bias: bool, own_class: bool, init: str) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.own_class = own_class
+        # One group per class sees its own two maps only; one single group sees all 2C of them.
+        groups = num_classes if own_class else 1
+        self.conv = nn.Conv2d(2 * num_classes, num_classes, kernel_size=1, bias=bias, groups=groups)
+        if init == "normal":
+            nn.init.normal_(self.conv.weight, std=0.001)
+        elif init == "identity":
+            with torch.no_grad():
+                full = torch.eye(num_classes).repeat_interleave(2, dim=1)  # (C, 2C)
+                start = torch.ones(num_classes, 2) if own_class else full
+                self.conv.weight.copy_(start[:, :, None, None])
+        else:
+            raise ValueError(f'MODEL.ARCNN.INIT is "{init}"; choose "normal" or "identity"')
+        if bias:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, visible: Tensor, occlusion: Tensor) -> Tensor:
+        """Join two ``(R, C, M, M)`` stacks to the amodal logits ``(R, C, M, M)``."""
+        # Channels VM_1, OM_1, VM_2, OM_2, ...: the concatenation of the paper, class by class.
+        pieces = torch.stack([visible, occlusion], dim=2).flatten(1, 2)  # (R, 2C, M, M)
+        return self.conv(pieces)
+
+    @torch.no_grad()
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """``VW`` and ``OW`` of Eq. (1), float ``(C, C)``: row T, column i."""
+        own_or_all = self.conv.weight.flatten(1).unflatten(1, (-1, 2))  # (C, 1 or C, 2)
+        vw, ow = own_or_all.unbind(dim=2)
+        return (vw[:, 0].diag(), ow[:, 0].diag()) if self.own_class else (vw, ow)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class ARCNNMaskHead(AmodalMaskHead):
+    """ARCNN: visible and occlusion head, joined by a learned 1x1 convolution (Figure 3).
+
+    Args:
+        visible_head, occlusion_head: two equal heads giving ``(R, C, M, M)`` logits.
+        amodal_head: the joint of Eq. (1).
+        joint_input: join "logits" or "probs" (the paper does not say).
+        detach: stop the amodal loss from flowing back into the two heads.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        visible_head: nn.Module,
+        occlusion_head: nn.Module,
+        amodal_head: JigsawConv,
+        joint_input: str = "logits",
+        detach: bool = False,
+    ) -> None:
+        super().__init__()
+        if joint_input not in ("logits", "probs"):
+            raise ValueError(f'MODEL.ARCNN.INPUT is "{joint_input}"; choose "logits" or "probs"')
+        self.visible_head = visible_head
+        self.occlusion_head = occlusion_head
+        self.amodal_head = amodal_head
+        self.joint_input = joint_input
+        self.detach = detach
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        arcnn = cfg.MODEL.ARCNN
+        return {
+            "visible_head": piece_head(cfg, input_shape),
+            "occlusion_head": piece_head(cfg, input_shape),
+            "amodal_head": JigsawConv(
+                cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+                bias=arcnn.BIAS,
+                own_class=arcnn.OWN_CLASS,
+                init=arcnn.INIT,
+            ),
+            "joint_input": arcnn.INPUT,
+            "detach": arcnn.DETACH,
+        }
+
+    def layers(self, x: Tensor) -> MaskLogits:
+        visible = self.visible_head.layers(x)
+        occlusion = self.occlusion_head.layers(x)
+        pieces = (visible, occlusion)
+        if self.detach:
+            pieces = tuple(piece.detach() for piece in pieces)
+        if self.joint_input == "probs":
+            pieces = tuple(piece.sigmoid() for piece in pieces)
+        return MaskLogits(self.amodal_head(*pieces), visible, occlusion)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class ARCNNAddMaskHead(AmodalMaskHead):
+    """ARCNN-add: the same two heads, put together by a plain sum (Section 4.5).
+
+    Args:
+        visible_head, occlusion_head: two equal heads giving ``(R, C, M, M)`` logits.
+        sum_of: "logits" (v + o), "probs" (p_v + p_o, at most 1) or "noisy_or"
+            (1 - (1 - p_v)(1 - p_o)); the paper says only "directly adding the output".
+        detach: stop the amodal loss from flowing back into the two heads.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        visible_head: nn.Module,
+        occlusion_head: nn.Module,
+        sum_of: str = "logits",
+        detach: bool = False,
+    ) -> None:
+        super().__init__()
+        if sum_of not in ("logits", "probs", "noisy_or"):
+            raise ValueError(
+                f'MODEL.ARCNN_ADD.SUM is "{sum_of}"; choose "logits", "probs" or "noisy_or"'
+            )
+        self.visible_head = visible_head
+        self.occlusion_head = occlusion_head
+        self.sum_of = sum_of
+        self.detach = detach
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        return {
+            "visible_head": piece_head(cfg, input_shape),
+            "occlusion_head": piece_head(cfg, input_shape),
+            "sum_of": cfg.MODEL.ARCNN_ADD.SUM,
+            "detach": cfg.MODEL.ARCNN_ADD.DETACH,
+        }
+
+    def layers(self, x: Tensor) -> MaskLogits:
+        visible = self.visible_head.layers(x)
+        occlusion = self.occlusion_head.layers(x)
+        v, o = (visible.detach(), occlusion.detach()) if self.detach else (visible, occlusion)
+        if self.sum_of == "logits":
+            amodal = v + o
+        elif self.sum_of == "probs":
+            amodal = torch.logit(v.sigmoid() + o.sigmoid(), eps=1e-6)  # no gradient beyond 1
+        else:
+            # p = 1 - (1-p_v)(1-p_o) has the odds p/(1-p) = e^v + e^o + e^(v+o).
+            amodal = torch.stack([v, o, v + o]).logsumexp(dim=0)
+        return MaskLogits(amodal, visible, occlusion)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class ORCNNMaskHead(AmodalMaskHead):
+    """ORCNN (Follmann et al. 2019), the baseline: amodal and visible head, hidden = the rest.
+
+    Args:
+        amodal_head, visible_head: two equal heads giving ``(R, C, M, M)`` logits.
+        occlusion_loss: train ``amodal - ReLU(visible)`` against the occlusion mask as ORCNN's
+            public implementations do; the ARCNN paper describes it without.
+    """
+
+    @configurable
+    def __init__(
+        self, *, amodal_head: nn.Module, visible_head: nn.Module, occlusion_loss: bool = True
+    ) -> None:
+        super().__init__()
+        self.amodal_head = amodal_head
+        self.visible_head = visible_head
+        self.occlusion_loss = occlusion_loss
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        return {
+            "amodal_head": piece_head(cfg, input_shape),
+            "visible_head": piece_head(cfg, input_shape),
+            "occlusion_loss": cfg.MODEL.ORCNN.OCCLUSION_LOSS,
+        }
+
+    def layers(self, x: Tensor) -> MaskLogits:
+        amodal = self.amodal_head.layers(x)
+        visible = self.visible_head.layers(x)
+        occlusion = amodal - visible.relu() if self.occlusion_loss else None
+        return MaskLogits(amodal, visible, occlusion)
+
+    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
+        amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
+        # "Subtract the visible mask from the amodal mask" (Section 4.4): min(a, 1 - v) is above
+        # one half just where the amodal mask is and the visible mask is not.
+        occlusion = torch.minimum(amodal, 1 - visible)
+        return {"amodal": amodal, "visible": visible, "occlusion": occlusion}

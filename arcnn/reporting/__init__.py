@@ -1,0 +1,17 @@
+"""Records of runs, the paper's numbers, and Table 1."""
+
+from arcnn.reporting.paper import COLUMNS, paper_table
+from arcnn.reporting.record import device, versions, write_json, write_record
+from arcnn.reporting.table1 import collect_runs, table1, to_markdown
+
+__all__ = [
+    "COLUMNS",
+    "collect_runs",
+    "device",
+    "paper_table",
+    "table1",
+    "to_markdown",
+    "versions",
+    "write_json",
+    "write_record",
+]

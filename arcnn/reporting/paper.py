@@ -1,0 +1,36 @@
+"""Table 1 of the paper as printed (arXiv 2107.07464), percent."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+COLUMNS = ("amodal AP", "amodal AR", "visible AP", "visible AR", "occluded AP")
+
+
+class Row(NamedTuple):
+    dataset: str
+    model: str
+    values: tuple[float, float, float, float, float]  # in the order of COLUMNS
+    quoted: bool = False  # the paper quotes the number from another paper
+
+
+TABLE_1 = (
+    Row("kins", "orcnn", (30.57, 19.88, 30.95, 20.6, 36.15)),
+    Row("kins", "vrs_sp", (32.08, 20.9, 29.88, 19.88, 37.4), quoted=True),
+    Row("kins", "arcnn_add", (30.2, 19.75, 30.89, 20.61, 36.27)),
+    Row("kins", "arcnn", (32.94, 20.96, 30.68, 20.56, 38.71)),
+    Row("cocoa_cls", "orcnn", (30.75, 32.55, 34.8, 36.78, 18.9)),
+    Row("cocoa_cls", "vrs_sp", (35.41, 37.11, 34.58, 36.42, 22.17), quoted=True),
+    Row("cocoa_cls", "arcnn_add", (32.26, 34.06, 35.46, 37.25, 19.32)),
+    Row("cocoa_cls", "arcnn", (36.29, 37.39, 35.48, 36.69, 20.84)),
+)
+
+
+def paper_table() -> pd.DataFrame:
+    """The published numbers: index (dataset, model), the five columns, and ``quoted`` (bool)."""
+    rows = [
+        {"dataset": r.dataset, "model": r.model, **dict(zip(COLUMNS, r.values, strict=True))}
+        | {"quoted": r.quoted}
+        for r in TABLE_1
+    ]
+    return pd.DataFrame(rows).set_index(["dataset", "model"])

@@ -1,0 +1,166 @@
+"""``make reproduce``: check everything that can be checked beforehand, then hand over to Snakemake.
+
+Every problem found here is one sentence that says what is wrong and what to do.
+"""
+
+import argparse
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from arcnn.config import DATASETS, MODELS, get_config
+from arcnn.data.registration import find_splits
+from arcnn.paths import PROFILES, ROOT, data_folder, results_folder
+
+DEFAULTS = {
+    "datasets": None,
+    "models": None,
+    "seeds": None,
+    "options": [],
+    "tabletop": {},
+    "figure5_class": {},
+    "data_root": "",
+    "results_root": "",
+}
+
+
+class ProfileError(ValueError):
+    """A profile or a command-line choice that cannot be run."""
+
+
+def load_profile(name: str) -> dict:
+    """Read and check ``notebooks/profiles/<name>.yaml``.
+
+    Raises:
+        ProfileError: an unknown profile, parameter, data set, model or option; says which.
+    """
+    known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
+    file = (PROFILES / f"{name}.yaml").relative_to(ROOT)
+    profile = yaml.safe_load((ROOT / file).read_text())
+    for key in profile:
+        if key not in DEFAULTS:
+            raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
+    return {"profile": name} | DEFAULTS | profile
+
+
+def check_choices(profile: dict) -> None:
+    """Check data sets, models, seeds and options of a profile.
+
+    Raises:
+        ProfileError: naming what is wrong.
+    """
+    for key in ("datasets", "models", "seeds"):
+        if not profile[key]:
+            raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
+    for key, known in (("datasets", DATASETS), ("models", MODELS)):
+        for value in profile[key]:
+            if value not in known:
+                raise ProfileError(f'{key}: unknown "{value}"; choose among {", ".join(known)}.')
+    try:
+        for dataset in profile["datasets"]:
+            get_config(dataset, profile["models"][0], options=profile["options"])
+    except ValueError as error:
+        raise ProfileError(f"profile {profile['profile']}: {error}") from error
+
+
+def check_folders(profile: dict) -> Path:
+    """Check that results can be written and that real data is there; returns the results folder.
+
+    Raises:
+        ProfileError: naming the folder or file and the cure.
+    """
+    results = results_folder(profile["profile"], profile["results_root"])
+    probe = results / ".writable"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ProfileError(
+            f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
+            "choose another folder with RESULTS_ROOT=<folder>."
+        ) from error
+    for dataset in profile["datasets"]:
+        try:
+            find_splits(dataset, data_folder(profile["data_root"]))
+        except FileNotFoundError as error:
+            if dataset != "tabletop":
+                raise ProfileError(str(error)) from error
+            # Not drawn yet, or deleted since: its report, if any, speaks of nothing.
+            (results / "data" / "tabletop.json").unlink(missing_ok=True)
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m arcnn.reproduce", description=__doc__)
+    parser.add_argument("--profile", default="demo", help="a file of notebooks/profiles/")
+    parser.add_argument("--dataset", help="one data set, in the place of the profile's")
+    parser.add_argument("--data-root", help="folder of the data sets (default: data/)")
+    parser.add_argument("--results-root", help="folder of all results (default: results/)")
+    parser.add_argument(
+        "--cores",
+        type=int,
+        default=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
+    arguments = parser.parse_args()
+    try:
+        profile = load_profile(arguments.profile)
+        if arguments.dataset:
+            profile["datasets"] = [arguments.dataset]
+        for key in ("data_root", "results_root"):
+            if getattr(arguments, key):
+                profile[key] = str(Path(getattr(arguments, key)).resolve())
+        if profile["data_root"]:
+            profile["data_root"] = str(ROOT / profile["data_root"])
+        if importlib.util.find_spec("ipykernel") is None:
+            raise ProfileError(
+                "this environment has no Python kernel for notebooks: `make setup` installs it."
+            )
+        check_choices(profile)
+        results = check_folders(profile)
+    except ProfileError as error:
+        print(f"make reproduce: {error}", file=sys.stderr)
+        return 2
+    return run_snakemake(profile, results, arguments.cores, arguments.dry_run)
+
+
+def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> int:
+    """Run the Snakefile for a checked profile; returns Snakemake's exit status."""
+    with (results / ".lock").open("w") as lock:
+        # Snakemake's own lock outlives a killed run; this one ends with its process.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(
+                f"make reproduce: another run is at work in {results}; wait for it, or choose "
+                "another folder with RESULTS_ROOT=<folder>.",
+                file=sys.stderr,
+            )
+            return 2
+        configuration = results / "profile.yaml"
+        configuration.write_text(yaml.safe_dump(profile, sort_keys=False))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--directory", str(results), "--configfile", str(configuration)]
+        command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going"]
+        # Not `code`: a reworded rule is no reason to train again.
+        command += ["--rerun-triggers", "mtime", "params", "input"]
+        command += ["--quiet", "rules", "host", "reason"]
+        command += ["--dry-run"] if dry_run else []
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status == 0 and not dry_run:
+        print(f"Results: {results}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

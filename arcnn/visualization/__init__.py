@@ -1,0 +1,87 @@
+"""Figures: masks, the jigsaw, the paper's figures, data sets and learning curves.
+
+Every figure function returns a matplotlib ``Figure``, drawn in one style.
+"""
+
+from arcnn.visualization.architecture import figure2, figure3
+from arcnn.visualization.curves import learning_curves
+from arcnn.visualization.datasets import (
+    count_orders,
+    image_grid,
+    instances_per_class,
+    object_sizes,
+    objects_table,
+    occlusion_rates,
+    order_probabilities,
+    who_covers_whom,
+)
+from arcnn.visualization.jigsaw import cut_out, jigsaw, jigsaw_rows, mask_iou
+from arcnn.visualization.masks import (
+    draw_masks,
+    figure1,
+    find_scene,
+    load_image,
+    mask_kinds,
+    prediction_masks,
+    scene_maps,
+    scene_masks,
+    show_masks,
+)
+from arcnn.visualization.predictions import (
+    Example,
+    choose_examples,
+    figure4,
+    figure4_jigsaw,
+    load_predictions,
+    match_image,
+)
+from arcnn.visualization.style import MASK_COLORS, MODEL_COLORS, MODEL_MARKERS, MODEL_NAMES
+from arcnn.visualization.weights import (
+    class_index,
+    figure5,
+    order_agreement,
+    weight_matrices,
+    weights_table,
+)
+
+__all__ = [
+    "MASK_COLORS",
+    "MODEL_COLORS",
+    "MODEL_MARKERS",
+    "MODEL_NAMES",
+    "Example",
+    "choose_examples",
+    "class_index",
+    "count_orders",
+    "cut_out",
+    "draw_masks",
+    "figure1",
+    "figure2",
+    "figure3",
+    "figure4",
+    "figure4_jigsaw",
+    "figure5",
+    "find_scene",
+    "image_grid",
+    "instances_per_class",
+    "jigsaw",
+    "jigsaw_rows",
+    "learning_curves",
+    "load_image",
+    "load_predictions",
+    "mask_iou",
+    "mask_kinds",
+    "match_image",
+    "object_sizes",
+    "objects_table",
+    "occlusion_rates",
+    "order_agreement",
+    "order_probabilities",
+    "prediction_masks",
+    "scene_maps",
+    "scene_masks",
+    "show_masks",
+    "weight_matrices",
+    "weights_table",
+    "who_covers_whom",
+]

@@ -1,0 +1,264 @@
+"""Drawn diagrams: the architecture (Figure 2) and the amodal mask head (Figure 3)."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
+
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function
+
+NEUTRAL = "#E4E7EB"
+DIFFERS = "#FFF1B8"  # what tells a model from the other two
+Point = tuple[float, float]
+
+
+def _box(
+    axes: Axes, centre: Point, size: Point, text: str, *, face: str = NEUTRAL, edge: str = "#8A919B"
+) -> None:
+    x, y = centre
+    width, height = size
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor=face,
+            edgecolor=edge,
+            linewidth=1.3 if edge == "#8A919B" else 2.2,
+        )
+    )
+    axes.text(x, y, text, ha="center", va="center", fontsize=8.5)
+
+
+def _arrow(axes: Axes, start: Point, end: Point, bend: float = 0.0) -> None:
+    axes.annotate(
+        "",
+        xy=end,
+        xytext=start,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": "#555555",
+            "linewidth": 1.3,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "connectionstyle": f"arc3,rad={bend}",
+        },
+    )
+
+
+def _canvas(axes: Axes, width: float, height: float) -> None:
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+
+
+def _trunk(axes: Axes) -> None:
+    """The whole network, left to right; the mask heads are ARCNN's."""
+    _canvas(axes, 20, 6.4)
+    blue, orange, green = (MASK_COLORS[k] for k in ("visible", "occlusion", "amodal"))
+    middle = 4.0
+    stations = [
+        (1.1, 1.8, "image"),
+        (3.5, 2.0, "ResNet\nbackbone"),
+        (5.9, 1.8, "FPN"),
+        (8.9, 2.2, "RoIAlign"),
+    ]
+    for x, width, text in stations:
+        _box(axes, (x, middle), (width, 1.2), text)
+    for start, end in ((2.0, 2.5), (4.5, 5.0), (6.8, 7.8)):
+        _arrow(axes, (start, middle), (end, middle))
+    _box(axes, (7.3, 1.5), (2.6, 1.1), "RPN: proposals\n(amodal boxes)")
+    _arrow(axes, (6.3, 3.4), (6.9, 2.05))
+    _arrow(axes, (7.9, 2.05), (8.6, 3.4))
+
+    _box(axes, (12.4, 5.6), (3.2, 1.0), "visible mask head", edge=blue)
+    _box(axes, (12.4, 4.0), (3.2, 1.0), "occlusion mask head", edge=orange)
+    _box(axes, (12.4, 1.5), (3.2, 1.0), "box head")
+    for y in (5.6, 4.0, 1.5):
+        _arrow(axes, (10.0, middle), (10.8, y))
+    _box(
+        axes,
+        (16.2, 4.8),
+        (3.0, 1.6),
+        "amodal mask head\n1×1 conv\nEq. (1)",
+        edge=green,
+        face=DIFFERS,
+    )
+    _arrow(axes, (14.0, 5.6), (14.7, 5.15))
+    _arrow(axes, (14.0, 4.0), (14.7, 4.45))
+    _arrow(axes, (14.0, 1.5), (15.0, 1.5))
+    _arrow(axes, (17.7, 4.8), (18.3, 4.8))
+    axes.text(15.15, 1.5, "class, amodal box", va="center", fontsize=9)
+    axes.text(15.15, 0.95, r"$L_{cls}$, $L_{box}$", va="center", fontsize=9, color="#666666")
+    for y, text, color, offset in (
+        (5.6, r"VM, $L_{VM}$", blue, 0.72),
+        (4.0, r"OM, $L_{OM}$", orange, -0.72),
+    ):
+        axes.text(12.4, y + offset, text, color=color, ha="center", va="center", fontsize=9)
+    axes.text(18.45, 4.8, "AM\n" + r"$L_{AM}$", color=green, va="center", fontsize=9.5)
+
+
+MASK_COLUMNS = (  # model, first head, second head, joint, what comes out
+    (
+        "ARCNN",
+        ("visible", "occlusion"),
+        "1×1 conv\n2C → C",
+        "amodal",
+        "learned joint, all classes",
+    ),
+    ("ARCNN-add", ("visible", "occlusion"), "+", "amodal", "plain sum, own class"),
+    (
+        "ORCNN",
+        ("visible", "amodal"),
+        "−",
+        "occlusion",
+        "the whole is predicted,\nthe rest subtracted",
+    ),
+)
+
+
+def _heads(axes: Axes, column: tuple) -> None:
+    """One model's way from RoI features to three masks, top to bottom."""
+    name, heads, joint, result, note = column
+    _canvas(axes, 8, 8.8)
+    axes.text(4, 8.45, name, ha="center", va="center", fontsize=12, fontweight="bold")
+    _box(axes, (4, 7.4), (3.4, 0.9), "RoI features")
+    is_new = name == "ORCNN"
+    for x, kind in zip((2, 6), heads, strict=True):
+        differs = is_new and kind == "amodal"
+        _arrow(axes, (4 + (x - 4) * 0.4, 6.95), (x, 6.25))
+        _box(
+            axes,
+            (x, 5.7),
+            (3.5, 1.1),
+            f"{kind}\nmask head",
+            edge=MASK_COLORS[kind],
+            face=DIFFERS if differs else NEUTRAL,
+        )
+        _arrow(axes, (x, 5.15), (4 + (x - 4) * 0.28, 4.05))
+    if len(joint) == 1:
+        axes.add_patch(Circle((4, 3.45), 0.6, facecolor=DIFFERS, edgecolor=INK, linewidth=1.6))
+        axes.text(4, 3.45, joint, ha="center", va="center", fontsize=16)
+    else:
+        _box(axes, (4, 3.45), (2.6, 1.15), joint, face=DIFFERS, edge=INK)
+    _arrow(axes, (4, 2.85), (4, 2.15))
+    _box(axes, (4, 1.65), (3.3, 0.95), f"{result} mask", edge=MASK_COLORS[result], face="white")
+    axes.text(4, 0.55, note, ha="center", va="center", fontsize=9, style="italic")
+
+
+@figure_function
+def figure2() -> Figure:
+    """The paper's Figure 2: ARCNN's architecture, and the mask heads of the three models.
+
+    Yellow marks what tells the models apart; everything else is the same.
+    """
+    figure = plt.figure(figsize=(10, 7.0))
+    grid = figure.add_gridspec(2, 3, height_ratios=[3.2, 3.9])
+    _trunk(figure.add_subplot(grid[0, :]))
+    for k, column in enumerate(MASK_COLUMNS):
+        _heads(figure.add_subplot(grid[1, k]), column)
+    key = Patch(facecolor=DIFFERS, edgecolor=INK, label="what tells the models apart")
+    figure.legend(handles=[key], loc="outside lower center")
+    return figure
+
+
+def _map_color(kind: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list(kind, ["#FFFFFF", MASK_COLORS[kind]])
+
+
+def _stack(
+    axes: Axes, corner: Point, maps: np.ndarray, kind: str, names: Sequence[str], front: int
+) -> None:
+    """A pile of maps seen at an angle; map ``front`` lies in front, the others fan out behind."""
+    x, y = corner
+    order = [k for k in range(len(maps)) if k != front] + [front]
+    for depth, k in zip(range(len(order) - 1, -1, -1), order, strict=True):
+        x0, y0 = x + 0.62 * depth, y + 0.42 * depth
+        own = k == front
+        axes.imshow(
+            maps[k],
+            extent=(x0, x0 + 3, y0, y0 + 3),
+            cmap=_map_color(kind),
+            vmin=0,
+            vmax=1,
+            zorder=10 - depth,
+            interpolation="nearest",
+        )
+        axes.add_patch(
+            Rectangle(
+                (x0, y0),
+                3,
+                3,
+                fill=False,
+                edgecolor=MASK_COLORS[kind],
+                linewidth=2.4 if own else 0.9,
+                zorder=10 - depth,
+            )
+        )
+        axes.text(
+            x0 + 3.06,
+            y0 + (0.12 if own else 2.98),
+            names[k],
+            va="bottom" if own else "top",
+            fontsize=8.5 if own else 7,
+            fontweight="bold" if own else "normal",
+            zorder=20,
+        )
+
+
+@figure_function
+def figure3(
+    visible: np.ndarray,
+    occlusion: np.ndarray,
+    amodal: np.ndarray,
+    class_names: Sequence[str],
+    target: int,
+    *,
+    shown: int = 4,
+) -> Figure:
+    """The paper's Figure 3: C visible and C occlusion maps, a 1x1 convolution, C amodal maps.
+
+    Args:
+        visible, occlusion, amodal: maps of one RoI, float ``(C, M, M)`` in [0, 1].
+        class_names: C of them.
+        target: T, the class of the object; its maps lie in front and its amodal map is the result.
+        shown: how many of the C maps to draw; T and those with the most visible in them.
+    """
+    others = [k for k in np.argsort(-visible.mean(axis=(1, 2)), kind="stable") if k != target]
+    kept = [target, *others[: shown - 1]]
+    names = [class_names[k] for k in kept]
+    height, width = visible.shape[1:]
+    figure, axes = plt.subplots(figsize=(10, 6.2))
+    _canvas(axes, 20.5, 12.4)
+    places = {"visible": (0.3, 7.0), "occlusion": (0.3, 0.9), "amodal": (12.6, 4.0)}
+    titles = {"visible": "VM", "occlusion": "OM", "amodal": "AM"}
+    stacks = {"visible": visible, "occlusion": occlusion, "amodal": amodal}
+    for kind, (x, y) in places.items():
+        _stack(axes, (x, y), stacks[kind][kept], kind, names, 0)
+        text = f"{titles[kind]}: {len(class_names)} × {height} × {width}"
+        axes.text(x, y - 0.25, text, color=MASK_COLORS[kind], va="top", fontsize=10)
+    _box(axes, (9.4, 6.2), (2.7, 2.0), "concatenate\n1×1 conv\n2C → C", face=DIFFERS, edge=INK)
+    _arrow(axes, (6.6, 8.9), (8.0, 6.9))
+    _arrow(axes, (6.6, 3.6), (8.0, 5.5))
+    _arrow(axes, (10.75, 6.2), (12.4, 6.2))
+    axes.text(
+        10.2,
+        12.1,
+        r"$AM_T=\sum_i\; VW_{Ti}\cdot VM_i + OW_{Ti}\cdot OM_i$",
+        ha="center",
+        va="top",
+        fontsize=13,
+    )
+    axes.text(
+        12.6,
+        2.8,
+        f"The box head says {class_names[target]}:\nits amodal map is the output.",
+        va="top",
+        fontsize=9.5,
+    )
+    axes.set(xlim=(0, 20.5), ylim=(0, 12.4), aspect="equal")
+    return figure

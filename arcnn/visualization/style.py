@@ -1,0 +1,93 @@
+"""One look for all figures: a colour per mask kind, a colour and a marker per model.
+
+The mask colours are Okabe and Ito's; the model colours differ from them and from each other in
+lightness too, so that both sets survive colour blindness and grey print.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
+MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
+
+MODEL_NAMES = {"orcnn": "ORCNN", "arcnn_add": "ARCNN-add", "arcnn": "ARCNN"}  # the paper's order
+MODEL_COLORS = {"orcnn": "#7F7F7F", "arcnn_add": "#DDAA33", "arcnn": "#882255"}
+MODEL_MARKERS = {"orcnn": "s", "arcnn_add": "^", "arcnn": "o"}
+
+PLAIN = "#EFEFEF"  # background of cut-out pieces
+INK = "#333333"
+
+STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#777777",
+    "axes.grid": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "image.interpolation": "antialiased",
+}
+
+P = ParamSpec("P")
+
+
+def figure_function(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the kit's style, and hand the figure over closed.
+
+    Closed means: as the last value of a notebook cell it shows once, not a second time through
+    pyplot; ``figure.savefig`` works as ever.
+    """
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+        plt.close(figure)
+        return figure
+
+    return styled
+
+
+def percent(rate: float) -> str:
+    """A rate in [0, 1] as text, for instance "37 %"."""
+    return f"{100 * rate:.0f} %"
+
+
+def mask_handles() -> list[Patch | Line2D]:
+    """Legend entries of the three mask kinds as :func:`draw_masks` draws them."""
+    filled = [
+        Patch(facecolor=MASK_COLORS[kind], alpha=0.6, label=MASK_NAMES[kind])
+        for kind in ("visible", "occlusion")
+    ]
+    line = Line2D([], [], color=MASK_COLORS["amodal"], lw=2.2, label=MASK_NAMES["amodal"])
+    return [*filled, line]
+
+
+def model_name(model: str) -> str:
+    """The display name; a model that the kit does not know keeps its own."""
+    return MODEL_NAMES.get(model, model)
+
+
+def model_style(model: str) -> dict[str, str]:
+    """``color`` and ``marker`` of a model; black crosses for one that the kit does not know."""
+    return {
+        "color": MODEL_COLORS.get(model, "#000000"),
+        "marker": MODEL_MARKERS.get(model, "x"),
+    }

@@ -1,0 +1,192 @@
+"""The weights of the amodal mask head, Eq. (1), by class: Figure 5."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function
+
+DOMINANT = 2.5  # own-class weights this many times larger than all others leave the scale
+SERIES = {  # symbol of Eq. (1), mask kind that it weighs
+    "VW": "visible",
+    "OW": "occlusion",
+}
+
+
+def class_index(class_names: Sequence[str], class_name: str) -> int:
+    """The position of a class.
+
+    Raises:
+        ValueError: the data set has no such class; names those it has.
+    """
+    if class_name not in class_names:
+        raise ValueError(
+            f'class_name is "{class_name}", but the data set has the classes '
+            f"{', '.join(class_names)}. Choose one of them."
+        )
+    return list(class_names).index(class_name)
+
+
+def weights_table(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> pd.DataFrame:
+    """Row T of ``VW`` and ``OW``, by class i, and their difference.
+
+    Args:
+        vw, ow: float ``(C, C)`` from :meth:`arcnn.modeling.JigsawConv.weights`; row T, column i.
+        target: T.
+    """
+    table = pd.DataFrame(
+        {"VW": vw[target].cpu().numpy(), "OW": ow[target].cpu().numpy()}, index=list(class_names)
+    )
+    return table.assign(difference=table["VW"] - table["OW"])
+
+
+def order_agreement(
+    vw: Tensor, ow: Tensor, truth: np.ndarray, *, shuffles: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """Do the weights follow a known occlusion order? The test of Section 4.6's reading.
+
+    Args:
+        vw, ow: float ``(C, C)``; row T, column i.
+        truth: ``(C, C)``, P(class i in front of class T) in row T, column i. Pairs that never
+            overlap, with 0 both ways, are left out, and so is the diagonal.
+        shuffles: random permutations of the truth, to see what chance gives.
+        seed: of the permutations.
+
+    Returns:
+        ``rho``, Spearman's rank correlation of ``VW - OW`` with the truth; ``low`` and ``high``,
+        between which it lies for 95 % of the permutations of the class names; ``pairs``.
+    """
+    difference = (vw - ow).cpu().numpy()
+    rng = np.random.default_rng(seed)
+    count = len(truth)
+
+    def correlation(order: np.ndarray) -> float:
+        shuffled = truth[np.ix_(order, order)]
+        used = (shuffled + shuffled.T > 0) & ~np.eye(count, dtype=bool)
+        return float(spearmanr(difference[used], shuffled[used]).statistic)
+
+    # Permuting classes, not cells: P(i, T) and P(T, i) stay each other's complement.
+    chance = [correlation(rng.permutation(count)) for _ in range(shuffles)]
+    low, high = np.percentile(chance, [2.5, 97.5])
+    pairs = int(((truth + truth.T > 0) & ~np.eye(count, dtype=bool)).sum())
+    return {
+        "rho": correlation(np.arange(count)),
+        "low": float(low),
+        "high": float(high),
+        "pairs": pairs,
+    }
+
+
+@figure_function
+def figure5(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> Figure:
+    """The paper's Figure 5: ``VW_Ti`` and ``OW_Ti`` of one class T against all classes i.
+
+    The class's own two weights join its own two pieces and are often far larger than the rest.
+    Then the axis follows the rest, and the own weights are written out in the grey band.
+
+    Args:
+        vw, ow: float ``(C, C)``; row T, column i.
+        target: T.
+    """
+    table = weights_table(vw, ow, class_names, target)
+    count = len(table)
+    others = table.drop(index=class_names[target])[["VW", "OW"]].abs().to_numpy()
+    reach = float(others.max()) if others.size else 0.0
+    own = table.iloc[target]
+    outside = count > 1 and max(abs(own["VW"]), abs(own["OW"])) > DOMINANT * reach
+    limit = 1.25 * (reach if outside else float(table[["VW", "OW"]].abs().max().max())) or 1.0
+
+    figure, axes = plt.subplots(figsize=(10 if count <= 40 else 13, 4.4))
+    axes.axvspan(target - 0.45, target + 0.45, color="#ECECEC", zorder=0)
+    axes.axhline(0, color=INK, linewidth=1)
+    x = np.arange(count)
+    for (symbol, kind), shift, marker in zip(SERIES.items(), (-0.14, 0.14), "os", strict=True):
+        axes.vlines(x + shift, 0, table[symbol], color=MASK_COLORS[kind], linewidth=1.6, alpha=0.6)
+        axes.plot(
+            x + shift,
+            table[symbol],
+            linestyle="none",
+            marker=marker,
+            markersize=7 if count <= 40 else 4,
+            color=MASK_COLORS[kind],
+            label=f"${symbol}_{{Ti}}$ of the {kind} map of class $i$",
+        )
+    if outside:
+        axes.text(
+            target,
+            0.98,
+            f"own class\nVW {own['VW']:+.3g}\nOW {own['OW']:+.3g}",
+            transform=axes.get_xaxis_transform(),
+            ha="left" if target < count / 12 else "right" if target > count * 11 / 12 else "center",
+            va="top",
+            fontsize=8,
+        ).set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5})
+    axes.set(xlim=(-0.7, count - 0.3), ylim=(-limit, limit), ylabel="weight")
+    axes.set_xticks(x, list(class_names), rotation=45 if count <= 40 else 90)
+    if count <= 40:
+        plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    else:
+        axes.tick_params(axis="x", labelsize=7)
+    axes.set_title(f"weights of the amodal map of T = {class_names[target]}, by class i")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@figure_function
+def weight_matrices(
+    vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int | None = None
+) -> Figure:
+    """``VW`` and ``OW`` whole: heat maps on one scale centred on zero, row T, column i.
+
+    Where the own-class weights on the diagonal are far larger than the rest, the scale follows the
+    rest, and the diagonal lies beyond it.
+
+    Args:
+        vw, ow: float ``(C, C)``.
+        target: a row to frame.
+    """
+    count = len(class_names)
+    both = torch.stack([vw, ow]).abs().cpu()
+    context = float((both * (1 - torch.eye(count))).max())
+    beyond = context > 0 and float(both.max()) > DOMINANT * context
+    limit = context if beyond else float(both.max()) or 1.0
+    small = count > 25
+    figure, panels = plt.subplots(1, 2, figsize=(10, 5.4) if not small else (14, 7.6), sharey=True)
+    for axes, (symbol, kind), matrix in zip(panels, SERIES.items(), (vw, ow), strict=True):
+        image = sns.heatmap(
+            pd.DataFrame(matrix.cpu().numpy(), index=list(class_names), columns=list(class_names)),
+            ax=axes,
+            cmap="vlag",
+            vmin=-limit,
+            vmax=limit,
+            square=True,
+            cbar=False,
+            xticklabels=True,
+            yticklabels=True,
+        ).collections[0]
+        axes.set(xlabel="class i", ylabel="class T" if symbol == "VW" else "")
+        axes.set_title(f"${symbol}_{{Ti}}$: weight of the {kind} map", color=MASK_COLORS[kind])
+        axes.tick_params(length=0, labelsize=5.5 if small else 9)
+        axes.tick_params(axis="x", rotation=90)
+        axes.tick_params(axis="y", rotation=0)
+        if target is not None:
+            axes.add_patch(
+                plt.Rectangle((0, target), count, 1, fill=False, edgecolor=INK, linewidth=1.6)
+            )
+    label = "weight (own class, on the diagonal: beyond the scale)" if beyond else "weight"
+    figure.colorbar(
+        image,
+        ax=panels,
+        location="right",
+        shrink=0.8,
+        label=label,
+        extend="both" if beyond else "neither",
+    )
+    return figure

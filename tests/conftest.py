@@ -1,0 +1,57 @@
+"""What several tests need: a tiny tabletop data set, a tiny configuration, the real records."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+
+import arcnn
+from arcnn.data import register_dataset
+from arcnn.data.tabletop import make_tabletop
+
+# Real records that others published; see the tests that use them. Nothing else depends on it.
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+TINY = [
+    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 1),
+    *("SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FPN.OUT_CHANNELS", 16),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+
+@pytest.fixture(scope="session")
+def tabletop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tabletop data set of 8 training and 4 validation images."""
+    root = tmp_path_factory.mktemp("data")
+    make_tabletop(root, train_images=8, val_images=4, seed=0, workers=1)
+    return root
+
+
+@pytest.fixture
+def tiny_config(tabletop_root: Path, tmp_path: Path):
+    """``tiny_config(model, *options)``: a small tabletop configuration, data registered."""
+    register_dataset("tabletop", tabletop_root)
+
+    def config(model: str = "arcnn", *options: object, seed: int = 0) -> CfgNode:
+        return arcnn.get_config(
+            "tabletop",
+            model,
+            options=[*TINY, "OUTPUT_DIR", str(tmp_path / "train"), *options],
+            seed=seed,
+            device="cpu",
+        )
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"the real records of {REAL_DATA} are not on this machine")
+    return REAL_DATA

@@ -1,0 +1,233 @@
+"""Annotation files to internal records, registration, and the mapper."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
+from PIL import Image
+from pycocotools import mask as mask_util
+
+import arcnn
+from arcnn.data import (
+    AmodalDatasetMapper,
+    AnnotationError,
+    decode_masks,
+    fingerprint,
+    load_annotations,
+    register_dataset,
+    split_records,
+)
+from arcnn.modeling import mask_targets
+
+
+def rle(mask: np.ndarray) -> dict:
+    encoded = mask_util.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]  # a made object: 6x6 pixels, of which the left half is visible
+LEFT = [2, 2, 5, 2, 5, 8, 2, 8]
+
+
+def square_masks() -> tuple[np.ndarray, np.ndarray]:
+    amodal = np.zeros((10, 12), bool)
+    amodal[2:8, 2:8] = True
+    visible = amodal.copy()
+    visible[:, 5:] = False
+    return amodal, visible
+
+
+def schema(name: str) -> dict:
+    """One made annotation of the same object in each of the known schemas."""
+    amodal, visible = square_masks()
+    return {
+        "cocoa_cls": {
+            "segmentation": rle(amodal),
+            "visible_mask": rle(visible),
+            "invisible_mask": rle(amodal & ~visible),
+            "occlude_rate": 0.5,
+        },
+        "cocoa_cls_polygons": {"segmentation": [SQUARE], "visible_mask": [LEFT]},
+        "kins_2019": {"segmentation": [SQUARE], "inmodal_seg": rle(visible), "area": 1.0},
+        "kins_2020": {"a_segm": [SQUARE], "i_segm": [LEFT], "oco_id": 1, "ico_id": 2},
+    }[name] | {"id": 7, "image_id": 3, "category_id": 4, "iscrowd": False}
+
+
+def write_file(path: Path, annotation: dict) -> Path:
+    content = {
+        "images": [{"id": 3, "file_name": "000003.png", "height": 10, "width": 12}],
+        "categories": [{"id": 4, "name": "car"}, {"id": 1, "name": "cyclist"}],
+        "annotations": [annotation],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["cocoa_cls", "cocoa_cls_polygons", "kins_2019", "kins_2020"])
+def test_every_schema_gives_the_same_record(name: str, tmp_path: Path) -> None:
+    loaded = load_annotations(write_file(tmp_path / "any_name.json", schema(name)), tmp_path)
+    assert (loaded.class_names, loaded.category_ids) == (["cyclist", "car"], [1, 4])
+    (record,) = loaded.records
+    (annotation,) = record["annotations"]
+    amodal, visible = square_masks()
+    masks = decode_masks(annotation)
+    np.testing.assert_array_equal(masks["amodal"], amodal)
+    np.testing.assert_array_equal(masks["visible"], visible)
+    np.testing.assert_array_equal(masks["occlusion"], amodal & ~visible)
+    assert annotation["bbox"] == [2, 2, 8, 8] and annotation["category_id"] == 1
+    assert annotation["occlusion_rate"] == pytest.approx(0.5)
+    assert record["file_name"] == str(tmp_path / "000003.png")
+
+
+def test_a_visible_mask_never_leaves_the_amodal_one(tmp_path: Path) -> None:
+    amodal, visible = square_masks()
+    visible[1, 3] = True  # one pixel outside, as in KINS
+    annotation = schema("kins_2019") | {"inmodal_seg": rle(visible)}
+    loaded = load_annotations(write_file(tmp_path / "a.json", annotation), tmp_path)
+    masks = decode_masks(loaded.records[0]["annotations"][0])
+    assert not (masks["visible"] & ~amodal).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"category_id": 99}, "99"),
+        ({"image_id": 5}, "image 5"),
+        ({"segmentation": rle(np.ones((4, 4)))}, "size"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "3 points"),
+    ],
+)
+def test_a_bad_record_is_named(change: dict, named: str, tmp_path: Path) -> None:
+    file = write_file(tmp_path / "bad.json", schema("cocoa_cls") | change)
+    with pytest.raises(AnnotationError, match=named) as caught:
+        load_annotations(file, tmp_path)
+    assert "bad.json" in str(caught.value) and "annotation 7" in str(caught.value)
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "cut.json", schema("cocoa_cls"))
+    file.write_text(file.read_text()[:-40])
+    with pytest.raises(AnnotationError, match="cut.json is not complete JSON"):
+        load_annotations(file, tmp_path)
+    modal = {k: v for k, v in schema("cocoa_cls").items() if k in ("segmentation", "id")}
+    with pytest.raises(AnnotationError, match="visible_mask"):
+        load_annotations(write_file(tmp_path / "modal.json", modal), tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_annotations(tmp_path / "absent.json", tmp_path)
+
+
+def test_registering_twice_is_harmless_and_another_root_replaces(
+    tabletop_root: Path, tmp_path: Path
+) -> None:
+    assert register_dataset("tabletop", tabletop_root) == {
+        "train": "tabletop_train",
+        "val": "tabletop_val",
+    }
+    register_dataset("tabletop", tabletop_root)
+    assert len(DatasetCatalog.get("tabletop_train")) == 8
+    assert "cat" in MetadataCatalog.get("tabletop_train").thing_classes
+    (tmp_path / "tabletop").symlink_to(tabletop_root / "tabletop")
+    register_dataset("tabletop", tmp_path)
+    assert MetadataCatalog.get("tabletop_train").image_root.startswith(str(tmp_path))
+    assert set(fingerprint("tabletop", tmp_path)) == {"train", "val"}
+
+
+def test_a_missing_data_set_says_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"instances_val.json.*data/README.md"):
+        register_dataset("kins", tmp_path)
+    with pytest.raises(FileNotFoundError, match="01_prepare_data"):
+        register_dataset("tabletop", tmp_path)
+
+
+def test_overfitting_uses_the_one_split_that_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "COCO_amodal_val2014_with_classes.json"
+    write_file(file, schema("cocoa_cls"))
+    for name in ("cocoa_cls_train", "cocoa_cls_val"):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+    register_dataset("cocoa_cls", tmp_path)
+    cfg = arcnn.get_config("cocoa_cls", "arcnn", device="cpu")
+    with pytest.raises(FileNotFoundError, match="overfit"):
+        split_records(cfg, "train")
+    cfg = arcnn.get_config("cocoa_cls", "arcnn", options=["DATASETS.OVERFIT_IMAGES", 1])
+    assert split_records(cfg, "train") == split_records(cfg, "val") != []
+
+
+def test_every_real_cocoa_cls_record_loads(real_data: Path) -> None:
+    count = 0
+    for folder in ("cocoa_cls_val5", "cocoa_cls_val100_records"):
+        file = real_data / folder / "COCO_amodal_val2014_with_classes.json"
+        raw = {a["id"]: a for a in json.loads(file.read_text())["annotations"]}
+        for record in load_annotations(file, real_data / folder / "val2014").records:
+            for annotation in record["annotations"]:
+                masks, source = decode_masks(annotation), raw[annotation["id"]]
+                assert not (masks["visible"] & ~masks["amodal"]).any()
+                assert masks["amodal"].sum() == source["area"]
+                rate = masks["occlusion"].sum() / masks["amodal"].sum()
+                assert rate == pytest.approx(source["occlude_rate"], abs=1e-3)
+                if "invisible_mask" in source:
+                    hidden = mask_util.decode(source["invisible_mask"]).astype(bool)
+                    np.testing.assert_array_equal(masks["occlusion"], hidden)
+                count += 1
+    assert count == 22 + 182
+
+
+def test_real_photos_lie_where_the_loader_says(real_data: Path) -> None:
+    names = register_dataset("cocoa_cls", real_data / "cocoa_cls_val5")
+    assert names == {"val": "cocoa_cls_val"}
+    for record in DatasetCatalog.get("cocoa_cls_val"):
+        with Image.open(record["file_name"]) as image:
+            assert image.size == (record["width"], record["height"])
+
+
+@pytest.fixture
+def square_record(tmp_path: Path) -> dict:
+    Image.new("RGB", (12, 10)).save(tmp_path / "000003.png")
+    file = write_file(tmp_path / "square.json", schema("cocoa_cls"))
+    return load_annotations(file, tmp_path).records[0]
+
+
+def test_a_flip_moves_all_masks_alike(square_record: dict) -> None:
+    mapper = AmodalDatasetMapper(True, augmentations=[T.RandomFlip(prob=1.0)])
+    instances = mapper(square_record)["instances"]
+    amodal, visible = square_masks()
+    np.testing.assert_array_equal(instances.gt_masks.tensor[0].numpy(), amodal[:, ::-1])
+    np.testing.assert_array_equal(instances.gt_visible_masks.tensor[0].numpy(), visible[:, ::-1])
+    assert instances.gt_boxes.tensor.tolist() == [[4, 2, 10, 8]]
+
+
+@pytest.mark.parametrize("size", [(5, 6), (17, 23), (40, 48)])
+def test_resizing_keeps_the_pieces_together(square_record: dict, size: tuple[int, int]) -> None:
+    mapper = AmodalDatasetMapper(True, augmentations=[T.Resize(size)])
+    example = mapper(square_record)
+    instances = example["instances"]
+    assert example["image"].shape == (3, *size)
+    assert not (instances.gt_visible_masks.tensor & ~instances.gt_masks.tensor).any()
+    instances.proposal_boxes = instances.gt_boxes
+    targets = mask_targets([instances], side=28)
+    assert (targets.visible | targets.occlusion).equal(targets.amodal)
+    assert not (targets.visible & targets.occlusion).any()
+
+
+def test_an_object_lost_by_resizing_is_left_out(square_record: dict) -> None:
+    mapper = AmodalDatasetMapper(True, augmentations=[T.Resize((1, 1))])
+    instances = mapper(square_record)["instances"]
+    assert len(instances) == len(instances.gt_visible_masks) <= 1
+    square_record["annotations"][0]["iscrowd"] = 1
+    assert len(mapper(square_record)["instances"]) == 0
+
+
+def test_the_record_stays_as_it_was(square_record: dict) -> None:
+    before = json.dumps(square_record, default=repr)
+    AmodalDatasetMapper(True, augmentations=[T.RandomFlip()])(square_record)
+    assert json.dumps(square_record, default=repr) == before
+
+
+def test_an_image_of_another_size_is_refused(square_record: dict, tmp_path: Path) -> None:
+    Image.new("RGB", (5, 5)).save(tmp_path / "000003.png")
+    with pytest.raises(SizeMismatchError):
+        AmodalDatasetMapper(False, augmentations=[])(square_record)

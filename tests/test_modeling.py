@@ -1,0 +1,278 @@
+"""Eq. (1), Eq. (2) and the three models, with every reading that the paper leaves open."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+import arcnn
+from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.modeling import (
+    ARCNNAddMaskHead,
+    ARCNNMaskHead,
+    JigsawConv,
+    MaskLogits,
+    ORCNNMaskHead,
+    mask_losses,
+    mask_targets,
+)
+
+
+class Constant(nn.Module):
+    """A stand-in for a mask head: gives the maps it was made with."""
+
+    def __init__(self, maps: Tensor) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(maps.clone())
+
+    def layers(self, x: Tensor) -> Tensor:
+        return self.maps
+
+
+def random_maps(rois: int = 3, classes: int = 5, side: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(2, rois, classes, side, side, generator=generator))
+
+
+def jigsaw(classes: int = 5, **kwargs: object) -> JigsawConv:
+    return JigsawConv(classes, **{"bias": True, "own_class": False, "init": "normal"} | kwargs)
+
+
+@pytest.mark.parametrize("own_class", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_equation_1_is_the_explicit_double_sum(own_class: bool, bias: bool) -> None:
+    joint = jigsaw(own_class=own_class, bias=bias)
+    nn.init.normal_(joint.conv.weight)
+    if bias:
+        nn.init.normal_(joint.conv.bias)
+    visible, occlusion = random_maps()
+    vw, ow = joint.weights()
+    expected = torch.zeros_like(visible)
+    for t in range(5):
+        for i in range(5):
+            expected[:, t] += vw[t, i] * visible[:, i] + ow[t, i] * occlusion[:, i]
+        if bias:
+            expected[:, t] += joint.conv.bias[t]
+    torch.testing.assert_close(joint(visible, occlusion), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "own_class", "weights"), [(7, False, 98), (80, False, 12_800), (7, True, 14)]
+)
+def test_number_of_weights(classes: int, own_class: bool, weights: int) -> None:
+    assert jigsaw(classes, own_class=own_class).conv.weight.numel() == weights
+    assert jigsaw(classes, own_class=own_class, bias=False).conv.bias is None
+
+
+def test_normal_start_is_near_zero_and_an_unknown_one_is_refused() -> None:
+    weight = jigsaw(80).conv.weight
+    assert weight.std().item() == pytest.approx(0.001, rel=0.1)
+    with pytest.raises(ValueError, match="normal"):
+        jigsaw(init="zeros")
+
+
+@pytest.mark.parametrize("own_class", [False, True])
+def test_identity_start_is_arcnn_add(own_class: bool) -> None:
+    visible, occlusion = random_maps()
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+    start = jigsaw(init="identity", own_class=own_class)
+    arcnn_logits = ARCNNMaskHead(**pieces, amodal_head=start).layers(None)
+    add_logits = ARCNNAddMaskHead(**pieces).layers(None)
+    torch.testing.assert_close(arcnn_logits.amodal, add_logits.amodal)
+    vw, ow = start.weights()
+    assert torch.equal(vw, torch.eye(5)) and torch.equal(ow, torch.eye(5))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("joint_input", ["logits", "probs"])
+def test_the_amodal_loss_reaches_the_pieces_unless_detached(detach: bool, joint_input: str) -> None:
+    visible, occlusion = random_maps()
+    head = ARCNNMaskHead(
+        visible_head=Constant(visible),
+        occlusion_head=Constant(occlusion),
+        amodal_head=jigsaw(),
+        joint_input=joint_input,
+        detach=detach,
+    )
+    head.layers(None).amodal.square().sum().backward()
+    assert head.amodal_head.conv.weight.grad.abs().sum() > 0
+    for piece in (head.visible_head, head.occlusion_head):
+        assert (piece.maps.grad is None) if detach else (piece.maps.grad.abs().sum() > 0)
+
+
+def test_joining_probabilities_differs_from_joining_logits() -> None:
+    visible, occlusion = random_maps()
+    joint = jigsaw(init="identity")
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+    amodal = ARCNNMaskHead(**pieces, amodal_head=joint, joint_input="probs").layers(None).amodal
+    torch.testing.assert_close(amodal, visible.sigmoid() + occlusion.sigmoid())
+
+
+def test_the_three_sums_of_arcnn_add() -> None:
+    visible, occlusion = random_maps()
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+
+    def probs(sum_of: str) -> Tensor:
+        head = ARCNNAddMaskHead(**pieces, sum_of=sum_of)
+        return head.layers(None).amodal.sigmoid().detach()
+
+    p_v, p_o = visible.sigmoid(), occlusion.sigmoid()
+    torch.testing.assert_close(probs("logits"), (visible + occlusion).sigmoid())
+    torch.testing.assert_close(probs("noisy_or"), 1 - (1 - p_v) * (1 - p_o))
+    torch.testing.assert_close(probs("probs"), (p_v + p_o).clamp(max=1), atol=2e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="noisy_or"):
+        ARCNNAddMaskHead(**pieces, sum_of="max")
+
+
+def test_a_sum_of_logits_lets_a_confident_piece_outshout_the_other() -> None:
+    """The two examples of the model notes: (+10, -10) and (+2, -6)."""
+    pair = torch.tensor([10.0, 2.0]), torch.tensor([-10.0, -6.0])
+    maps = [p.view(1, 2, 1, 1) for p in pair]
+    head = ARCNNAddMaskHead(visible_head=Constant(maps[0]), occlusion_head=Constant(maps[1]))
+    p = head.layers(None).amodal.sigmoid().flatten()
+    assert p[0].item() == pytest.approx(0.5) and p[1].item() == pytest.approx(0.018, abs=1e-3)
+
+
+def test_orcnn_subtracts() -> None:
+    amodal, visible = random_maps()
+    head = ORCNNMaskHead(amodal_head=Constant(amodal), visible_head=Constant(visible))
+    logits = head.layers(None)
+    torch.testing.assert_close(logits.occlusion, amodal - visible.clamp(min=0))
+    hidden = head.probs(logits)["occlusion"] > 0.5
+    assert torch.equal(hidden, (amodal > 0) & (visible < 0))
+
+
+def test_orcnn_without_its_third_loss() -> None:
+    amodal, visible = random_maps()
+    head = ORCNNMaskHead(
+        amodal_head=Constant(amodal), visible_head=Constant(visible), occlusion_loss=False
+    )
+    losses = mask_losses(head.layers(None), [proposals(3)])
+    assert set(losses) == {"loss_amodal_mask", "loss_visible_mask"}
+    assert set(head.probs(head.layers(None))) == {"amodal", "visible", "occlusion"}
+
+
+def proposals(rois: int) -> Instances:
+    """Proposals on an 8x8 image: the whole object is the left half, its lower part hidden."""
+    amodal = torch.zeros(rois, 8, 8, dtype=torch.bool)
+    amodal[:, :, :4] = True
+    visible = amodal.clone()
+    visible[:, 4:] = False
+    instances = Instances((8, 8))
+    instances.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]] * rois))
+    instances.gt_classes = torch.arange(rois) % 5
+    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
+    return instances
+
+
+def test_targets_fit_like_a_jigsaw() -> None:
+    targets = mask_targets([proposals(2)], side=4)
+    assert targets.amodal[0].tolist() == [[True, True, False, False]] * 4
+    assert torch.equal(targets.visible | targets.occlusion, targets.amodal)
+    assert not (targets.visible & targets.occlusion).any()
+    assert targets.occlusion[0, 2:, :2].all() and not targets.occlusion[0, :2].any()
+
+
+def test_equation_2_is_the_cross_entropy_of_the_true_class() -> None:
+    instances = proposals(3)
+    maps = torch.zeros(3, 5, 4, 4)
+    maps[torch.arange(3), instances.gt_classes] = 2.0
+    losses = mask_losses(MaskLogits(maps, maps, maps), [instances])
+    p = torch.tensor(2.0).sigmoid()
+    expected = {"amodal": 0.5, "visible": 0.25, "occlusion": 0.25}  # share of true pixels
+    for kind, share in expected.items():
+        value = -(share * p.log() + (1 - share) * (1 - p).log())
+        torch.testing.assert_close(losses[f"loss_{kind}_mask"], value)
+
+
+def test_no_foreground_gives_zero_losses_with_a_gradient() -> None:
+    maps = torch.zeros(0, 5, 4, 4, requires_grad=True)
+    losses = mask_losses(MaskLogits(maps, maps, maps), [])
+    assert all(loss.item() == 0 and loss.requires_grad for loss in losses.values())
+
+
+@pytest.mark.parametrize("dataset", arcnn.DATASETS)
+@pytest.mark.parametrize("model", arcnn.MODELS)
+def test_every_configuration_builds_its_head(dataset: str, model: str) -> None:
+    cfg = arcnn.get_config(dataset, model, device="cpu")
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    head = ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(
+        cfg, ShapeSpec(channels=channels, width=14, height=14)
+    )
+    logits = head.layers(torch.zeros(2, channels, 14, 14))
+    assert {maps.shape for maps in logits} == {(2, cfg.MODEL.ROI_HEADS.NUM_CLASSES, 28, 28)}
+
+
+def test_an_unknown_choice_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="orcnn"):
+        arcnn.get_config("tabletop", "mask_rcnn")
+    with pytest.raises(ValueError, match="cocoa_cls"):
+        arcnn.get_config("cityscapes", "arcnn")
+    with pytest.raises(ValueError, match="MODEL.ARCNN.BAIS"):
+        arcnn.get_config("tabletop", "arcnn", options=["MODEL.ARCNN.BAIS", False])
+
+
+def batch_of(cfg: CfgNode, images: int) -> list[dict]:
+    mapper = AmodalDatasetMapper(cfg, is_train=True)
+    return [mapper(record) for record in split_records(cfg, "train")[:images]]
+
+
+@pytest.mark.parametrize("model", arcnn.MODELS)
+def test_thirty_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> None:
+    seed_all_rng(0)
+    cfg = tiny_config(model, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "INPUT.RANDOM_FLIP", "none")
+    network = build_model(cfg).train()
+    example = batch_of(cfg, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+    history = []
+    with EventStorage():
+        for _ in range(30):
+            losses = network(example)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            history.append({name: loss.item() for name, loss in losses.items()})
+    assert {"loss_amodal_mask", "loss_visible_mask", "loss_occlusion_mask"} < set(history[0])
+    for name in history[0]:
+        first, last = history[0][name], sum(h[name] for h in history[-3:]) / 3
+        assert last < first, f"{name} went from {first:.3f} to {last:.3f}"
+
+
+@pytest.mark.parametrize("model", arcnn.MODELS)
+def test_every_model_gives_the_same_three_masks(model: str, tiny_config) -> None:
+    cfg = tiny_config(model, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    network = build_model(cfg).eval()
+    with torch.no_grad():
+        (output,) = network([{k: v for k, v in batch_of(cfg, 1)[0].items() if k != "instances"}])
+    instances = output["instances"]
+    assert len(instances) > 0
+    for kind in ("amodal", "visible", "occlusion"):
+        masks = instances.get(f"pred_{kind}_masks")
+        assert masks.shape == (len(instances), 28, 28)
+        assert masks.min() >= 0 and masks.max() <= 1
+
+
+def test_another_papers_head_is_one_class(tiny_config) -> None:
+    """A fourth model: everything downstream works from layers() alone."""
+
+    class WholeOnly(ARCNNAddMaskHead):
+        def layers(self, x: Tensor) -> MaskLogits:
+            whole = self.visible_head.layers(x)
+            return MaskLogits(whole, whole, -whole)
+
+    ROI_MASK_HEAD_REGISTRY._do_register("WholeOnly", WholeOnly)
+    try:
+        cfg = tiny_config("arcnn_add", "MODEL.ROI_MASK_HEAD.NAME", "WholeOnly")
+        network = build_model(cfg).train()
+        with EventStorage():
+            assert "loss_amodal_mask" in network(copy.deepcopy(batch_of(cfg, 1)))
+    finally:
+        ROI_MASK_HEAD_REGISTRY._obj_map.pop("WholeOnly")
