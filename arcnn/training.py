@@ -14,7 +14,8 @@ from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler, build_optimizer, get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 from detectron2.utils.file_io import Detectron2Handler, PathManager
@@ -112,7 +113,7 @@ def train(cfg: CfgNode) -> Path:
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
     model = build_model(cfg)
-    optimizer = build_optimizer(cfg, model)
+    optimizer = _build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
 
     # The loader is attached below: what it draws depends on where the training starts.
@@ -151,6 +152,22 @@ def train(cfg: CfgNode) -> Path:
         trainer.reset_data_loader(lambda: loader)
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     return output / FINAL_WEIGHTS
+
+
+def _build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return build_optimizer(cfg, model)
+    if cfg.SOLVER.OPTIMIZER != "AdamW":
+        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    return adamw(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
 def _check_same_config(cfg: CfgNode, file: Path) -> None:

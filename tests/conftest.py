@@ -17,6 +17,7 @@ TINY = [
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 1),
     *("SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FPN.OUT_CHANNELS", 16),
     *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+    *("INPUT.MIN_SIZE_TRAIN", (96,), "INPUT.MIN_SIZE_TEST", 96),
 ]
 
 
@@ -29,7 +30,7 @@ def _quiet() -> None:
 def tabletop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tabletop data set of 8 training and 4 validation images."""
     root = tmp_path_factory.mktemp("data")
-    make_tabletop(root, train_images=8, val_images=4, seed=0, workers=1)
+    make_tabletop(root, train_images=8, val_images=4, image_size=96, workers=1)
     return root
 
 

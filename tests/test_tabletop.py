@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from arcnn.data import tabletop
-from arcnn.data.tabletop import TABLETOP_CLASSES, draw_scene, make_tabletop, occluder_probabilities
+from arcnn.data.tabletop import (
+    TABLETOP_CLASSES,
+    Scene,
+    draw_scene,
+    files,
+    make_tabletop,
+    occluder_probabilities,
+)
+from arcnn.data.tabletop.paint import GRID, fill_polygon
+from arcnn.data.tabletop.scenes import MIN_VISIBLE_AREA, Layout, lay_out
+from arcnn.data.tabletop.shapes import Dice
 
 # Of the annotations of 12 training images with seed 0. It changes only together with VERSION.
 DIGEST = "38c90e0121c9de7eb0fb94482143cab8c397969da925616ab477715f6e6150a5"
@@ -19,15 +28,15 @@ SMALL = {"train_images": 12, "val_images": 4, "workers": 1}
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[tabletop.Scene]:
+def scenes() -> list[Scene]:
     return [draw_scene(0, "train", index) for index in range(40)]
 
 
 @pytest.fixture(scope="module")
-def layouts() -> list[tabletop._Layout]:
+def layouts() -> list[Layout]:
     """Scenes without their pixels, which are what takes time."""
     rngs = (np.random.default_rng([1, 0, index, 0]) for index in range(280))
-    return [tabletop._lay_out(tabletop.Dice(rng), 160) for rng in rngs]
+    return [lay_out(Dice(rng), 160) for rng in rngs]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +95,7 @@ def test_layouts_hold_the_rules(layouts) -> None:
         assert 2 <= len(layout.sprites) <= 6
         for mask, hidden in zip(layout.masks, layout.hidden, strict=True):
             rates.append(hidden.sum() / mask.sum())
-            assert (mask & ~hidden).sum() >= tabletop.MIN_VISIBLE_AREA
+            assert (mask & ~hidden).sum() >= MIN_VISIBLE_AREA
     assert max(rates) <= 0.8
     assert 0.3 <= np.mean(np.array(rates) > 0.15) <= 0.5
     assert np.all(np.histogram(rates, np.linspace(0, 0.8, 9))[0] > 10)
@@ -113,12 +122,11 @@ def test_orders_follow_the_table(layouts) -> None:
 
 
 def test_fill_counts_sub_pixel_centres() -> None:
-    g = tabletop.GRID
-    square = np.array([(g, g), (4 * g, g), (4 * g, 3 * g), (g, 3 * g)])
+    square = GRID * np.array([(1, 1), (4, 1), (4, 3), (1, 3)])
     expected = np.zeros((5, 6), bool)
     expected[1:3, 1:4] = True
-    np.testing.assert_array_equal(tabletop._fill(square, 5, 6), expected)
-    np.testing.assert_array_equal(tabletop._fill(square[::-1], 5, 6), expected)  # either turn
+    np.testing.assert_array_equal(fill_polygon(square, 5, 6), expected)
+    np.testing.assert_array_equal(fill_polygon(square[::-1], 5, 6), expected)  # either turn
 
 
 def test_scene_depends_on_its_key_alone() -> None:
@@ -225,7 +233,7 @@ def test_interrupted_run_leaves_no_data_set(tmp_path, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tabletop, "_write_image", stop)
+        patch.setattr(files, "_write_image", stop)
         make_tabletop(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +257,7 @@ def test_full_disk_says_what_to_do(tmp_path, monkeypatch) -> None:
     def full(job):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tabletop, "_write_image", full)
+    monkeypatch.setattr(files, "_write_image", full)
     with pytest.raises(OSError, match="No space left on device. Free some space"):
         make_tabletop(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []

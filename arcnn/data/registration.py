@@ -30,9 +30,7 @@ FILES: dict[str, dict[str, SplitFiles]] = {
         "val": SplitFiles(["COCO_amodal_val2014_with_classes.json"], "val2014"),
     },
     "kins": {
-        "train": SplitFiles(
-            ["update_train_2020.json", "instances_train.json"], "training/image_2"
-        ),
+        "train": SplitFiles(["update_train_2020.json", "instances_train.json"], "training/image_2"),
         "val": SplitFiles(["update_test_2020.json", "instances_val.json"], "testing/image_2"),
     },
 }

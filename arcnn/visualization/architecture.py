@@ -13,6 +13,7 @@ from arcnn.visualization.style import INK, MASK_COLORS, figure_function
 
 NEUTRAL = "#E4E7EB"
 DIFFERS = "#FFF1B8"  # what tells a model from the other two
+MAP = 2.3  # side of a map in Figure 3, in the units of its drawing
 Point = tuple[float, float]
 
 
@@ -170,44 +171,22 @@ def _map_color(kind: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list(kind, ["#FFFFFF", MASK_COLORS[kind]])
 
 
-def _stack(
-    axes: Axes, corner: Point, maps: np.ndarray, kind: str, names: Sequence[str], front: int
-) -> None:
-    """A pile of maps seen at an angle; map ``front`` lies in front, the others fan out behind."""
+def _map(axes: Axes, corner: Point, values: np.ndarray, kind: str, own: bool) -> None:
+    """One map as a picture of side :data:`MAP`, in the colour of its kind."""
     x, y = corner
-    order = [k for k in range(len(maps)) if k != front] + [front]
-    for depth, k in zip(range(len(order) - 1, -1, -1), order, strict=True):
-        x0, y0 = x + 0.62 * depth, y + 0.42 * depth
-        own = k == front
-        axes.imshow(
-            maps[k],
-            extent=(x0, x0 + 3, y0, y0 + 3),
-            cmap=_map_color(kind),
-            vmin=0,
-            vmax=1,
-            zorder=10 - depth,
-            interpolation="nearest",
-        )
-        axes.add_patch(
-            Rectangle(
-                (x0, y0),
-                3,
-                3,
-                fill=False,
-                edgecolor=MASK_COLORS[kind],
-                linewidth=2.4 if own else 0.9,
-                zorder=10 - depth,
-            )
-        )
-        axes.text(
-            x0 + 3.06,
-            y0 + (0.12 if own else 2.98),
-            names[k],
-            va="bottom" if own else "top",
-            fontsize=8.5 if own else 7,
-            fontweight="bold" if own else "normal",
-            zorder=20,
-        )
+    axes.imshow(
+        values,
+        extent=(x, x + MAP, y, y + MAP),
+        cmap=_map_color(kind),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    width = 2.4 if own else 1.0
+    frame = Rectangle(
+        corner, MAP, MAP, fill=False, edgecolor=MASK_COLORS[kind], linewidth=width, zorder=5
+    )
+    axes.add_patch(frame)
 
 
 @figure_function
@@ -225,40 +204,40 @@ def figure3(
     Args:
         visible, occlusion, amodal: maps of one RoI, float ``(C, M, M)`` in [0, 1].
         class_names: C of them.
-        target: T, the class of the object; its maps lie in front and its amodal map is the result.
-        shown: how many of the C maps to draw; T and those with the most visible in them.
+        target: T, the class of the object; its maps come first, and its amodal map is the result.
+        shown: how many of the C maps to draw: T's, and those with the most visible in them.
     """
     others = [k for k in np.argsort(-visible.mean(axis=(1, 2)), kind="stable") if k != target]
     kept = [target, *others[: shown - 1]]
-    names = [class_names[k] for k in kept]
-    height, width = visible.shape[1:]
-    figure, axes = plt.subplots(figsize=(10, 6.2))
-    _canvas(axes, 20.5, 12.4)
-    places = {"visible": (0.3, 7.0), "occlusion": (0.3, 0.9), "amodal": (12.6, 4.0)}
-    titles = {"visible": "VM", "occlusion": "OM", "amodal": "AM"}
-    stacks = {"visible": visible, "occlusion": occlusion, "amodal": amodal}
-    for kind, (x, y) in places.items():
-        _stack(axes, (x, y), stacks[kind][kept], kind, names, 0)
-        text = f"{titles[kind]}: {len(class_names)} × {height} × {width}"
-        axes.text(x, y - 0.25, text, color=MASK_COLORS[kind], va="top", fontsize=10)
-    _box(axes, (9.4, 6.2), (2.7, 2.0), "concatenate\n1×1 conv\n2C → C", face=DIFFERS, edge=INK)
-    _arrow(axes, (6.6, 8.9), (8.0, 6.9))
-    _arrow(axes, (6.6, 3.6), (8.0, 5.5))
-    _arrow(axes, (10.75, 6.2), (12.4, 6.2))
-    axes.text(
-        10.2,
-        12.1,
-        r"$AM_T=\sum_i\; VW_{Ti}\cdot VM_i + OW_{Ti}\cdot OM_i$",
-        ha="center",
-        va="top",
-        fontsize=13,
-    )
-    axes.text(
-        12.6,
-        2.8,
-        f"The box head says {class_names[target]}:\nits amodal map is the output.",
-        va="top",
-        fontsize=9.5,
-    )
-    axes.set(xlim=(0, 20.5), ylim=(0, 12.4), aspect="equal")
+    count, height, width = visible.shape
+    step = MAP + 0.35
+    top = step * len(kept) + 0.6  # of the first row of maps
+    figure, axes = plt.subplots(figsize=(10, 0.46 * (top + 1.9)))
+    columns = {"visible": (2.6, visible, "VM"), "occlusion": (5.6, occlusion, "OM")}
+    columns["amodal"] = (15.6, amodal, "AM")
+    axes.add_patch(Rectangle((0, top - step - 0.1), 21, step + 0.1, color="#F1F1F1", zorder=0))
+    middle = top - step * len(kept) / 2
+    _box(axes, (11.9, middle), (3.0, 2.4), "concatenate,\n1×1 conv\n2C → C", face=DIFFERS, edge=INK)
+    for row, k in enumerate(kept):
+        y = top - step * (row + 1) + 0.1
+        own = row == 0
+        weight = "bold" if own else "normal"
+        axes.text(2.3, y + MAP / 2, class_names[k], ha="right", va="center", fontweight=weight)
+        for kind, (x, maps, _) in columns.items():
+            _map(axes, (x, y), maps[k], kind, own)
+        spread = middle + 0.25 * (y + MAP / 2 - middle)
+        _arrow(axes, (8.2, y + MAP / 2), (10.4, spread))
+        _arrow(axes, (13.4, spread), (15.4, y + MAP / 2))
+    for kind, (x, _, symbol) in columns.items():
+        text = f"{symbol}\n{count}×{height}×{width}"
+        color = MASK_COLORS[kind]
+        axes.text(x + MAP / 2, top + 0.15, text, color=color, ha="center", va="bottom", fontsize=9)
+        if len(kept) < count:
+            axes.text(x + MAP / 2, 0.45, "⋮", ha="center", va="center", fontsize=14)
+    name = class_names[target]
+    note = f"the box head says\n{name}: this\nis the output"
+    axes.text(15.6 + MAP + 0.3, top - step / 2 + 0.05, note, va="center", fontsize=8.5)
+    equation = r"$AM_T=\sum_i\; VW_{Ti}\cdot VM_i + OW_{Ti}\cdot OM_i$"
+    axes.text(11.9, top + 0.2, equation, ha="center", va="bottom", fontsize=11)
+    _canvas(axes, 21, top + 1.5)
     return figure

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -18,6 +17,10 @@ SERIES = {  # symbol of Eq. (1), mask kind that it weighs
     "VW": "visible",
     "OW": "occlusion",
 }
+
+
+def _numpy(matrix: Tensor) -> np.ndarray:
+    return matrix.detach().cpu().numpy()
 
 
 def class_index(class_names: Sequence[str], class_name: str) -> int:
@@ -42,7 +45,7 @@ def weights_table(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: in
         target: T.
     """
     table = pd.DataFrame(
-        {"VW": vw[target].cpu().numpy(), "OW": ow[target].cpu().numpy()}, index=list(class_names)
+        {"VW": _numpy(vw)[target], "OW": _numpy(ow)[target]}, index=list(class_names)
     )
     return table.assign(difference=table["VW"] - table["OW"])
 
@@ -60,16 +63,19 @@ def order_agreement(
         seed: of the permutations.
 
     Returns:
-        ``rho``, Spearman's rank correlation of ``VW - OW`` with the truth; ``low`` and ``high``,
-        between which it lies for 95 % of the permutations of the class names; ``pairs``.
+        ``rho``, Spearman's rank correlation of ``VW - OW`` with the truth, 0 where the weights are
+        all the same; ``low`` and ``high``, between which it lies for 95 % of the permutations of
+        the class names; ``pairs``, how many cells took part.
     """
-    difference = (vw - ow).cpu().numpy()
+    difference = _numpy(vw - ow)
     rng = np.random.default_rng(seed)
     count = len(truth)
 
     def correlation(order: np.ndarray) -> float:
         shuffled = truth[np.ix_(order, order)]
         used = (shuffled + shuffled.T > 0) & ~np.eye(count, dtype=bool)
+        if np.ptp(difference[used]) == 0:  # a joint without context
+            return 0.0
         return float(spearmanr(difference[used], shuffled[used]).statistic)
 
     # Permuting classes, not cells: P(i, T) and P(T, i) stay each other's complement.
@@ -153,15 +159,15 @@ def weight_matrices(
         target: a row to frame.
     """
     count = len(class_names)
-    both = torch.stack([vw, ow]).abs().cpu()
-    context = float((both * (1 - torch.eye(count))).max())
+    both = np.abs([_numpy(vw), _numpy(ow)])
+    context = float((both * (1 - np.eye(count))).max())
     beyond = context > 0 and float(both.max()) > DOMINANT * context
     limit = context if beyond else float(both.max()) or 1.0
     small = count > 25
     figure, panels = plt.subplots(1, 2, figsize=(10, 5.4) if not small else (14, 7.6), sharey=True)
     for axes, (symbol, kind), matrix in zip(panels, SERIES.items(), (vw, ow), strict=True):
         image = sns.heatmap(
-            pd.DataFrame(matrix.cpu().numpy(), index=list(class_names), columns=list(class_names)),
+            pd.DataFrame(_numpy(matrix), index=list(class_names), columns=list(class_names)),
             ax=axes,
             cmap="vlag",
             vmin=-limit,

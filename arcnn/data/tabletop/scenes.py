@@ -1,0 +1,239 @@
+"""The scenes of tabletop: which objects lie where, and which of two lies in front.
+
+A scene is laid out object by object. A placement is accepted *before* its order is drawn, and only
+if every order that the table of probabilities allows would be legal. That is why the orders found
+follow the table exactly.
+
+Shapes: N objects of a scene, C classes, H and W pixels (H = W = image_size).
+"""
+
+import csv
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arcnn.data.tabletop.paint import Sprite, composite, draw_background, make_sprite
+from arcnn.data.tabletop.shapes import KINDS, REFERENCE_SIZE, Dice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1  # of the drawing rules: raise it whenever the same seed gives other annotations
+SPLITS = ("train", "val")
+TABLE_FILE = Path(__file__).with_name("occluder_probabilities.csv")
+
+MIN_IMAGE_SIZE = 64  # pixels: below, objects cannot be told apart
+MAX_OCCLUSION_RATE = 0.8
+MIN_VISIBLE_AREA = 90  # pixels at REFERENCE_SIZE
+MIN_OVERLAP = 30  # pixels at REFERENCE_SIZE: an order must be visible, objects do not merely touch
+MAX_TOUCHED = 2  # earlier objects that a new one may overlap
+MAX_CUT = 0.08  # share of an object that the image border may cut off
+
+
+# ---------------------------------------------------------------- the table of probabilities
+
+
+@functools.cache
+def _table() -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and P (C, C) float64, read from the file beside this module."""
+    with open(TABLE_FILE, newline="") as file:
+        header, *rows = list(csv.reader(file))
+    return tuple(header[1:]), np.array([[float(cell) for cell in row[1:]] for row in rows])
+
+
+def _probability(front: Sprite, behind: Sprite) -> float:
+    """P(`front` in front of `behind` | the two overlap)."""
+    return _table()[1][front.class_id, behind.class_id]
+
+
+def occluder_probabilities() -> "pd.DataFrame":
+    """P(row in front of column | the two overlap), class names on both axes.
+
+    P[i, j] + P[j, i] is 1 for two classes that may overlap, and 0 for two that never do.
+    """
+    import pandas as pd  # only here: the workers that draw do not need it
+
+    names, probabilities = _table()
+    return pd.DataFrame(probabilities.copy(), index=list(names), columns=list(names))
+
+
+TABLETOP_CLASSES: tuple[str, ...] = _table()[0]
+
+
+# ---------------------------------------------------------------- layout
+
+
+@dataclass
+class Layout:
+    """The objects placed so far, and the order of each overlapping pair."""
+
+    size: int  # of the image, pixels
+    sprites: list[Sprite] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)  # amodal, (H, W) bool
+    hidden: list[np.ndarray] = field(default_factory=list)  # occlusion, (H, W) bool
+    in_front: list[tuple[int, int]] = field(default_factory=list)  # (front, behind)
+
+    def covers(self, i: int) -> set[int]:
+        """Everything that lies behind object i, directly or by way of others."""
+        below = {behind for front, behind in self.in_front if front == i}
+        return below.union(*(self.covers(behind) for behind in below))
+
+    def overlaps(self, sprite: Sprite, mask: np.ndarray) -> list[int] | None:
+        """Objects that `sprite` overlaps with its (H, W) mask; None if it may not lie there."""
+        if np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask):
+            return None
+        areas = [np.count_nonzero(mask & other) for other in self.masks]
+        touched = [i for i, area in enumerate(areas) if area]
+        least = MIN_OVERLAP * (self.size / REFERENCE_SIZE) ** 2
+        if len(touched) > MAX_TOUCHED or any(areas[i] < least for i in touched):
+            return None
+        return touched if self._every_order_is_legal(sprite, mask, touched) else None
+
+    def _every_order_is_legal(self, sprite: Sprite, mask: np.ndarray, touched: list[int]) -> bool:
+        """Whether the new object may get any order that has a probability above 0.
+
+        Legal is: no cycle, and nothing hidden too far. As *every* order must be legal, the decision
+        cannot bend the frequencies.
+        """
+        above = {i: _probability(self.sprites[i], sprite) for i in touched}  # i over the new one
+        below = {i: _probability(sprite, self.sprites[i]) for i in touched}
+        worst = np.zeros_like(mask)  # all that may come to lie over the new object
+        for i in touched:
+            if above[i] + below[i] == 0:  # a pair that never overlaps
+                return False
+            if below[i] and not self._may_hide(self.masks[i], self.hidden[i] | mask):
+                return False
+            if above[i]:
+                worst |= self.masks[i]
+        if not self._may_hide(mask, worst):
+            return False
+        # A cycle needs: new over i, i over j, j over new.
+        pairs = product(touched, touched)
+        return not any(below[i] and above[j] and j in self.covers(i) for i, j in pairs)
+
+    def _may_hide(self, mask: np.ndarray, cover: np.ndarray) -> bool:
+        """Whether enough of the object stays visible under the cover, as a share and in pixels."""
+        area, hidden = np.count_nonzero(mask), np.count_nonzero(mask & cover)
+        least = MIN_VISIBLE_AREA * (self.size / REFERENCE_SIZE) ** 2
+        return hidden <= MAX_OCCLUSION_RATE * area and area - hidden >= least
+
+    def add(self, dice: Dice, sprite: Sprite, mask: np.ndarray, touched: list[int]) -> None:
+        """Places the object; draws the order of each overlapping pair from the table."""
+        new = len(self.sprites)
+        hidden = np.zeros_like(mask)
+        for i in touched:
+            if dice.chance(_probability(sprite, self.sprites[i])):
+                self.in_front.append((new, i))
+                self.hidden[i] |= mask & self.masks[i]
+            else:
+                self.in_front.append((i, new))
+                hidden |= mask & self.masks[i]
+        self.sprites.append(sprite)
+        self.masks.append(mask)
+        self.hidden.append(hidden)
+
+    def back_to_front(self) -> list[int]:
+        """A depth order that agrees with every pair."""
+        waiting, order = set(range(len(self.sprites))), []
+        while waiting:
+            covering = {front for front, behind in self.in_front if behind in waiting}
+            order.append(min(waiting - covering))
+            waiting.remove(order[-1])
+        return order
+
+
+def _positions(dice: Dice, layout: Layout, sprite: Sprite) -> Iterator[tuple[int, int]]:
+    """Places (x, y) to try for the sprite: beside an earlier object, or anywhere."""
+    h, w = sprite.mask.shape
+    anchor = dice.pick(layout.sprites) if layout.sprites and dice.chance(0.85) else None
+    for _ in range(8):
+        if anchor is None:
+            x, y = dice.between(0, layout.size - w), dice.between(0, layout.size - h)
+        else:
+            anchor_h, anchor_w = anchor.mask.shape
+            reach, turn = dice.between(0.1, 0.75), dice.between(0, 2 * math.pi)
+            x = anchor.x + (anchor_w - w) / 2 + math.cos(turn) * reach * (anchor_w + w) / 2
+            y = anchor.y + (anchor_h - h) / 2 + math.sin(turn) * reach * (anchor_h + h) / 2
+        yield round(x), round(y)
+
+
+def lay_out(dice: Dice, size: int) -> Layout:
+    """3 to 6 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
+    layout = Layout(size)
+    wanted = dice.pick((3, 4, 4, 5, 5, 6))
+    for _ in range(4 * wanted):
+        class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
+        sprite = make_sprite(dice, class_id, KINDS[TABLETOP_CLASSES[class_id]], size)
+        for x, y in _positions(dice, layout, sprite):
+            sprite.x, sprite.y = x, y
+            mask = sprite.paste(size)
+            touched = layout.overlaps(sprite, mask)
+            if touched is not None:
+                layout.add(dice, sprite, mask, touched)
+                break
+        if len(layout.sprites) == wanted:
+            break
+    return layout
+
+
+# ---------------------------------------------------------------- scenes
+
+
+@dataclass
+class Scene:
+    """One image with everything known about it. Masks are exact and clipped to the image."""
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    class_ids: np.ndarray  # (N,) int64, into TABLETOP_CLASSES
+    amodal_masks: np.ndarray  # (N, H, W) bool
+    visible_masks: np.ndarray  # (N, H, W) bool
+    depth_order: list[int]  # object indices, back to front, as they are painted
+    in_front: list[tuple[int, int]]  # (front, behind) for each pair whose amodal masks overlap
+
+    @property
+    def occlusion_masks(self) -> np.ndarray:
+        """(N, H, W) bool: in the amodal mask, and hidden by something in front."""
+        return self.amodal_masks & ~self.visible_masks
+
+    @property
+    def occlusion_rates(self) -> np.ndarray:
+        """(N,) float64: 1 - |visible| / |amodal|."""
+        return self.occlusion_masks.sum((1, 2)) / self.amodal_masks.sum((1, 2))
+
+
+def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scene:
+    """Draws image `index` of a split; nothing else decides how it looks.
+
+    Args:
+      seed: of the data set, >= 0. split: "train" or "val". index: 0-based.
+      image_size: side in pixels; the objects scale with it.
+    Raises:
+      ValueError: for another split, or an image_size below 64.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if image_size < MIN_IMAGE_SIZE:
+        raise ValueError(f"image_size is {image_size}: it must be at least {MIN_IMAGE_SIZE} pixels")
+    key = [seed, SPLITS.index(split), index]
+    layout = lay_out(Dice(np.random.default_rng([*key, 0])), image_size)
+    # A stream of its own for what only colours pixels: a change of looks leaves the masks alone.
+    looks = np.random.default_rng([*key, 1])
+    image = draw_background(looks, image_size)
+    order = layout.back_to_front()
+    for i in order:
+        composite(image, layout.sprites[i], looks)
+    amodal, hidden = np.stack(layout.masks), np.stack(layout.hidden)
+    return Scene(
+        image=np.clip(image, 0, 255).astype(np.uint8),
+        class_ids=np.array([sprite.class_id for sprite in layout.sprites]),
+        amodal_masks=amodal,
+        visible_masks=amodal & ~hidden,
+        depth_order=order,
+        in_front=layout.in_front,
+    )

@@ -1,0 +1,255 @@
+"""Figures: that they draw what is there, for any number of models and any data set."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from arcnn import MODELS, visualization
+from arcnn.data.tabletop import TABLETOP_CLASSES
+from arcnn.paths import run_folder
+
+CLASSES = ["cat", "laptop", "car"]
+HEIGHT, WIDTH = 40, 60
+
+
+def rle(mask):
+    encoded = mask_util.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def rectangle(y0, y1, x0, x1):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def annotation(number, class_id, amodal, visible):
+    return {
+        "id": number,
+        "category_id": class_id,
+        "bbox": [0.0, 0.0, float(WIDTH), float(HEIGHT)],
+        "segmentation": rle(amodal),
+        "visible_mask": rle(visible),
+        "occlusion_rate": 1 - visible.sum() / amodal.sum(),
+        "iscrowd": 0,
+    }
+
+
+def prediction(class_id, amodal, visible, score=0.9, image_id=1):
+    return {
+        "image_id": image_id,
+        "category_id": class_id,
+        "score": score,
+        "bbox": [0.0, 0.0, float(WIDTH), float(HEIGHT)],
+        "segmentation": rle(amodal),
+        "visible_mask": rle(visible),
+        "occlusion_mask": rle(amodal & ~visible),
+    }
+
+
+LAPTOP = rectangle(5, 35, 5, 45)
+CAT = rectangle(10, 38, 25, 55)
+LAPTOP_SEEN = LAPTOP & ~CAT
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A cat before a laptop, on a photo that is no square."""
+    file = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return {
+        "file_name": str(file),
+        "image_id": 1,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "annotations": [annotation(1, 1, LAPTOP, LAPTOP_SEEN), annotation(2, 0, CAT, CAT)],
+    }
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(plt.Text)]
+
+
+def test_every_kind_and_model_has_its_own_colour():
+    colors = [*visualization.MASK_COLORS.values(), *visualization.MODEL_COLORS.values()]
+    assert len(set(colors)) == 6
+    assert set(visualization.MASK_COLORS) == {"visible", "occlusion", "amodal"}
+    for look in (
+        visualization.MODEL_NAMES,
+        visualization.MODEL_COLORS,
+        visualization.MODEL_MARKERS,
+    ):
+        assert set(look) == set(MODELS)
+
+
+def test_cut_out_shows_pixels_tints_hidden_ones_and_marks_seams():
+    image = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    masks = {"amodal": LAPTOP, "visible": LAPTOP_SEEN, "occlusion": rectangle(10, 35, 30, 45)}
+    whole = visualization.cut_out(image, masks, "amodal")
+    assert (whole[LAPTOP_SEEN] == 100).all()
+    plain = np.array(to_rgb("#EFEFEF")) * 255
+    assert np.abs(whole[~LAPTOP] - plain).max() < 1
+    hidden, seam = whole[20, 40], whole[20, 27]  # x 25 to 29 belongs to neither piece
+    assert hidden[0] > hidden[1] > hidden[2]  # reddish
+    assert seam[1] > seam[0]  # greenish
+
+
+def test_figures_of_a_scene_are_handed_over_closed():
+    before = plt.get_fignums()
+    scene, index = visualization.find_scene("cat", "laptop", image_size=96)
+    masks = visualization.scene_masks(scene)
+    assert TABLETOP_CLASSES[scene.class_ids[index]] == "laptop"
+    maps = visualization.scene_maps(scene, index)
+    assert maps["visible"].shape == (len(TABLETOP_CLASSES), 28, 28)
+    target = TABLETOP_CLASSES.index("laptop")
+    for figure in (
+        visualization.figure1(scene.image, masks[index], "laptop"),
+        visualization.figure2(),
+        visualization.figure3(**maps, class_names=TABLETOP_CLASSES, target=target),
+        visualization.mask_kinds(scene.image, masks[index], "laptop"),
+        visualization.show_masks(scene.image, masks),
+        visualization.jigsaw(scene.image, masks[index]),
+    ):
+        assert isinstance(figure, Figure)
+    assert plt.get_fignums() == before
+
+
+def test_find_scene_says_what_is_wrong():
+    with pytest.raises(ValueError, match="choose among person"):
+        visualization.find_scene("dragon", "laptop")
+    with pytest.raises(ValueError, match="in 1 scenes"):
+        visualization.find_scene("laptop", "cat", image_size=64, tries=1)
+
+
+def test_who_is_in_front_is_read_from_the_masks(record):
+    counts = visualization.count_orders([record], CLASSES)
+    assert counts.loc["cat", "laptop"] == 1
+    assert counts.to_numpy().sum() == 1
+    shares = visualization.order_probabilities(counts)
+    assert shares.loc["cat", "laptop"] == 1
+    assert shares.loc["laptop", "cat"] == 0
+    assert np.isnan(shares.loc["car", "cat"])
+
+
+def test_data_set_figures(record):
+    objects = visualization.objects_table([record], CLASSES)
+    assert list(objects["class"]) == ["laptop", "cat"]
+    assert objects["area"].tolist() == [LAPTOP.sum(), CAT.sum()]
+    counts = visualization.count_orders([record], CLASSES)
+    shares = visualization.order_probabilities(counts)
+    assert "laptop" in texts(visualization.image_grid([record], CLASSES))
+    assert isinstance(visualization.occlusion_rates(objects), Figure)
+    assert isinstance(visualization.object_sizes(objects), Figure)
+    classes = visualization.instances_per_class(objects, CLASSES)
+    assert "1 of 3 have no object here" in texts(classes)
+    assert "100\n(1)" in texts(visualization.who_covers_whom({"x": shares}, counts=counts))
+
+
+@pytest.mark.parametrize("models", [["arcnn"], ["orcnn", "arcnn"], ["arcnn", "a new head"]])
+def test_learning_curves_of_any_models(models):
+    logs = {
+        model: pd.DataFrame({"total_loss": [2.0, 1.0], "loss_new": [1.0, 0.5]}, index=[19, 39])
+        for model in models
+    }
+    figure = visualization.learning_curves(logs)
+    assert {"total", "loss_new"} <= set(texts(figure))
+    with pytest.raises(ValueError, match="no losses yet"):
+        visualization.learning_curves({"arcnn": pd.DataFrame({"lr": [0.1]})})
+
+
+def test_matching_is_one_to_one_by_class_score_and_overlap(record):
+    exact = prediction(1, LAPTOP, LAPTOP_SEEN, score=0.4)
+    shifted = prediction(1, np.roll(LAPTOP, 3, axis=1), LAPTOP_SEEN)
+    other_class = prediction(2, CAT, CAT)
+    unsure = prediction(0, CAT, CAT, score=0.1)
+    elsewhere = prediction(0, rectangle(0, 5, 0, 5), rectangle(0, 5, 0, 5))
+    found = [shifted, exact, other_class, unsure, elsewhere]
+    matches = visualization.match_image(record["annotations"], found)
+    assert list(matches) == [0]
+    assert matches[0].prediction is exact
+    assert matches[0].iou == 1
+    assert visualization.match_image(record["annotations"], []) == {}
+
+
+@pytest.mark.parametrize("models", [["arcnn"], ["orcnn", "arcnn_add", "arcnn"]])
+def test_figure4_says_what_was_not_found(record, models):
+    predictions = dict.fromkeys(models, []) | {
+        "arcnn": [prediction(1, np.roll(LAPTOP, 2, axis=1), LAPTOP_SEEN)]
+    }
+    (example,) = visualization.choose_examples([record], predictions)
+    assert example.annotation["id"] == 1  # the cat is not occluded
+    figure = visualization.figure4([example], CLASSES)
+    expected = ["ground truth", *map(visualization.MODEL_NAMES.get, models)]
+    assert set(expected) <= set(texts(figure))
+    assert texts(figure).count("not found") == len(models) - 1
+    assert sum(text.startswith("IoU") for text in texts(figure)) == 1
+    pieces = visualization.figure4_jigsaw(example, CLASSES)
+    assert texts(pieces).count("not found") == len(models) - 1
+
+
+def test_examples_are_the_largest_hidden_areas_that_were_found(record):
+    smaller = rectangle(10, 20, 10, 20)
+    record["annotations"].append(annotation(3, 2, smaller, smaller & ~rectangle(0, 15, 0, 60)))
+    other = record | {"image_id": 2, "annotations": record["annotations"][2:]}
+    found = {"arcnn": [prediction(2, smaller, smaller, image_id=2)]}
+    chosen = visualization.choose_examples([record, other], found, count=5)
+    assert [e.record["image_id"] for e in chosen] == [2, 1]
+    assert chosen[1].matches == {"arcnn": None}
+    assert chosen[1].annotation["id"] == 1  # one per image, the larger hidden area
+    nothing_hidden = record | {"annotations": record["annotations"][1:2]}
+    with pytest.raises(ValueError, match="nothing to compare"):
+        visualization.choose_examples([nothing_hidden], found)
+
+
+def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="05_evaluate"):
+        visualization.load_predictions(tmp_path, "tabletop", MODELS)
+    for model in ("arcnn", "orcnn"):
+        run = run_folder(tmp_path, "tabletop", model, 0)
+        run.mkdir(parents=True)
+        (run / "predictions.json").write_text(json.dumps([{"score": 1}]))
+    found = visualization.load_predictions(tmp_path, "tabletop", MODELS)
+    assert list(found) == ["orcnn", "arcnn"]  # the paper's order
+
+
+@pytest.mark.parametrize("count", [1, 7, 80])
+def test_figure5_for_any_number_of_classes(count):
+    names = [f"class {k}" for k in range(count)]
+    vw, ow = torch.nn.Parameter(torch.randn(2, count, count, generator=torch.Generator()))
+    target = visualization.class_index(names, f"class {count - 1}")
+    table = visualization.weights_table(vw, ow, names, target)
+    assert np.allclose(table["difference"], (vw - ow)[target].detach().numpy())
+    assert isinstance(visualization.figure5(vw, ow, names, target), Figure)
+    assert isinstance(visualization.weight_matrices(vw, ow, names, target), Figure)
+    with pytest.raises(ValueError, match="class 0"):
+        visualization.class_index(names, "cat")
+
+
+def test_own_weights_beyond_the_scale_are_written_out():
+    vw = torch.eye(5) + 0.01
+    figure = visualization.figure5(vw, vw, list("abcde"), 2)
+    assert any("VW +1.01" in text for text in texts(figure))
+    low, high = figure.axes[0].get_ylim()
+    assert high < 0.1
+
+
+def test_order_agreement_knows_order_from_chance():
+    rng = np.random.default_rng(0)
+    upper = np.triu(rng.random((8, 8)), 1)
+    truth = upper + np.tril(1 - upper.T, -1)
+    known = torch.from_numpy(truth)
+    agreement = visualization.order_agreement(known, 0 * known, truth, shuffles=100)
+    assert agreement["rho"] == pytest.approx(1)
+    assert agreement["low"] < agreement["high"] < 1
+    assert agreement["pairs"] == 56
+    none = visualization.order_agreement(torch.eye(8), torch.eye(8), truth, shuffles=10)
+    assert none["rho"] == 0
