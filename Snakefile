@@ -195,7 +195,7 @@ for dataset in DATASETS:
         params:
             arguments(
                 **COMMON, dataset=dataset, seed=SEEDS[0], **OPTIONS,
-                class_name=config["figure5_class"][dataset], figure=figure(5, dataset),
+                class_name=config["figure5_class"].get(dataset, "cat"), figure=figure(5, dataset),
             ),
         shell:
             RUN

@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
         "detectron2 is missing. `make setup` installs it into .venv; in an environment of your "
         "own, run `python arcnn/tools/install_detectron2.py` once."
     ) from error
+warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
 # torch tells every caller of a name that detectron2 uses about its successor.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 

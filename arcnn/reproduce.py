@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -47,7 +48,10 @@ def load_profile(name: str) -> dict:
     for key in profile:
         if key not in DEFAULTS:
             raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
-    return {"profile": name} | DEFAULTS | profile
+    profile = {"profile": name} | DEFAULTS | profile
+    if all(isinstance(group, list) for group in profile["options"]):  # grouped, for reading
+        profile["options"] = [item for group in profile["options"] for item in group]
+    return profile
 
 
 def check_choices(profile: dict) -> None:
@@ -85,7 +89,7 @@ def check_folders(profile: dict) -> Path:
     except OSError as error:
         raise ProfileError(
             f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
-            "choose another folder with RESULTS_ROOT=<folder>."
+            "choose another folder with RESULTS=<folder>."
         ) from error
     for dataset in profile["datasets"]:
         try:
@@ -98,7 +102,7 @@ def check_folders(profile: dict) -> Path:
     return results
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m arcnn.reproduce", description=__doc__)
     parser.add_argument("--profile", default="demo", help="a file of notebooks/profiles/")
     parser.add_argument("--dataset", help="one data set, in the place of the profile's")
@@ -112,14 +116,14 @@ def main() -> int:
         else os.cpu_count(),
     )
     parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     try:
-        profile = load_profile(arguments.profile)
-        if arguments.dataset:
-            profile["datasets"] = [arguments.dataset]
+        profile = load_profile(chosen.profile)
+        if chosen.dataset:
+            profile["datasets"] = [chosen.dataset]
         for key in ("data_root", "results_root"):
-            if getattr(arguments, key):
-                profile[key] = str(Path(getattr(arguments, key)).resolve())
+            if getattr(chosen, key):
+                profile[key] = str(Path(getattr(chosen, key)).resolve())
         if profile["data_root"]:
             profile["data_root"] = str(ROOT / profile["data_root"])
         if importlib.util.find_spec("ipykernel") is None:
@@ -131,7 +135,7 @@ def main() -> int:
     except ProfileError as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
-    return run_snakemake(profile, results, arguments.cores, arguments.dry_run)
+    return run_snakemake(profile, results, chosen.cores, chosen.dry_run)
 
 
 def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> int:
@@ -143,7 +147,7 @@ def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> in
         except OSError:
             print(
                 f"make reproduce: another run is at work in {results}; wait for it, or choose "
-                "another folder with RESULTS_ROOT=<folder>.",
+                "another folder with RESULTS=<folder>.",
                 file=sys.stderr,
             )
             return 2

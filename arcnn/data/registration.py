@@ -66,14 +66,14 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
     Raises:
         FileNotFoundError: none is.
     """
-    found = {}
+    found, missing = {}, []
     for split in SPLITS:
         try:
             found[split] = find_split(dataset, split, root)
-        except FileNotFoundError as missing:
-            error = missing
+        except FileNotFoundError as error:
+            missing.append(error)
     if not found:
-        raise error
+        raise missing[0]
     return found
 
 

@@ -114,10 +114,9 @@ class JigsawConv(nn.Module):
         pieces = torch.stack([visible, occlusion], dim=2).flatten(1, 2)  # (R, 2C, M, M)
         return self.conv(pieces)
 
-    @torch.no_grad()
     def weights(self) -> tuple[Tensor, Tensor]:
         """``VW`` and ``OW`` of Eq. (1), float ``(C, C)``: row T, column i."""
-        own_or_all = self.conv.weight.flatten(1).unflatten(1, (-1, 2))  # (C, 1 or C, 2)
+        own_or_all = self.conv.weight.detach().flatten(1).unflatten(1, (-1, 2))  # (C, 1 or C, 2)
         vw, ow = own_or_all.unbind(dim=2)
         return (vw[:, 0].diag(), ow[:, 0].diag()) if self.own_class else (vw, ow)
 

@@ -164,9 +164,9 @@ def _positions(dice: Dice, layout: Layout, sprite: Sprite) -> Iterator[tuple[int
 
 
 def lay_out(dice: Dice, size: int) -> Layout:
-    """3 to 6 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
+    """2 to 5 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
     layout = Layout(size)
-    wanted = dice.pick((3, 4, 4, 5, 5, 6))
+    wanted = dice.pick((2, 3, 3, 4, 4, 5))
     for _ in range(4 * wanted):
         class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
         sprite = make_sprite(dice, class_id, KINDS[TABLETOP_CLASSES[class_id]], size)

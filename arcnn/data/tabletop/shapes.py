@@ -212,7 +212,7 @@ def _cat(d: Dice) -> list[Part]:
 def _laptop(d: Dice) -> list[Part]:
     metal = d.color("#b9bdc4", "#8d929b", "#4b4f58", "#d8cfc4")
     back, dark = d.between(0.68, 0.78), np.float32([32, 34, 40])
-    lid = [(-back, -0.78), (back, -0.78), (0.8, 0.14), (-0.8, 0.14)]
+    lid = [(-back, -0.78), (back, -0.78), (0.8, 0.2), (-0.8, 0.2)]  # overlaps the base: no gap
     parts = [Part([(-0.8, 0.16), (0.8, 0.16), (1, 0.7), (-1, 0.7)], metal),
         Part(box(-1, 0.69, 1, 0.77), metal * 0.75)]
     parts.append(Part(lid, dark))
@@ -376,14 +376,14 @@ class Kind:
 
 
 KINDS = {
-    "person": Kind(_person, (76, 96), 22),
-    "cat": Kind(_cat, (62, 84), 20),
-    "laptop": Kind(_laptop, (66, 90), 25),
-    "plate": Kind(_plate, (62, 88), 30),
-    "bread": Kind(_bread, (42, 56), 180),
-    "cup": Kind(_cup, (40, 56), 25),
-    "book": Kind(_book, (56, 78), 180),
-    "bottle": Kind(_bottle, (66, 90), 35),
-    "apple": Kind(_apple, (36, 48), 40),
-    "banana": Kind(_banana, (54, 72), 180),
+    "person": Kind(_person, (96, 120), 20),
+    "cat": Kind(_cat, (80, 106), 20),
+    "laptop": Kind(_laptop, (86, 112), 20),
+    "plate": Kind(_plate, (80, 108), 30),
+    "bread": Kind(_bread, (58, 76), 45),
+    "cup": Kind(_cup, (54, 74), 20),
+    "book": Kind(_book, (72, 98), 40),
+    "bottle": Kind(_bottle, (84, 112), 25),
+    "apple": Kind(_apple, (50, 66), 30),
+    "banana": Kind(_banana, (70, 92), 45),
 }

@@ -1,0 +1,112 @@
+"""The notebooks as sources: their anatomy, and the strict way of running them."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from arcnn.notebooks import UnknownParameterError, check_parameters, run_notebook
+from arcnn.paths import NOTEBOOKS
+
+SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_notebooks_are_numbered_without_a_gap() -> None:
+    assert [source.name[:2] for source in SOURCES] == [f"{n:02d}" for n in range(len(SOURCES))]
+    assert len(SOURCES) >= 9
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+class TestAnatomy:
+    def test_title_aims_and_neighbours(self, source: Path) -> None:
+        first = nbformat.read(source, as_version=4).cells[0].source
+        assert first.startswith(f"# {source.name[:2]} ")
+        for part in ("What you learn", "Needs", "Makes", "Time", "Previous", "Next"):
+            assert part in first or (part, source) in (
+                ("Previous", SOURCES[0]),
+                ("Next", SOURCES[-1]),
+            )
+
+    def test_one_cell_of_literal_parameters_with_comments(self, source: Path) -> None:
+        cells = code_cells(nbformat.read(source, as_version=4))
+        tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        assert tagged == cells[:1]
+        for statement in ast.parse(tagged[0].source).body:
+            assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
+            ast.literal_eval(statement.value)
+        assert all("  # " in line for line in tagged[0].source.splitlines())
+
+    def test_clean_short_and_portable(self, source: Path) -> None:
+        notebook = nbformat.read(source, as_version=4)
+        assert notebook.metadata.kernelspec.name == "python3"
+        for cell in code_cells(notebook):
+            assert not cell.outputs and cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 25
+            assert "/home/" not in cell.source and "/work/" not in cell.source
+
+    def test_links_lead_somewhere(self, source: Path) -> None:
+        for cell in nbformat.read(source, as_version=4).cells:
+            for target in cell.source.split("](")[1:]:
+                target = target.split(")")[0].split("#")[0]
+                if cell.cell_type == "markdown" and target.endswith((".ipynb", ".md")):
+                    assert (NOTEBOOKS / target).is_file(), target
+
+    def test_the_last_cell_writes_the_record(self, source: Path) -> None:
+        assert "write_record(" in code_cells(nbformat.read(source, as_version=4))[-1].source
+
+    def test_common_parameters_have_common_defaults(self, source: Path) -> None:
+        found = {n: p["default"] for n, p in papermill.inspect_notebook(str(source)).items()}
+        common = {"profile": '"demo"', "dataset": '"tabletop"', "seed": "0", "data_root": '""'}
+        for name, value in (common | {"results_root": '""', "options": "[]"}).items():
+            assert found.get(name, value) == value
+
+
+@pytest.fixture
+def tiny_notebook(tmp_path: Path) -> Path:
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
+    parameters = nbformat.v4.new_code_cell("max_iter: int = 1  # how often")
+    parameters.metadata["tags"] = ["parameters"]
+    notebook.cells = [parameters, nbformat.v4.new_code_cell("print(10 / max_iter)")]
+    nbformat.write(notebook, tmp_path / "tiny.ipynb")
+    return tmp_path / "tiny.ipynb"
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest_known_one(tiny_notebook: Path) -> None:
+    check_parameters(tiny_notebook, {"max_iter": 5})
+    with pytest.raises(UnknownParameterError, match='no parameter "max_itr".*mean "max_iter"'):
+        check_parameters(tiny_notebook, {"max_itr": 5})
+
+
+def test_a_notebook_is_run_into_a_copy_and_a_page(tiny_notebook: Path, tmp_path: Path) -> None:
+    output = tmp_path / ("long " * 20) / "executed.ipynb"  # far beyond what a socket's path may be
+    before = tiny_notebook.read_bytes()
+    run_notebook(tiny_notebook, output, {"max_iter": 4})
+    assert "2.5" in json.dumps(nbformat.read(output, as_version=4))
+    assert "2.5" in output.with_suffix(".html").read_text()
+    assert tiny_notebook.read_bytes() == before
+
+
+def test_a_failing_cell_fails_the_run_and_keeps_the_copy(
+    tiny_notebook: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "executed.ipynb"
+    with pytest.raises(PapermillExecutionError):
+        run_notebook(tiny_notebook, output, {"max_iter": 0})
+    assert "ZeroDivisionError" in output.read_text()
+    run = [sys.executable, "-m", "arcnn.notebooks", str(tiny_notebook), str(output)]
+    failed = subprocess.run(
+        [*run, "-p", "max_iter", "0"], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1 and "tiny.ipynb failed in cell" in failed.stderr
+    assert "Traceback" not in failed.stderr.split("tiny.ipynb failed")[-1]

@@ -1,0 +1,136 @@
+"""`make reproduce`: refused early with a sentence, or run to the end, once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arcnn.paths import PROFILES
+from arcnn.reproduce import DEFAULTS, ProfileError, check_choices, check_folders, load_profile, main
+
+REPRODUCE = [sys.executable, "-m", "arcnn.reproduce"]
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
+def test_every_profile_is_whole(name: str) -> None:
+    profile = load_profile(name)
+    assert set(profile) == {"profile", *DEFAULTS}
+    check_choices(profile)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("models", ["mask_rcnn"], 'unknown "mask_rcnn"'),
+        ("datasets", ["coco"], 'unknown "coco"'),
+        ("seeds", [], "seeds is empty"),
+        ("options", ["SOLVER.MAX_ITR", 5], "SOLVER.MAX_ITR"),
+        ("options", ["SOLVER.MAX_ITER"], "KEY, VALUE"),
+    ],
+)
+def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:
+    with pytest.raises(ProfileError, match=named):
+        check_choices(load_profile("demo") | {key: value})
+
+
+def test_an_unknown_profile_or_parameter_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(ProfileError, match="choose one of demo, overfit, paper, smoke"):
+        load_profile("dmeo")
+    assert main(["--profile", "dmeo"]) == 2
+    assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
+    (tmp_path / "mine.yaml").write_text("datasets: [tabletop]\nmodel: [arcnn]\n")
+    monkeypatch.setattr("arcnn.reproduce.PROFILES", tmp_path)
+    with pytest.raises(ProfileError, match='unknown parameter "model"'):
+        load_profile("mine")
+
+
+def test_missing_data_and_an_unwritable_folder_are_named(tmp_path: Path) -> None:
+    profile = load_profile("paper") | {"results_root": str(tmp_path), "data_root": str(tmp_path)}
+    with pytest.raises(ProfileError, match="COCO_amodal_train2014_with_classes.json"):
+        check_folders(profile)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ProfileError, match="RESULTS=<folder>"):
+        check_folders(profile | {"results_root": str(tmp_path / "file")})
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile, from nothing to all results, run from another working directory."""
+    root = tmp_path_factory.mktemp("results with a space")
+    run = reproduce(root)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for notebook in ("01_prepare_data", "04_train (tabletop, orcnn, 0)", "06_table1"):
+        assert notebook in run.stderr
+    return root / "smoke"
+
+
+def reproduce(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*REPRODUCE, "--profile", "smoke", "--results-root", str(root)]
+        + ["--data-root", str(root / "data"), *arguments],
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files_with_times(folder: Path) -> dict[str, float]:
+    return {str(f): f.stat().st_mtime for f in folder.rglob("*.*") if ".snakemake" not in str(f)}
+
+
+def test_everything_is_there(smoke: Path) -> None:
+    for name in ("table1.md", "table1.csv", "figure4.png", "figure5.png"):
+        assert (smoke / name).stat().st_size > 200
+    for model in ("arcnn", "arcnn_add", "orcnn"):
+        run = smoke / "runs" / "tabletop" / model / "seed0"
+        metrics = json.loads((run / "metrics.json").read_text())
+        for task in ("amodal", "visible", "occluded"):
+            assert {"AP", "AP50", "AP75", "AR@1", "AR@10", "AR@100"} <= set(metrics[task])
+        record = json.loads((run / "record.json").read_text())
+        assert record["parameters"]["model"] == model
+        assert set(record["dataset"]["sha256"]) == {"train", "val"}
+        assert {"seed", "commit", "versions", "device", "seconds", "metrics"} <= set(record)
+    executed = {file.name.split(".")[0] for file in (smoke / "notebooks").glob("*.html")}
+    assert executed == {file.stem for file in (PROFILES.parent).glob("*.ipynb")}
+    assert not list(smoke.rglob("*.partial*"))
+
+
+def test_numbers_of_the_demo_are_never_shown_as_the_papers(smoke: Path) -> None:
+    table = (smoke / "table1.md").read_text()
+    assert "tabletop" in table and "KINS" not in table and "COCOA" not in table
+    assert "one seed" in table
+
+
+def test_a_second_call_does_nothing(smoke: Path) -> None:
+    before = files_with_times(smoke)
+    run = reproduce(smoke.parent)
+    assert run.returncode == 0 and "Nothing to be done" in run.stderr + run.stdout
+    after = files_with_times(smoke)
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed <= {str(smoke / "profile.yaml")}
+
+
+def test_a_deleted_run_is_redone_with_what_hangs_on_it(smoke: Path) -> None:
+    shutil.rmtree(smoke / "runs" / "tabletop" / "orcnn")
+    listed = reproduce(smoke.parent, "--dry-run").stdout
+    for rule, count in (("train", 1), ("evaluate", 1), ("table1", 1), ("figure4_tabletop", 1)):
+        assert any(line.split() == [rule, str(count)] for line in listed.splitlines()), rule
+    for rule in ("prepare_data", "figure5_tabletop", "introduction"):
+        assert rule not in listed
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(smoke: Path) -> None:
+    import fcntl
+
+    with (smoke / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = reproduce(smoke.parent)
+    assert run.returncode == 2 and "another run is at work" in run.stderr
