@@ -123,8 +123,7 @@ rule train:
         lambda w: arguments(
             **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
         ),
-    # One training at a time: it takes all cores, or the GPU.
-    threads: workflow.cores
+    threads: config["train_threads"]
     shell:
         RUN
 
@@ -143,7 +142,7 @@ rule evaluate:
         lambda w: arguments(
             **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
         ),
-    threads: workflow.cores
+    threads: config["train_threads"]
     shell:
         RUN
 

@@ -7,12 +7,15 @@ the executed copy (also when a cell fails) and its HTML, and shows progress bars
 import argparse
 import contextlib
 import difflib
+import io
 import logging
+import math
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import nbconvert
 import nbformat
@@ -54,8 +57,43 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
             )
 
 
-def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+class ProgressLines(io.TextIOBase):
+    """Passes on what a notebook prints, its progress bars as a line now and then.
+
+    A bar redraws itself several times a second; several notebooks at once would overwrite each
+    other's. So: the latest state as a line of its own, every ``period`` seconds.
+    """
+
+    def __init__(self, name: str, out: TextIO, period: float = 20.0) -> None:
+        self.name, self.out, self.period = name, out, period
+        self.last = -math.inf
+        self.bar = ""
+
+    def write(self, text: str) -> int:
+        for piece in text.replace("\r", "\n\r").split("\n"):
+            if piece.startswith("\r"):
+                self.bar = piece.strip()
+                if self.bar and time.monotonic() - self.last >= self.period:
+                    self._print(self.bar)
+            elif piece.strip():
+                self._print(piece.rstrip())
+        return len(text)
+
+    def _print(self, line: str) -> None:
+        self.last = time.monotonic()
+        print(f"   {self.name}: {line}", file=self.out, flush=True)
+
+
+def run_notebook(
+    notebook: Path, output: Path, parameters: dict[str, Any], name: str | None = None
+) -> None:
     """Execute ``notebook`` into ``output`` (``.ipynb``) and an HTML page beside it.
+
+    Args:
+        notebook: the source; stays as it is.
+        output: the executed copy.
+        parameters: by name, for the notebook's ``parameters`` cell.
+        name: what its progress is printed under; by default the notebook's.
 
     Raises:
         UnknownParameterError: see :func:`check_parameters`.
@@ -72,7 +110,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             kernel_name="python3",
             kernel_manager_class=IpcKernelManager,
             progress_bar=False,
-            stderr_file=sys.stderr,  # tqdm's bars go there
+            stderr_file=ProgressLines(name or notebook.stem, sys.stderr),  # tqdm's bars
         )
     page, _ = nbconvert.HTMLExporter().from_notebook_node(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
@@ -110,10 +148,11 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     parameters = {name: yaml.safe_load(value) for name, value in arguments.parameter}
-    shown = ", ".join(f"{v}" for k, v in parameters.items() if k in ("dataset", "model", "seed"))
-    print(f"== {arguments.notebook.stem}" + (f" ({shown})" if shown else ""), file=sys.stderr)
+    chosen = [str(parameters[k]) for k in ("dataset", "model", "seed") if k in parameters]
+    name = " ".join([arguments.notebook.stem, *chosen])
+    print(name, file=sys.stderr, flush=True)
     try:
-        run_notebook(arguments.notebook, arguments.output, parameters)
+        run_notebook(arguments.notebook, arguments.output, parameters, name)
     except PapermillExecutionError as error:
         print(
             f"{arguments.notebook.name} failed in cell {error.exec_count}: "

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 
 from arcnn.config import DATASETS, MODELS, get_config
@@ -138,6 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_snakemake(profile, results, chosen.cores, chosen.dry_run)
 
 
+def share_cores(profile: dict, cores: int) -> tuple[int, int]:
+    """Job slots for Snakemake, and how many of them a training takes.
+
+    Training a small network on a CPU gains little from a second thread: as many trainings as there
+    are cores, and half as many again, side by side, waste the least. A GPU is for one at a time.
+    """
+    if torch.cuda.is_available():
+        return cores, cores
+    runs = len(profile["datasets"]) * len(profile["models"]) * len(profile["seeds"])
+    at_once = max(1, min(runs, cores + cores // 2))
+    threads = max(1, cores // at_once)
+    return max(cores, at_once * threads), threads
+
+
 def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> int:
     """Run the Snakefile for a checked profile; returns Snakemake's exit status."""
     with (results / ".lock").open("w") as lock:
@@ -151,11 +166,14 @@ def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> in
                 file=sys.stderr,
             )
             return 2
+        slots, train_threads = share_cores(profile, cores)
         configuration = results / "profile.yaml"
-        configuration.write_text(yaml.safe_dump(profile, sort_keys=False))
+        configuration.write_text(
+            yaml.safe_dump(profile | {"train_threads": train_threads}, sort_keys=False)
+        )
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--directory", str(results), "--configfile", str(configuration)]
-        command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going"]
+        command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
         # Not `code`: a reworded rule is no reason to train again.
         command += ["--rerun-triggers", "mtime", "params", "input"]
         command += ["--quiet", "rules", "host", "reason"]

@@ -1,6 +1,7 @@
 """The notebooks as sources: their anatomy, and the strict way of running them."""
 
 import ast
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from arcnn.notebooks import UnknownParameterError, check_parameters, run_notebook
+from arcnn.notebooks import ProgressLines, UnknownParameterError, check_parameters, run_notebook
 from arcnn.paths import NOTEBOOKS
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -95,6 +96,15 @@ def test_a_notebook_is_run_into_a_copy_and_a_page(tiny_notebook: Path, tmp_path:
     assert "2.5" in json.dumps(nbformat.read(output, as_version=4))
     assert "2.5" in output.with_suffix(".html").read_text()
     assert tiny_notebook.read_bytes() == before
+
+
+def test_progress_bars_become_a_line_now_and_then() -> None:
+    out = io.StringIO()
+    lines = ProgressLines("04_train", out, period=3600)
+    for percent in range(100):
+        lines.write(f"\rtraining: {percent}%")
+    lines.write("\nsomething to say\n")
+    assert out.getvalue() == "   04_train: training: 0%\n   04_train: something to say\n"
 
 
 def test_a_failing_cell_fails_the_run_and_keeps_the_copy(

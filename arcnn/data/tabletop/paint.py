@@ -281,25 +281,25 @@ Surface = tuple[Color, Color, np.ndarray]
 
 
 def _wood(dice: Dice, u: np.ndarray, v: np.ndarray) -> Surface:
-    base = dice.color("#b98a5a", "#8f6440", "#d3b083", "#6f4e37")
+    base = dice.color("#c9b79c", "#b5a48c", "#d8cbb5", "#a3947f")
     width = dice.between(24, 48)
     plank, gap = np.floor(v / width), v % width < 1.2
     warp = _clouds(dice.rng, v.shape, 40 * (len(v) / REFERENCE_SIZE))
     grain = 0.5 + 0.5 * np.sin(v * 0.9 + 9 * warp + 7 * plank)
-    return base, base * 0.6, 0.45 * grain + 0.5 * (np.sin(plank * 12.9) % 1) + 2.0 * gap
+    return base, base * 0.8, 0.45 * grain + 0.5 * (np.sin(plank * 12.9) % 1) + 2.0 * gap
 
 
 def _cloth(dice: Dice, u: np.ndarray, v: np.ndarray) -> Surface:
-    base = dice.color("#e7e2d5", "#c9d6df", "#f0d9d0", "#5f7f95", "#8a9a72")
-    second = dice.color("#b9564f", "#4f7396", "#efe9dc", "#7b8f5c")
+    base = dice.color("#e7e2d5", "#dfe3e6", "#efe4de", "#cfd6d0")
+    second = dice.color("#c9a9a2", "#a9b9c6", "#efe9dc", "#b4bda5")
     period = dice.between(14, 34)
     checks = 0.35 * (u % period < period / 2) + 0.35 * (v % period < period / 2)
     return base, second, checks + 0.12 * np.sin(u * 2.4) * np.sin(v * 2.4)
 
 
 def _tiles(dice: Dice, u: np.ndarray, v: np.ndarray) -> Surface:
-    base = dice.color("#cfd8d6", "#b7c4c9", "#d8c9b4", "#7f9a99", "#a06a55")
-    second = dice.color("#f2efe8", "#6a6a6a")
+    base = dice.color("#cfd8d6", "#c3c9cc", "#d8d0c4", "#b9c4c2")
+    second = dice.color("#f2efe8", "#9a9a9a")
     period = dice.between(26, 50)
     shade = 0.25 * ((np.floor(u / period) * 7 + np.floor(v / period) * 13) % 5) / 5
     joints = (u % period < 2) | (v % period < 2)
@@ -307,8 +307,8 @@ def _tiles(dice: Dice, u: np.ndarray, v: np.ndarray) -> Surface:
 
 
 def _gradient(dice: Dice, u: np.ndarray, v: np.ndarray) -> Surface:
-    base = dice.color("#9db4c0", "#c9ada7", "#b5c99a", "#e6ccb2", "#77808f")
-    second = dice.color("#5c6b73", "#e0e0d8", "#7f5f50")
+    base = dice.color("#b4bcc0", "#c9c0bd", "#bcc2b5", "#d9cfc2", "#98a0a8")
+    second = dice.color("#8a9296", "#e0e0d8", "#a39a92")
     return base, second, (u - u.min()) / np.ptp(u)
 
 
@@ -316,7 +316,7 @@ def _draw_mark(dice: Dice, image: np.ndarray) -> None:
     """Draws unannotated clutter into the image: crumbs, a stain, a ring, a ribbon or a napkin."""
     x, y = dice.between(0, REFERENCE_SIZE), dice.between(0, REFERENCE_SIZE)
     strength = dice.between(0.3, 0.7)
-    color = dice.color("#5a4632", "#f2e6cf", "#8c3b32", "#46606e", "#c9a24a")
+    color = dice.color("#8a7a68", "#f2e6cf", "#a08a86", "#8a9aa2", "#c9b48a")
     mark = dice.pick((_crumbs, _crumbs, _stain, _ring, _ribbon, _napkin))
     if mark is _crumbs:
         strength = 0.85

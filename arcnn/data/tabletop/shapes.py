@@ -142,8 +142,8 @@ def _cap_angles(i: int, end: int) -> tuple[float, ...]:
 def _person(d: Dice) -> list[Part]:
     skin = d.color("#f2c9a5", "#d9a074", "#a86b3f", "#6e4427")
     hair = d.color("#2b1d14", "#6b3e1d", "#c98f3c", "#8d8d92")
-    shirt = d.color("#d8433b", "#2f6fc0", "#2e9b6b", "#8a4fa3", "#ef8f2f")
-    trousers = d.color("#31405f", "#4a4a52", "#7a5c3e")
+    shirt = d.color("#8a4fa3", "#6f55b5", "#a05fb0")
+    trousers = d.color("#31405f", "#3a4a78")
     shoes = d.color("#20202a", "#8c2f2a", "#e8e4da")
     spread, wide = d.between(0.02, 0.2), d.between(0.9, 1.12)
     parts = []
@@ -180,7 +180,7 @@ def _person(d: Dice) -> list[Part]:
 
 
 def _cat(d: Dice) -> list[Part]:
-    fur = d.color("#e08a32", "#8b8b93", "#3a3740", "#e9dcc3", "#a9744a")
+    fur = d.color("#e08a32", "#d97a26", "#e89a4a")
     texture, second = d.pick((("tabby", fur * 0.62), ("tabby", fur * 0.7),
         ("patches", np.float32([240, 236, 228])), ("speckle", fur * 0.8)))
     pale, pink = fur * 0.35 + np.float32([160, 155, 145]), d.color("#d98a86")
@@ -210,13 +210,13 @@ def _cat(d: Dice) -> list[Part]:
 
 
 def _laptop(d: Dice) -> list[Part]:
-    metal = d.color("#b9bdc4", "#8d929b", "#4b4f58", "#d8cfc4")
+    metal = d.color("#8d929b", "#6b7079", "#4b4f58")
     back, dark = d.between(0.68, 0.78), np.float32([32, 34, 40])
     lid = [(-back, -0.78), (back, -0.78), (0.8, 0.2), (-0.8, 0.2)]  # overlaps the base: no gap
     parts = [Part([(-0.8, 0.16), (0.8, 0.16), (1, 0.7), (-1, 0.7)], metal),
         Part(box(-1, 0.69, 1, 0.77), metal * 0.75)]
     parts.append(Part(lid, dark))
-    glow = d.color("#2d6fb5", "#3a9c8c", "#23273a", "#e9eef5", "#7a4fa0")
+    glow = d.color("#2d6fb5", "#255f9e", "#3a80c8")
     screen = [(x * 0.91, y * 0.9 - 0.02) for x, y in lid]
     parts.append(detail(screen, glow, "slope", glow * 0.55 + np.float32([90, 90, 100])))
     for row in range(d.pick((3, 4, 5))):  # lines of text, or of code
@@ -231,8 +231,8 @@ def _laptop(d: Dice) -> list[Part]:
 
 
 def _plate(d: Dice) -> list[Part]:
-    china = d.color("#f3f1ea", "#f6f6f6", "#e6eef2", "#f1e4cd")
-    ring = d.color("#2f6fc0", "#c0443c", "#3e8f6a", "#c79a3a", "#555a66")
+    china = d.color("#f6f4ee", "#fafafa", "#f0f5f8")
+    ring = d.color("#2f6fc0", "#3a5fa0", "#5a8fd0")
     flat = d.between(0.74, 1.0)
 
     def disk(radius: float) -> list[Point]:
@@ -271,7 +271,7 @@ def _bread(d: Dice) -> list[Part]:
 
 
 def _cup(d: Dice) -> list[Part]:
-    glaze = d.color("#d9483b", "#2f7fb8", "#f2efe6", "#e9b23a", "#3d8f72", "#6c5a8e")
+    glaze = d.color("#2f9c96", "#25877f", "#45b5aa")
     second = d.color("#f6f3ea", "#27374d")
     foot, drink = d.between(0.42, 0.58), d.color("#4a2a17", "#7b4a25", "#b7702d")
     body = [(-0.66, -0.62), (0.66, -0.62), (foot + 0.04, 0.7), (foot - 0.1, 0.86),
@@ -289,7 +289,7 @@ def _cup(d: Dice) -> list[Part]:
 
 
 def _book(d: Dice) -> list[Part]:
-    cover = d.color("#7c2430", "#1f4e79", "#2f6b4a", "#5b3a78", "#c0702a", "#2d3142")
+    cover = d.color("#7c2430", "#6b1f3a", "#8f2f45")
     gold, paper = d.color("#e5c566", "#f0ead6"), np.float32([244, 238, 222])
     w, h = d.between(0.62, 0.74), 0.9
     parts = [Part(box(-w + 0.08, -h + 0.1, w + 0.12, h + 0.1), cover * 0.55)]
@@ -309,7 +309,7 @@ def _book(d: Dice) -> list[Part]:
 
 
 def _bottle(d: Dice) -> list[Part]:
-    glass = d.color("#2f7a4b", "#7a4a1e", "#3f8fb0", "#a8c7b5")
+    glass = d.color("#2f7a4b", "#25663c", "#3f8f57")
     wide, neck, shoulder = d.between(0.3, 0.4), d.between(0.11, 0.15), d.between(-0.3, -0.1)
     half = [(neck, -0.9), (neck, shoulder - 0.25), (neck + 0.05, shoulder - 0.12),
         (wide - 0.03, shoulder + 0.08), (wide, shoulder + 0.22)]
