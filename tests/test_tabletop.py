@@ -23,7 +23,7 @@ from arcnn.data.tabletop.scenes import MIN_VISIBLE_AREA, Layout, lay_out
 from arcnn.data.tabletop.shapes import Dice
 
 # Of the annotations of 12 training images with seed 0. It changes only together with VERSION.
-DIGEST = "38c90e0121c9de7eb0fb94482143cab8c397969da925616ab477715f6e6150a5"
+DIGEST = "013b7acbda3a5e71580caaa12eb8a370f4e1a9babeeb44389061c5ae12c5008c"
 SMALL = {"train_images": 12, "val_images": 4, "workers": 1}
 
 
@@ -118,7 +118,7 @@ def test_orders_follow_the_table(layouts) -> None:
     assert np.mean(z**2) < 2  # 1 is expected, with a standard deviation of about 0.24
     assert np.all(counts.sum(axis=0) > 0) and np.all(counts.sum(axis=1) > 0)
     classes = Counter(sprite.class_id for layout in layouts for sprite in layout.sprites)
-    assert min(classes.values()) > 0.5 * max(classes.values())
+    assert min(classes.values()) > 0.4 * max(classes.values())  # large ones find less room
 
 
 def test_fill_counts_sub_pixel_centres() -> None:

@@ -82,7 +82,7 @@ class JigsawConv(nn.Module):
     Args:
         num_classes: C.
         bias: add ``b_T``. The paper does not say. Without it, the sum over the own class's two
-            logits cannot represent "visible or hidden" (see docs/ambiguities.md).
+            logits cannot represent "visible or hidden" (notebook 03).
         own_class: only ``i = T`` takes part (2C weights instead of 2C^2): the jigsaw without any
             context from other classes.
         init: "normal" is N(0, 0.001), detectron2's start for mask predictors; "identity" has

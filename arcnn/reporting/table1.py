@@ -23,7 +23,7 @@ DATASET_TITLES = {
     "cocoa_cls": "COCOA-cls",
     "tabletop": "tabletop (drawn by rule; the paper has no numbers for it)",
 }
-# The AR of the paper is AR@1 (docs/protocol.md).
+# The AR of the paper is AR@1 (results/README.md).
 METRIC_OF_COLUMN = {
     "amodal AP": ("amodal", "AP"),
     "amodal AR": ("amodal", "AR@1"),

@@ -151,13 +151,13 @@ class Layout:
 def _positions(dice: Dice, layout: Layout, sprite: Sprite) -> Iterator[tuple[int, int]]:
     """Places (x, y) to try for the sprite: beside an earlier object, or anywhere."""
     h, w = sprite.mask.shape
-    anchor = dice.pick(layout.sprites) if layout.sprites and dice.chance(0.85) else None
+    anchor = dice.pick(layout.sprites) if layout.sprites and dice.chance(0.75) else None
     for _ in range(8):
         if anchor is None:
             x, y = dice.between(0, layout.size - w), dice.between(0, layout.size - h)
         else:
             anchor_h, anchor_w = anchor.mask.shape
-            reach, turn = dice.between(0.1, 0.75), dice.between(0, 2 * math.pi)
+            reach, turn = dice.between(0.25, 0.85), dice.between(0, 2 * math.pi)
             x = anchor.x + (anchor_w - w) / 2 + math.cos(turn) * reach * (anchor_w + w) / 2
             y = anchor.y + (anchor_h - h) / 2 + math.sin(turn) * reach * (anchor_h + h) / 2
         yield round(x), round(y)
@@ -166,9 +166,12 @@ def _positions(dice: Dice, layout: Layout, sprite: Sprite) -> Iterator[tuple[int
 def lay_out(dice: Dice, size: int) -> Layout:
     """2 to 5 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
     layout = Layout(size)
-    wanted = dice.pick((2, 3, 3, 4, 4, 5))
-    for _ in range(4 * wanted):
+    wanted = dice.pick((2, 3, 3, 3, 4, 4, 5))
+    for _ in range(8 * wanted):
         class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
+        there = any(other.class_id == class_id for other in layout.sprites)
+        if there and not dice.chance(0.2):
+            continue  # as on most tables, seldom two of a kind
         sprite = make_sprite(dice, class_id, KINDS[TABLETOP_CLASSES[class_id]], size)
         for x, y in _positions(dice, layout, sprite):
             sprite.x, sprite.y = x, y
