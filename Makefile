@@ -21,6 +21,8 @@ SHELL := /bin/sh
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
+# detectron2 calls torch.jit.script by its old name; that need not stand at the top of every notebook.
+export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # pip takes no orders from the user's configuration that would break the set-up, and keeps quiet.
 PIP_SETTINGS := PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 

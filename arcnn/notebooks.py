@@ -5,7 +5,6 @@ the executed copy (also when a cell fails) and its HTML, and shows progress bars
 """
 
 import argparse
-import contextlib
 import difflib
 import io
 import logging
@@ -28,11 +27,19 @@ from traitlets import default
 
 
 class IpcKernelManager(AsyncKernelManager):
-    """Talk to the kernel through files: notebooks run side by side clash over TCP ports."""
+    """Talk to the kernel through files: notebooks run side by side clash over TCP ports.
+
+    The files lie in a folder of this process's own, with a short name, since the path of a socket
+    may have 107 bytes at most.
+    """
 
     @default("transport")
     def _transport_default(self) -> str:
         return "ipc"
+
+    @default("ip")
+    def _ip_default(self) -> str:
+        return str(Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "kernel")
 
 
 class UnknownParameterError(ValueError):
@@ -102,7 +109,8 @@ def run_notebook(
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with short_runtime_dir():
+    with tempfile.TemporaryDirectory(prefix="arcnn-") as sockets:
+        os.environ["JUPYTER_RUNTIME_DIR"] = sockets
         executed = papermill.execute_notebook(
             str(notebook),
             str(output),
@@ -116,21 +124,6 @@ def run_notebook(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
     )
     output.with_suffix(".html").write_text(page)
-
-
-@contextlib.contextmanager
-def short_runtime_dir() -> Any:
-    """A private folder for the kernel's sockets: their paths may have 107 bytes at most."""
-    with tempfile.TemporaryDirectory(prefix="arcnn-") as folder:
-        before = os.environ.get("JUPYTER_RUNTIME_DIR")
-        os.environ["JUPYTER_RUNTIME_DIR"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_RUNTIME_DIR"]
-            else:
-                os.environ["JUPYTER_RUNTIME_DIR"] = before
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from arcnn.data.tabletop.scenes import (
     MIN_IMAGE_SIZE,
