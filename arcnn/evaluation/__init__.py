@@ -8,10 +8,20 @@ from arcnn.evaluation.predictions import (
     read_results,
     to_results,
 )
-from arcnn.evaluation.protocol import METRICS, TASKS, Evaluation, evaluate, visible_fraction
+from arcnn.evaluation.protocol import (
+    ALL_TASKS,
+    DEFAULT_TASKS,
+    METRICS,
+    TASKS,
+    Evaluation,
+    evaluate,
+    visible_fraction,
+)
 from arcnn.evaluation.uncertainty import Interval, bootstrap, paired_bootstrap
 
 __all__ = [
+    "ALL_TASKS",
+    "DEFAULT_TASKS",
     "METRICS",
     "TASKS",
     "AmodalEvaluator",

@@ -9,7 +9,7 @@ Shapes: N images, C classes, D detections, G objects, P pairs, L layers, T IoU t
 levels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ class Pairs(NamedTuple):
 def overlapping_pairs(
     detections: Items,
     truths: Items,
-    iou: Callable[[Sequence[int], Sequence[int]], np.ndarray],
+    iou: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Pairs:
     """All pairs with an IoU of at least the lowest threshold.
 

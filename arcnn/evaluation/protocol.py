@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from faster_coco_eval.core.mask import iou as mask_iou
 from faster_coco_eval.core.mask import rleToBoundary
 from pycocotools import mask as mask_util
 
@@ -47,14 +48,19 @@ BOUNDARIES = {"amodal_boundary": "amodal", "visible_boundary": "visible"}
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e5**2)}  # COCO's, square pixels
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal, as published
 AT_50, AT_75 = (int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in (0.5, 0.75))
+DEFAULT_TASKS = (*TASKS, "occluded@0.25", "occluded@0.40", STRICT, OCCLUSION)
+ALL_TASKS = (*DEFAULT_TASKS, *BOUNDARIES)  # boundaries take longer than all the rest
 METRICS = ("AP", "AP50", "AP75", *(f"AR@{m}" for m in MAX_DETECTIONS))
+
+MASK_OF_TASK = dict.fromkeys(DEFAULT_TASKS, "amodal") | BOUNDARIES
+MASK_OF_TASK |= {"visible": "visible", OCCLUSION: OCCLUSION}
 
 # What a task needs beside the amodal mask.
 NEEDS = {
-    "visible": "visible",
-    **dict.fromkeys(OCCLUSION_LEVELS, "visible"),
-    OCCLUSION: "occlusion",
-    "visible_boundary": "visible",
+    "visible": ["visible"],
+    **dict.fromkeys(OCCLUSION_LEVELS, ["visible"]),
+    OCCLUSION: ["occlusion", "visible"],
+    "visible_boundary": ["visible"],
 }
 
 
@@ -64,7 +70,7 @@ def evaluate(
     num_classes: int,
     *,
     class_names: Sequence[str] | None = None,
-    boundary: bool = False,
+    tasks: Sequence[str] = DEFAULT_TASKS,
 ) -> dict[str, dict[str, Any]]:
     """AP and AR of every task, in percent.
 
@@ -73,7 +79,7 @@ def evaluate(
         predictions: as in :mod:`arcnn.evaluation.predictions`, ``category_id`` in [0, C).
         num_classes: C.
         class_names: by contiguous id; the ids themselves by default.
-        boundary: score boundaries too, which takes longer than all the rest.
+        tasks: some of :data:`ALL_TASKS`.
 
     Returns:
         ``{task: {"AP", "AP50", "AP75", "AR@1", "AR@10", "AR@100", "per_class"}}``, for amodal and
@@ -83,9 +89,7 @@ def evaluate(
     Raises:
         PredictionError: predictions that cannot be scored.
     """
-    evaluation = Evaluation(
-        records, predictions, num_classes, class_names=class_names, boundary=boundary
-    )
+    evaluation = Evaluation(records, predictions, num_classes, class_names=class_names, tasks=tasks)
     return evaluation.metrics()
 
 
@@ -105,8 +109,10 @@ class Evaluation:
         num_classes: int,
         *,
         class_names: Sequence[str] | None = None,
-        boundary: bool = False,
+        tasks: Sequence[str] = DEFAULT_TASKS,
     ) -> None:
+        if unknown := set(tasks) - set(ALL_TASKS):
+            raise ValueError(f"unknown tasks {sorted(unknown)}; there are {', '.join(ALL_TASKS)}")
         lacking = check_predictions(records, predictions, num_classes)
         self.num_classes = num_classes
         self.class_names = [str(n) for n in class_names or range(num_classes)]
@@ -114,13 +120,10 @@ class Evaluation:
         if len(set(self.image_ids)) < len(self.image_ids):
             raise ValueError("the ground truth lists an image twice")
         self.matches: dict[str, Matches] = {}
-        self.notes = {
-            task: lacking[kind]
-            for task, kind in NEEDS.items()
-            if kind in lacking and (boundary or task not in BOUNDARIES)
-        }
-        if OCCLUSION not in self.notes and "visible" in lacking:
-            self.notes[OCCLUSION] = lacking["visible"]
+        self.tasks = tuple(tasks)
+        # Which of the occlusion masks' detections count depends on their visible masks too.
+        needs = {t: [k for k in NEEDS[t] if k in lacking] for t in tasks if t in NEEDS}
+        self.notes = {task: lacking[kinds[0]] for task, kinds in needs.items() if kinds}
 
         self._predictions = predictions
         self._objects = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
@@ -132,13 +135,12 @@ class Evaluation:
 
         # Fractions are of the whole object and of the whole detection, whatever mask is scored.
         self._true_fraction = 1 - self._of_truths([a["occlusion_rate"] for a in self._objects])
-        if "visible" not in lacking:
+        self._predicted_fraction = np.zeros(len(self._detections.index))
+        wanted = [task for task in tasks if task not in self.notes]
+        if any(task in OCCLUSION_LEVELS or task == OCCLUSION for task in wanted):
             self._predicted_fraction = self._of_detections(_visible_fractions(predictions))
-        self._score_kind("amodal", boundary)
-        if "visible" not in lacking:
-            self._score_kind("visible", boundary)
-        if OCCLUSION not in self.notes:
-            self._score_kind(OCCLUSION, False)
+        for kind in MASK_KEYS:
+            self._score_kind(kind, [task for task in wanted if MASK_OF_TASK[task] == kind])
         for task, matches in self.matches.items():
             if not matches.positives.any() and "/" not in task:
                 self.notes[task] = _nobody(task)
@@ -146,9 +148,7 @@ class Evaluation:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """All numbers; see :func:`evaluate`."""
-        tasks = [*TASKS, *OCCLUSION_LEVELS, STRICT, OCCLUSION, *BOUNDARIES]
-        tasks = [t for t in dict.fromkeys(tasks) if t in self.matches or t in self.notes]
-        return {task: self._task_metrics(task) for task in tasks}
+        return {task: self._task_metrics(task) for task in self.tasks}
 
     def metric(self, task: str, weights: np.ndarray | None = None) -> dict[str, float | None]:
         """The six :data:`METRICS` of a task, percent, with images weighted, ``(N,)``.
@@ -202,33 +202,36 @@ class Evaluation:
     def _of_truths(self, values: Sequence[float]) -> np.ndarray:
         return np.asarray(values)[self._truths.index] if len(values) else np.zeros(0)
 
-    def _score_kind(self, kind: str, boundary: bool) -> None:
+    def _score_kind(self, kind: str, tasks: Sequence[str]) -> None:
         """Compare the masks of one kind, once, and count in all the ways that use them."""
+        if not tasks:
+            return
         predicted = [p[MASK_KEYS[kind]] for p in self._predictions]
-        iou = _hidden_iou if kind == OCCLUSION else _mask_iou
-        pairs = overlapping_pairs(
-            self._detections,
-            self._truths,
-            lambda d, g: iou([predicted[k] for k in d], [self._objects[k] for k in g], kind),
-        )
-        layers = {}
-        if kind != OCCLUSION:
-            layers[kind] = self._layer()
-            true = [a[MASK_KEYS[kind]] for a in self._objects]
-            areas = self._of_truths(_areas(true)), self._of_detections(_areas(predicted))
-            for size, (low, high) in SIZES.items():
-                layers[f"{kind}/{size}"] = self._layer(
-                    *(~((low <= area) & (area <= high)) for area in areas)
-                )
-        if kind == "amodal":
-            layers |= {task: self._occluded(rate) for task, rate in OCCLUSION_LEVELS.items()}
-            layers[STRICT] = self._occluded(OCCLUSION_RATE, strict=True)
         if kind == OCCLUSION:
-            layers[OCCLUSION] = self._occluded(OCCLUSION_RATE)
-        self._count(pairs, {task: la for task, la in layers.items() if task not in self.notes})
-        task = f"{kind}_boundary"
-        if boundary and task in BOUNDARIES:
-            self._count(self._boundary_pairs(pairs, predicted, true), {task: self._layer()})
+            pairs = self._hidden_pairs(predicted)
+        else:
+            true = [a[MASK_KEYS[kind]] for a in self._objects]
+            crowd = np.array([a["iscrowd"] for a in self._objects], dtype=int)
+            pairs = overlapping_pairs(
+                self._detections,
+                self._truths,
+                lambda d, g: mask_iou(_pick(predicted, d), _pick(true, g), crowd[g].tolist()),
+            )
+        layers = {}
+        for task in tasks:
+            if task == kind and task in TASKS:
+                layers[task] = self._layer()
+                areas = self._of_truths(_areas(true)), self._of_detections(_areas(predicted))
+                for size, (low, high) in SIZES.items():
+                    outside = [(area < low) | (area > high) for area in areas]
+                    layers[f"{task}/{size}"] = self._layer(*outside)
+            elif task not in BOUNDARIES:
+                rate = OCCLUSION_LEVELS.get(task, OCCLUSION_RATE)
+                layers[task] = self._occluded(rate, strict=task == STRICT)
+        self._count(pairs, layers)
+        for task in tasks:
+            if task in BOUNDARIES:
+                self._count(self._boundary_pairs(pairs, predicted, true), {task: self._layer()})
 
     def _layer(
         self,
@@ -246,12 +249,12 @@ class Evaluation:
         if strict:
             return self._layer(removed=hardly)
         # Of a detection without a fraction (0/0) the comparison is false: it counts.
-        if not hasattr(self, "_predicted_fraction"):
-            return self._layer(hardly)
         return self._layer(hardly, self._predicted_fraction > 1 - rate)
 
     def _count(self, pairs: Pairs, layers: dict[str, "_Layer"]) -> None:
         """Match, and keep the outcome of each layer."""
+        if not layers:
+            return
         state = np.array([layer.state for layer in layers.values()])
         true, ignored = match(pairs, self._detections, state, self._crowd)
         scores = self._of_detections(self._scores)
@@ -271,6 +274,32 @@ class Evaluation:
                 positives=positives,
             )
 
+    def _hidden_pairs(self, predicted: list[dict]) -> Pairs:
+        """Occlusion masks on hidden parts, without drawing these: a visible mask lies inside its
+        amodal one, so that all areas are differences of two."""
+        amodal, visible = (
+            [a[MASK_KEYS[kind]] for a in self._objects] for kind in ("amodal", "visible")
+        )
+        hidden_area, area = _areas(amodal) - _areas(visible), _areas(predicted)
+        hidden = np.flatnonzero(self._of_truths(hidden_area) > 0)
+        claimed = np.flatnonzero(self._of_detections(area) > 0)
+        crowd = np.array([a["iscrowd"] for a in self._objects], dtype=bool)
+
+        def iou(d: np.ndarray, g: np.ndarray) -> np.ndarray:
+            masks, own = _pick(predicted, d), area[d, None]
+            # IoU with a "crowd" is the share of the detection that lies in it.
+            whole, seen = (
+                np.rint(mask_iou(masks, _pick(true, g), [1] * len(g)) * own)
+                for true in (amodal, visible)
+            )
+            both = whole - seen
+            return both / np.where(crowd[g], own, own + hidden_area[g] - both)
+
+        pairs = overlapping_pairs(
+            self._detections.select(claimed), self._truths.select(hidden), iou
+        )
+        return Pairs(claimed[pairs.detection], hidden[pairs.truth], pairs.iou)
+
     def _boundary_pairs(self, pairs: Pairs, predicted: list[dict], true: list[dict]) -> Pairs:
         """The lower of mask IoU and boundary IoU; no pair can come in that way, only go."""
         boundaries: dict[tuple[str, int], dict] = {}
@@ -285,7 +314,7 @@ class Evaluation:
             if not self._crowd[g]:
                 a = boundary("detection", predicted, self._detections.index[d])
                 b = boundary("truth", true, self._truths.index[g])
-                lower[n] = min(lower[n], mask_util.iou([a], [b], [0])[0, 0])
+                lower[n] = min(lower[n], mask_iou([a], [b], [0])[0, 0])
         keep = lower >= IOU_THRESHOLDS[0]
         return Pairs(pairs.detection[keep], pairs.truth[keep], lower[keep])
 
@@ -317,26 +346,8 @@ def _areas(masks: Sequence[dict]) -> np.ndarray:
     return np.concatenate([*chunks, np.zeros(0)]).astype(float)
 
 
-def _mask_iou(predicted: list[dict], objects: list[dict], kind: str) -> np.ndarray:
-    crowd = [int(a["iscrowd"]) for a in objects]
-    return mask_util.iou(predicted, [a[MASK_KEYS[kind]] for a in objects], crowd)
-
-
-def _hidden_iou(predicted: list[dict], objects: list[dict], kind: str) -> np.ndarray:
-    """IoU with the hidden parts, without drawing them: the visible mask lies inside the amodal one,
-    so that all areas are differences of two."""
-    area = _areas(predicted)[:, None]
-
-    def intersection(key: str) -> np.ndarray:
-        masks = [a[key] for a in objects]
-        return np.rint(mask_util.iou(predicted, masks, [1] * len(masks)) * area)
-
-    hidden = _areas([a["segmentation"] for a in objects])
-    hidden -= _areas([a["visible_mask"] for a in objects])
-    both = intersection("segmentation") - intersection("visible_mask")
-    # A crowd asks only how much of the detection lies in it.
-    union = np.where([bool(a["iscrowd"]) for a in objects], area, area + hidden - both)
-    return both / np.maximum(union, 1)
+def _pick(masks: list[dict], indices: np.ndarray) -> list[dict]:
+    return [masks[k] for k in indices.tolist()]
 
 
 def _mean_of_classes(by_class: list[dict[str, float | None]]) -> dict[str, float | None]:
