@@ -65,7 +65,7 @@ def overlapping_pairs(
     """
     found = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
     groups, starts = np.unique(truths.group, return_index=True)
-    stops = [*starts[1:], len(truths.group)]
+    stops = np.searchsorted(truths.group, groups, side="right")
     firsts = np.searchsorted(detections.group, groups, side="left")
     lasts = np.searchsorted(detections.group, groups, side="right")
     for first, last, start, stop in zip(firsts, lasts, starts, stops, strict=True):

@@ -131,7 +131,7 @@ class Evaluation:
         self._detections = self._group(predictions, self._scores)
         self._detections = self._detections.select(self._detections.rank < MAX_DETECTIONS[-1])
         self._truths = self._group(self._objects, np.zeros(len(self._objects)))
-        self._crowd = self._of_truths([bool(a["iscrowd"]) for a in self._objects])
+        self._crowd = self._of_truths([a["iscrowd"] for a in self._objects]) > 0
 
         # Fractions are of the whole object and of the whole detection, whatever mask is scored.
         self._true_fraction = 1 - self._of_truths([a["occlusion_rate"] for a in self._objects])
@@ -197,10 +197,10 @@ class Evaluation:
         return Items.grouped(image, category, self.num_classes, score)
 
     def _of_detections(self, values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values)[self._detections.index]
+        return np.asarray(values, dtype=float)[self._detections.index]
 
     def _of_truths(self, values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values)[self._truths.index] if len(values) else np.zeros(0)
+        return np.asarray(values, dtype=float)[self._truths.index]
 
     def _score_kind(self, kind: str, tasks: Sequence[str]) -> None:
         """Compare the masks of one kind, once, and count in all the ways that use them."""
