@@ -8,6 +8,7 @@ DATA_ROOT :=
 RESULTS   :=
 CORES     :=
 LAB_ARGS  :=
+BENCH_ARGS :=
 LOCK_ARGS :=
 # The Python that the environment is made with; empty: the first one found that is new enough.
 PYTHON    ?=
@@ -16,7 +17,7 @@ BIN       := .venv/bin
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab lock clean clean-data clean-results FORCE
+.PHONY: help setup reproduce test bench lab lock clean clean-data clean-results FORCE
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -134,6 +135,9 @@ test: $(ready)
 	    echo "Notebooks are kept without outputs; run: $(BIN)/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
 	@$(python) -m pytest -q
 
+bench: $(ready)
+	@$(python) -m arcnn.tools.bench $(BENCH_ARGS)
+
 lab: $(ready)
 	@cd notebooks && $(python) -m jupyterlab $(LAB_ARGS)
 
@@ -165,6 +169,7 @@ help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
 	@echo "                    [PROFILE=smoke|demo|overfit|paper] [DATASET=...] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
 	@echo "make test           style, notebook checks and tests"
+	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
 	@echo "make lab            JupyterLab in the environment [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...]"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml [LOCK_ARGS=--upgrade]"

@@ -86,7 +86,12 @@ def test_lock_pins_a_package_once_per_python_and_system(version: str, platform: 
 def test_conda_file_has_the_packages_of_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["channels"] == ["conda-forge"]
-    names = [re.split(r"[ <>=]", line.rpartition("::")[2])[0] for line in conda["dependencies"]]
+    lines = [
+        line
+        for entry in conda["dependencies"]
+        for line in (entry["pip"] if isinstance(entry, dict) else [entry])
+    ]
+    names = [re.split(r"[ <>=]", line.rpartition("::")[2])[0] for line in lines]
     assert len(names) == len(set(names))
     expected = {CONDA_NAMES.get(r.name, canonicalize_name(r.name)) for r in requirements()}
     assert {canonicalize_name(name) for name in names} - CONDA_ONLY == expected

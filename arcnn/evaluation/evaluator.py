@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -12,7 +13,8 @@ from torch import nn
 from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_name, split_records
-from arcnn.evaluation.masks import encode_masks
+from arcnn.evaluation.masks import encode_mask_kinds
+from arcnn.evaluation.predictions import MASK_KEYS
 from arcnn.evaluation.protocol import evaluate
 
 
@@ -22,23 +24,18 @@ def detections(instances: Instances, image_id: int) -> list[dict]:
     Each has ``image_id``, ``category_id`` in [0, C), ``score``, ``bbox`` (XYWH, absolute pixels)
     and the RLEs ``segmentation`` (amodal), ``visible_mask`` and ``occlusion_mask``.
     """
+    kinds = [instances.get(f"pred_{kind}_masks") for kind in MASK_KEYS]
+    rles = encode_mask_kinds(kinds, instances.pred_boxes.tensor, *instances.image_size)
+    masks = dict(zip(MASK_KEYS.values(), rles, strict=True))
     instances = instances.to("cpu")
     boxes = instances.pred_boxes.tensor
-    masks = {
-        key: encode_masks(instances.get(f"pred_{kind}_masks"), boxes, *instances.image_size)
-        for key, kind in (
-            ("segmentation", "amodal"),
-            ("visible_mask", "visible"),
-            ("occlusion_mask", "occlusion"),
-        )
-    }
     return [
         {
             "image_id": image_id,
             "category_id": int(instances.pred_classes[k]),
             "score": float(instances.scores[k]),
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            **{key: rles[k] for key, rles in masks.items()},
+            **{key: encoded[k] for key, encoded in masks.items()},
         }
         for k, (x0, y0, x1, y1) in enumerate(boxes.tolist())
     ]
@@ -50,11 +47,18 @@ class AmodalEvaluator(DatasetEvaluator):
     Args:
         records: internal records of the images, the ground truth.
         num_classes: C.
+        class_names: by contiguous id, for the numbers per class.
     """
 
-    def __init__(self, records: Sequence[dict], num_classes: int) -> None:
+    def __init__(
+        self,
+        records: Sequence[dict],
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         self.records = records
         self.num_classes = num_classes
+        self.class_names = class_names
         self.predictions: list[dict] = []
 
     def reset(self) -> None:
@@ -64,17 +68,19 @@ class AmodalEvaluator(DatasetEvaluator):
         for example, output in zip(inputs, outputs, strict=True):
             self.predictions += detections(output["instances"], example["image_id"])
 
-    def evaluate(self) -> dict[str, dict[str, float | None]]:
+    def evaluate(self) -> dict[str, dict[str, Any]]:
         comm.synchronize()
         self.predictions = list(itertools.chain(*comm.gather(self.predictions)))
         if not comm.is_main_process():
             return {}
-        return evaluate(self.records, self.predictions, self.num_classes)
+        return evaluate(
+            self.records, self.predictions, self.num_classes, class_names=self.class_names
+        )
 
 
 def predict_and_evaluate(
     cfg: CfgNode, model: nn.Module
-) -> tuple[dict[str, dict[str, float | None]], list[dict]]:
+) -> tuple[dict[str, dict[str, Any]], list[dict]]:
     """Run ``model`` on the test split of ``cfg``.
 
     Returns:
@@ -86,8 +92,8 @@ def predict_and_evaluate(
         mapper=AmodalDatasetMapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    num_classes = len(MetadataCatalog.get(split_name(cfg, "val")).thing_classes)
-    evaluator = AmodalEvaluator(records, num_classes)
+    class_names = MetadataCatalog.get(split_name(cfg, "val")).thing_classes
+    evaluator = AmodalEvaluator(records, len(class_names), class_names)
     progress = tqdm(loader, desc="inference", unit="image", mininterval=2)
     metrics = inference_on_dataset(model, progress, evaluator)
     return metrics, evaluator.predictions

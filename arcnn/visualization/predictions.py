@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from detectron2.data import MetadataCatalog
 from matplotlib.figure import Figure
 from pycocotools import mask as mask_util
 
@@ -54,6 +55,12 @@ def load_predictions(
     files = {m: run_folder(results, dataset, m, seed) / "predictions.json" for m in models}
     order = [m for m in MODEL_NAMES if m in files] + [m for m in files if m not in MODEL_NAMES]
     found = {m: json.loads(files[m].read_text()) for m in order if files[m].is_file()}
+    # The files have the class ids of the annotation file, the records contiguous ones.
+    metadata = MetadataCatalog.get(f"{dataset}_val")
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    for entry in (entry for entries in found.values() for entry in entries):
+        if "category_id" in entry:
+            entry["category_id"] = contiguous.get(entry["category_id"], entry["category_id"])
     if not found:
         wanted = " nor ".join(str(file) for file in files.values())
         raise FileNotFoundError(

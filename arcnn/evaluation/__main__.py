@@ -1,0 +1,74 @@
+"""Score anyone's predictions:
+
+python -m arcnn.evaluation --ground-truth GT.json --predictions P.json --output metrics.json
+
+GT is in any format that the kit reads; P is a COCO result list with the class ids of GT and three
+masks per entry, ``segmentation`` (amodal), ``visible_mask`` and ``occlusion_mask``, as RLE.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arcnn.data import AnnotationError, load_annotations
+from arcnn.evaluation import Evaluation, PredictionError, bootstrap, read_results
+from arcnn.evaluation.protocol import ALL_TASKS, DEFAULT_TASKS, METRICS
+from arcnn.reporting import write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status, 0 or, with a sentence on stderr, 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m arcnn.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
+    parser.add_argument("--predictions", type=Path, required=True, metavar="P.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="metrics.json")
+    parser.add_argument("--boundary", action="store_true", help="boundary AP too; takes longer")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="95 %% intervals of Table 1's numbers, from N draws of the images",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        metrics = _score(options)
+        write_json(options.output, metrics)
+    except (AnnotationError, PredictionError, OSError, ValueError) as error:
+        print(f"Nothing was written: {error}", file=sys.stderr)
+        return 1
+    for task, numbers in metrics.items():
+        shown = "  ".join(f"{m} {_text(numbers[m])}" for m in METRICS)
+        print(f"{task:16s} {shown}" + (f"  ({numbers['note']})" if "note" in numbers else ""))
+    return 0
+
+
+def _score(options: argparse.Namespace) -> dict:
+    truth = load_annotations(options.ground_truth, options.ground_truth.parent)
+    predictions = read_results(options.predictions, truth.category_ids, truth.records)
+    evaluation = Evaluation(
+        truth.records,
+        predictions,
+        len(truth.class_names),
+        class_names=truth.class_names,
+        tasks=ALL_TASKS if options.boundary else DEFAULT_TASKS,
+    )
+    metrics = evaluation.metrics()
+    if options.bootstrap:
+        for (task, metric), interval in bootstrap(evaluation, samples=options.bootstrap).items():
+            bounds = interval and [interval.low, interval.high]
+            metrics[task].setdefault("interval_95", {})[metric] = bounds
+    return metrics
+
+
+def _text(value: float | None) -> str:
+    return "    –" if value is None else f"{value:5.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Lists of predictions: what they must hold, and their exchange with other tools.
+
+A prediction is an entry of a COCO result list, one per detection: ``image_id``, ``category_id``,
+``score``, ``bbox`` (XYWH, optional) and three masks of the whole image as RLE: ``segmentation``
+(amodal), ``visible_mask`` and ``occlusion_mask``. Inside the kit, ``category_id`` is contiguous, in
+[0, C); in files that others read, it is that of the ground-truth file.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arcnn.data.annotations import to_rle
+
+MASK_KEYS = {
+    "amodal": "segmentation",
+    "visible": "visible_mask",
+    "occlusion": "occlusion_mask",
+}
+
+
+class PredictionError(ValueError):
+    """Predictions that cannot be scored; the message names the entry and what is wrong with it."""
+
+
+def check_predictions(
+    records: Sequence[dict], predictions: Sequence[dict], num_classes: int
+) -> dict[str, str]:
+    """Look at every prediction.
+
+    Returns:
+        For each mask kind that some predictions lack, a sentence that says so. Without it, the
+        tasks that need that mask cannot be scored; the others can.
+
+    Raises:
+        PredictionError: unknown image or class, a score that is missing or not a number, no amodal
+            mask, a mask that is no RLE or of another size than its image.
+    """
+    sizes = {r["image_id"]: [r["height"], r["width"]] for r in records}
+    missing: dict[str, list[int]] = {kind: [] for kind in MASK_KEYS}
+    for n, prediction in enumerate(predictions):
+        try:
+            size = _check_fields(prediction, sizes, num_classes)
+            for kind, key in MASK_KEYS.items():
+                if prediction.get(key) is None:
+                    missing[kind].append(n)
+                else:
+                    _check_rle(prediction[key], key, size)
+        except PredictionError as error:
+            raise PredictionError(
+                f"prediction {n} (image {prediction.get('image_id')!r}): {error}"
+            ) from None
+    if missing["amodal"]:
+        n = missing["amodal"][0]
+        raise PredictionError(
+            f"prediction {n} (image {predictions[n].get('image_id')!r}): no segmentation, which is "
+            "the amodal mask as RLE; there is nothing to score without it"
+        )
+    return {
+        kind: f"{len(which)} of {len(predictions)} predictions have no {MASK_KEYS[kind]}, the "
+        f"first of them number {which[0]} (image {predictions[which[0]]['image_id']!r})"
+        for kind, which in missing.items()
+        if which
+    }
+
+
+def _check_fields(prediction: dict, sizes: Mapping, num_classes: int) -> list[int]:
+    size = sizes.get(prediction.get("image_id"))
+    if size is None:
+        raise PredictionError("the ground truth has no such image")
+    category, score = prediction.get("category_id"), prediction.get("score")
+    if not isinstance(category, int) or not 0 <= category < num_classes:
+        raise PredictionError(f"class {category!r} is not one of 0 to {num_classes - 1}")
+    try:
+        valid = not math.isnan(score)
+    except TypeError:
+        valid = False
+    if not valid:
+        raise PredictionError(f"its score is {score!r}, not a number")
+    return size
+
+
+def _check_rle(mask: Any, key: str, size: list[int]) -> None:
+    try:
+        mask_size, counts = mask["size"], mask["counts"]
+    except (TypeError, KeyError):
+        raise PredictionError(f"{key} is no RLE, a dict of size and counts") from None
+    if [*mask_size] != size:
+        raise PredictionError(f"{key} has the size {[*mask_size]}, its image {size} (H, W)")
+    # In the last character of a whole RLE, the bit that announces another one is not set.
+    last = counts[-1:] if isinstance(counts, bytes) else str(counts)[-1:].encode()
+    if not isinstance(counts, (bytes, str)) or not last or (last[0] - 48) & 0x20:
+        raise PredictionError(f"the counts of {key} are not those of a compressed RLE")
+
+
+def read_results(path: str | Path, category_ids: Sequence[int], records: Sequence[dict]) -> list:
+    """Read a COCO result list that was made for a ground-truth file.
+
+    Args:
+        path: the JSON file.
+        category_ids: the ground truth's own ids, by contiguous id.
+        records: the ground truth's internal records.
+
+    Returns:
+        Predictions with contiguous ``category_id``; uncompressed RLEs are compressed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PredictionError: not a list in JSON, or a class that the ground truth doesn't have.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PredictionError(f"{path} is not complete JSON ({error})") from None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise PredictionError(f"{path} is not a COCO result list, a list of one dict per detection")
+    sizes = {r["image_id"]: (r["height"], r["width"]) for r in records}
+    contiguous = {c: k for k, c in enumerate(category_ids)}
+    for n, entry in enumerate(content):
+        category = entry.get("category_id")
+        if not isinstance(category, int) or category not in contiguous:
+            raise PredictionError(
+                f"prediction {n} (image {entry.get('image_id')!r}): the ground truth has no class "
+                f"{category!r}; its ids are {_few(category_ids)}"
+            )
+        entry["category_id"] = contiguous[category]
+        for key in MASK_KEYS.values():
+            mask = entry.get(key)
+            uncompressed = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
+            if uncompressed and entry.get("image_id") in sizes:
+                try:
+                    entry[key] = to_rle(mask, *sizes[entry["image_id"]])
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    raise PredictionError(
+                        f"prediction {n} (image {entry['image_id']!r}), {key}: {error}"
+                    ) from None
+    return content
+
+
+def to_results(predictions: Sequence[dict], category_ids: Sequence[int]) -> list[dict]:
+    """Predictions as a COCO result list for the ground-truth file with these class ids."""
+    return [p | {"category_id": category_ids[p["category_id"]]} for p in predictions]
+
+
+def _few(values: Sequence[int]) -> str:
+    text = ", ".join(map(str, values[:10]))
+    return text if len(values) <= 10 else f"{text} and {len(values) - 10} more"

@@ -1,0 +1,519 @@
+"""The protocol: by hand, against pycocotools, on real records, and on bad input."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_util
+
+from arcnn.data import decode_masks, load_annotations
+from arcnn.evaluation import (
+    ALL_TASKS,
+    METRICS,
+    TASKS,
+    Evaluation,
+    PredictionError,
+    bootstrap,
+    check_predictions,
+    evaluate,
+    paired_bootstrap,
+    read_results,
+    to_results,
+)
+from arcnn.evaluation.__main__ import main
+from arcnn.tools.bench import peer_evaluate
+
+SIZE = (40, 40)
+
+
+def rle(mask: np.ndarray) -> dict:
+    encoded = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def rectangle(x: int, y: int, w: int, h: int) -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
+def an_object(box: tuple, hidden: float = 0.0, category: int = 0, iscrowd: int = 0) -> dict:
+    """A rectangle whose left part, this share of it, is hidden."""
+    x, y, w, h = box
+    amodal = rectangle(*box)
+    visible = amodal & ~rectangle(x, y, round(w * hidden), h)
+    return {
+        "category_id": category,
+        "segmentation": rle(amodal),
+        "visible_mask": rle(visible),
+        "occlusion_rate": 1 - visible.sum() / max(amodal.sum(), 1),
+        "iscrowd": iscrowd,
+    }
+
+
+def a_record(*objects: dict, image_id: int = 7) -> dict:
+    height, width = SIZE
+    return {
+        "image_id": image_id,
+        "height": height,
+        "width": width,
+        "annotations": list(objects),
+    }
+
+
+def found(box: tuple, hidden: float = 0.0, score: float = 0.5, image_id: int = 7, category=0):
+    masks = an_object(box, hidden)
+    amodal, visible = (
+        mask_util.decode(masks[k]).astype(bool) for k in ("segmentation", "visible_mask")
+    )
+    return {
+        "image_id": image_id,
+        "category_id": category,
+        "score": score,
+        "segmentation": rle(amodal),
+        "visible_mask": rle(visible),
+        "occlusion_mask": rle(amodal & ~visible),
+    }
+
+
+BOXES = [(0, 0, 10, 10), (12, 0, 10, 10), (24, 0, 10, 10)]
+ONE_HIDDEN = a_record(an_object(BOXES[0], 0.3), an_object(BOXES[1]), an_object(BOXES[2]))
+PERFECT = [found(BOXES[0], 0.3), found(BOXES[1], score=0.6), found(BOXES[2], score=0.7)]
+
+
+# --- by hand ------------------------------------------------------------------------------------
+def test_perfect_predictions_score_100_everywhere():
+    metrics = evaluate([ONE_HIDDEN], PERFECT, 1, tasks=ALL_TASKS)
+    assert set(metrics) == set(ALL_TASKS)
+    for task in set(ALL_TASKS) - {"occluded@0.40", "occluded_strict"}:
+        assert metrics[task]["AP"] == pytest.approx(100), task
+    # One detection per image and class finds one of three objects.
+    assert metrics["amodal"]["AR@1"] == pytest.approx(100 / 3)
+    assert metrics["amodal"]["AR@10"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(0.0, 100), (0.5, 50)])
+def test_false_positive_counts_in_the_occluded_protocol_if_it_claims_to_be_occluded(
+    hidden: float, expected: float
+):
+    """The example of the protocol: one occluded object of three, one more detection on top."""
+    extra = found((0, 25, 10, 10), hidden, score=0.9)
+    assert evaluate([ONE_HIDDEN], [*PERFECT, extra], 1)["occluded"]["AP"] == pytest.approx(expected)
+
+
+def test_an_empty_amodal_mask_counts_as_false_positive():
+    empty = PERFECT[0] | {"score": 0.9}
+    empty |= {k: rle(np.zeros(SIZE)) for k in ("segmentation", "visible_mask", "occlusion_mask")}
+    assert evaluate([ONE_HIDDEN], [*PERFECT, empty], 1)["occluded"]["AP"] == pytest.approx(50)
+
+
+def test_strict_protocol_counts_detections_of_unoccluded_objects():
+    # The two detections of unoccluded objects come first: precision 1/3 at full recall.
+    strict = evaluate([ONE_HIDDEN], PERFECT, 1)["occluded_strict"]
+    assert strict["AP"] == pytest.approx(100 / 3)
+
+
+def test_occluded_levels_take_objects_of_their_rate():
+    metrics = evaluate([ONE_HIDDEN], PERFECT, 1)  # the hidden one has a rate of 0.3
+    assert metrics["occluded@0.25"]["AP"] == pytest.approx(100)
+    assert metrics["occluded@0.40"]["AP"] is None
+    assert "0.40" in metrics["occluded@0.40"]["note"]
+
+
+def test_amodal_without_visible_part_loses_visible_and_occlusion_only():
+    blind = [p | {"visible_mask": p["segmentation"]} for p in PERFECT]
+    blind = [p | {"occlusion_mask": rle(np.zeros(SIZE))} for p in blind]
+    metrics = evaluate([ONE_HIDDEN], blind, 1)
+    assert metrics["amodal"]["AP"] == pytest.approx(100)
+    assert metrics["visible"]["AP"] < 90
+    assert metrics["occlusion"]["AP"] == 0
+
+
+def test_mean_is_over_classes_that_have_objects():
+    record = a_record(an_object(BOXES[0]), an_object(BOXES[1], category=2))
+    metrics = evaluate([record], [found(BOXES[0])], 3, class_names=["cup", "fork", "plate"])
+    classes = metrics["amodal"]["per_class"]
+    assert classes["cup"]["AP"] == pytest.approx(100)
+    assert classes["fork"]["AP"] is None
+    assert classes["plate"]["AP"] == 0
+    assert metrics["amodal"]["AP"] == pytest.approx(50)
+
+
+def test_size_splits():
+    metrics = evaluate([ONE_HIDDEN], PERFECT, 1)["amodal"]
+    assert metrics["APs"] == pytest.approx(100)
+    assert metrics["APm"] is None and metrics["APl"] is None
+
+
+def test_detections_in_a_crowd_are_ignored():
+    record = a_record(an_object(BOXES[0]), an_object((0, 20, 40, 20), iscrowd=1))
+    inside = [found((x, 22, 6, 6), score=0.9) for x in (2, 12, 22)]
+    assert evaluate([record], [found(BOXES[0]), *inside], 1)["amodal"]["AP"] == pytest.approx(100)
+
+
+# --- against others -----------------------------------------------------------------------------
+def random_case(seed: int, images: int = 6, classes: int = 3) -> tuple[list, list]:
+    """Objects and detections at random, with tied scores, empty masks, crowds, and empty images."""
+    rng = np.random.default_rng(seed)
+    records, predictions = [], []
+    for image_id in rng.permutation(100)[:images].tolist():
+        objects = []
+        for _ in range(rng.integers(0, 6)):
+            box = (*rng.integers(0, 25, 2).tolist(), *rng.integers(4, 16, 2).tolist())
+            category, hidden = int(rng.integers(classes)), float(rng.choice([0, 0.1, 0.3, 0.6]))
+            objects.append(an_object(box, hidden, category, int(rng.random() < 0.1)))
+            for _ in range(rng.integers(0, 4)):
+                moved = tuple(int(v + rng.integers(-1, 2)) for v in box)
+                predictions.append(
+                    found(
+                        (max(moved[0], 0), max(moved[1], 0), *moved[2:]),
+                        float(rng.choice([0, 0.1, 0.3, 0.6])),
+                        float(rng.integers(10)) / 10,
+                        image_id,
+                        category if rng.random() < 0.8 else int(rng.integers(classes)),
+                    )
+                )
+        records.append(a_record(*objects, image_id=image_id))
+    for p in predictions[:: max(len(predictions) // 3, 1)]:
+        p |= {k: rle(np.zeros(SIZE)) for k in ("segmentation", "visible_mask", "occlusion_mask")}
+    return records, predictions
+
+
+def assert_same(metrics: dict, records: list, predictions: list, num_classes: int) -> None:
+    for task in TASKS:
+        expected = peer_evaluate(records, predictions, num_classes, task)
+        for metric in METRICS:
+            ours = metrics[task][metric]
+            if expected[metric] is None:
+                assert ours is None
+            else:
+                assert ours == pytest.approx(expected[metric], abs=1e-9), (task, metric)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("seed", range(12))
+def test_equal_to_pycocotools(seed: int):
+    records, predictions = random_case(seed)
+    assert_same(evaluate(records, predictions, 3), records, predictions, 3)
+
+
+def test_more_than_100_detections_of_a_class():
+    rng = np.random.default_rng(0)
+    record = a_record(an_object(BOXES[0]), an_object(BOXES[1], 0.5))
+    predictions = [
+        found(BOXES[k % 2], 0.5, score) for k, score in enumerate(rng.random(130).tolist())
+    ]
+    assert_same(evaluate([record], predictions, 1), [record], predictions, 1)
+
+
+def test_occlusion_task_is_plain_coco_on_hidden_parts():
+    """Where all are occluded and say so, nothing is ignored: stock AP of the hidden parts."""
+    rng = np.random.default_rng(3)
+    boxes = [(0, 0, 12, 12), (14, 0, 14, 10), (0, 20, 10, 16), (20, 20, 16, 16)]
+    record = a_record(*(an_object(box, 0.5) for box in boxes))
+    predictions = [
+        found((x, y, w + int(rng.integers(-2, 3)), h), 0.5, float(rng.random()))
+        for x, y, w, h in boxes * 3
+    ]
+    swapped = [
+        a | {"segmentation": rle(decode_masks(a)["occlusion"])} for a in record["annotations"]
+    ]
+    hidden = [p | {"segmentation": p["occlusion_mask"]} for p in predictions]
+    expected = peer_evaluate([record | {"annotations": swapped}], hidden, 1, "amodal")
+    ours = evaluate([record], predictions, 1)["occlusion"]
+    assert 0 < expected["AP"] < 100
+    assert {m: ours[m] for m in METRICS} == pytest.approx(expected, abs=1e-9)
+
+
+def test_boundary_equal_to_faster_coco_eval():
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    boxes = [(0, 0, 12, 12), (14, 0, 14, 10), (0, 20, 10, 16), (20, 20, 14, 16)]
+    records = [a_record(*(an_object(box, category=k % 3) for k, box in enumerate(boxes)))]
+    predictions = [
+        found((x, y, w + grown, h), 0.0, 0.9 - 0.1 * k, category=k % 3)
+        for k, ((x, y, w, h), grown) in enumerate(zip(boxes, (0, 1, 2, 1), strict=True))
+    ]
+    images = [{"id": r["image_id"], "height": SIZE[0], "width": SIZE[1]} for r in records]
+    categories = [{"id": k, "name": str(k)} for k in range(3)]
+
+    def coco(entries: list[dict]) -> COCO:
+        entries = [
+            e | {"id": n, "area": 1.0, "bbox": mask_util.toBbox(e["segmentation"]).tolist()}
+            for n, e in enumerate(entries, start=1)
+        ]
+        return COCO({"images": images, "categories": categories, "annotations": entries})
+
+    truths = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
+    found_ = [p | {"iscrowd": 0} for p in predictions]
+    theirs = COCOeval_faster(coco(truths), coco(found_), "boundary", print_function=lambda *_: None)
+    theirs.run()
+    ours = evaluate(records, predictions, 3, tasks=["amodal_boundary"])["amodal_boundary"]
+    assert 0 < ours["AP"] < 100
+    assert ours["AP"] == pytest.approx(100 * theirs.stats[0], abs=1e-9)
+
+
+def real_case(folder, seed: int = 0) -> tuple:
+    """Real records, and predictions that are their masks moved a little."""
+    file = folder / "cocoa_cls_val100_records" / "COCO_amodal_val2014_with_classes.json"
+    truth = load_annotations(file, folder)
+    truth = truth._replace(records=truth.records[:25])
+    rng = np.random.default_rng(seed)
+    predictions = []
+    for record in truth.records:
+        for annotation in record["annotations"]:
+            masks = decode_masks(annotation)
+            for _ in range(2):
+                shift = tuple(rng.integers(-8, 9, 2).tolist())
+                amodal, visible = (np.roll(masks[k], shift, (0, 1)) for k in ("amodal", "visible"))
+                predictions.append(
+                    {
+                        "image_id": record["image_id"],
+                        "category_id": annotation["category_id"],
+                        "score": float(rng.random()),
+                        "segmentation": rle(amodal),
+                        "visible_mask": rle(visible),
+                        "occlusion_mask": rle(amodal & ~visible),
+                    }
+                )
+    return file, truth, predictions
+
+
+def test_equal_to_pycocotools_on_real_records(real_data):
+    _, truth, predictions = real_case(real_data)
+    classes = len(truth.class_names)
+    metrics = evaluate(truth.records, predictions, classes)
+    assert 5 < metrics["amodal"]["AP"] < 95
+    assert_same(metrics, truth.records, predictions, classes)
+
+
+# --- properties ---------------------------------------------------------------------------------
+def numbers(metrics: dict) -> dict:
+    return {f"{t} {m}": metrics[t][m] for t in metrics for m in METRICS}
+
+
+def distinct_scores(predictions: list, seed: int) -> list:
+    scores = np.random.default_rng(seed).permutation(len(predictions)) / max(len(predictions), 1)
+    return [p | {"score": float(s)} for p, s in zip(predictions, scores, strict=True)]
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_order_and_ids_do_not_matter(seed: int):
+    records, predictions = random_case(seed, images=4)
+    predictions = distinct_scores(predictions, seed)
+    expected = numbers(evaluate(records, predictions, 3))
+    rng = np.random.default_rng(seed)
+    rename = {r["image_id"]: int(k) for r, k in zip(records, rng.permutation(1000), strict=False)}
+    records = [
+        records[k] | {"image_id": rename[records[k]["image_id"]]} for k in rng.permutation(4)
+    ]
+    order = rng.permutation(len(predictions))
+    predictions = [predictions[k] | {"image_id": rename[predictions[k]["image_id"]]} for k in order]
+    assert numbers(evaluate(records, predictions, 3)) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), pick=st.integers(0, 100))
+def test_a_detection_of_lowest_score_never_lowers_recall(seed: int, pick: int):
+    records, predictions = random_case(seed, images=4)
+    if not predictions:
+        return
+    before = numbers(evaluate(records, predictions, 3))
+    last = predictions[pick % len(predictions)] | {"score": -1.0}
+    after = numbers(evaluate(records, [*predictions, last], 3))
+    for name, value in before.items():
+        if "AR@" in name and value is not None:
+            assert after[name] >= value - 1e-9, name
+
+
+# --- uncertainty --------------------------------------------------------------------------------
+def test_weights_count_images_as_often_as_they_are_drawn():
+    records, predictions = random_case(5)
+    predictions = distinct_scores(predictions, 5)
+    evaluation = Evaluation(records, predictions, 3)
+    weights = np.array([2.0, 0, 1, 1, 0, 2])
+    chosen = [(i, int(w)) for i, w in zip(evaluation.image_ids, weights, strict=True)]
+    copies = [(i, 1000 * k + i) for i, w in chosen for k in range(w)]
+    by_id = {r["image_id"]: r for r in records}
+    again = Evaluation(
+        [by_id[old] | {"image_id": new} for old, new in copies],
+        [p | {"image_id": new} for old, new in copies for p in predictions if p["image_id"] == old],
+        3,
+    )
+    for task in TASKS:
+        ours, expected = evaluation.metric(task, weights), again.metric(task)
+        for metric in ("AR@1", "AR@10", "AR@100"):
+            assert ours[metric] == pytest.approx(expected[metric], abs=1e-9)
+        # Copies of an image tie with each other, so that curves differ by a step here and there.
+        assert ours["AP"] == pytest.approx(expected["AP"], abs=8)
+
+
+def test_bootstrap_intervals():
+    records, predictions = random_case(2, images=20)
+    evaluation = Evaluation(records, predictions, 3)
+    interval = bootstrap(evaluation, [("amodal", "AP")], samples=60)[("amodal", "AP")]
+    assert interval.value == pytest.approx(evaluation.metric("amodal")["AP"])
+    assert interval.low < interval.value < interval.high
+    again = bootstrap(evaluation, [("amodal", "AP")], samples=60)
+    assert again[("amodal", "AP")] == interval
+
+
+def test_paired_differences():
+    records, predictions = random_case(2, images=20)
+    first = Evaluation(records, predictions, 3)
+    same = paired_bootstrap(first, Evaluation(records, predictions, 3), samples=20)
+    assert set(same.values()) == {(0.0, 0.0, 0.0)}
+    half = Evaluation(records, predictions[::2], 3)
+    gain = paired_bootstrap(first, half, [("amodal", "AR@100")], samples=60)
+    assert gain[("amodal", "AR@100")].low > 0
+    with pytest.raises(ValueError, match="different images"):
+        paired_bootstrap(first, Evaluation(records[1:], [], 3))
+
+
+def test_bootstrap_where_there_is_no_number():
+    record = a_record(an_object(BOXES[0]))
+    intervals = bootstrap(Evaluation([record], [found(BOXES[0])], 1), samples=5)
+    assert intervals[("occluded", "AP")] is None
+    assert intervals[("amodal", "AP")].value == pytest.approx(100)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 8}, "no such image"),
+        ({"category_id": 1}, "class 1 is not one of 0 to 0"),
+        ({"category_id": "cup"}, "class 'cup'"),
+        ({"score": float("nan")}, "score is nan"),
+        ({"score": None}, "score is None"),
+        ({"segmentation": None}, "no segmentation"),
+        ({"segmentation": rle(np.zeros((4, 5)))}, "size"),
+        ({"visible_mask": rle(np.zeros((40, 41)))}, "visible_mask has the size"),
+        ({"occlusion_mask": [[0, 0, 5, 0, 5, 5]]}, "no RLE"),
+        ({"segmentation": {"size": [40, 40], "counts": "h"}}, "compressed RLE"),
+        ({"segmentation": {"size": [40, 40], "counts": ""}}, "compressed RLE"),
+    ],
+)
+def test_bad_predictions_are_named(change: dict, message: str):
+    with pytest.raises(PredictionError, match=message) as error:
+        evaluate([ONE_HIDDEN], [PERFECT[0], PERFECT[1] | change], 1)
+    assert "prediction 1" in str(error.value)
+
+
+def test_missing_visible_masks_leave_the_amodal_numbers():
+    predictions = copy.deepcopy(PERFECT)
+    del predictions[1]["visible_mask"]
+    metrics = evaluate([ONE_HIDDEN], predictions, 1)
+    assert metrics["amodal"]["AP"] == pytest.approx(100)
+    assert metrics["occluded_strict"]["AP"] is not None
+    for task in ("visible", "occluded", "occlusion"):
+        assert metrics[task]["AP"] is None
+        assert "1 of 3 predictions have no visible_mask" in metrics[task]["note"]
+
+
+def test_missing_occlusion_masks_leave_the_rest():
+    predictions = [{k: v for k, v in p.items() if k != "occlusion_mask"} for p in PERFECT]
+    metrics = evaluate([ONE_HIDDEN], predictions, 1)
+    assert metrics["occluded"]["AP"] == pytest.approx(100)
+    assert "occlusion_mask" in metrics["occlusion"]["note"]
+    assert set(check_predictions([ONE_HIDDEN], predictions, 1)) == {"occlusion"}
+
+
+def test_no_predictions_score_0():
+    metrics = evaluate([ONE_HIDDEN], [], 1, tasks=ALL_TASKS)
+    assert metrics["amodal"]["AP"] == metrics["visible"]["AP"] == metrics["occluded"]["AP"] == 0
+    assert metrics["amodal"]["AR@100"] == 0
+
+
+def test_no_objects_at_all():
+    metrics = evaluate([a_record()], [found(BOXES[0])], 1)
+    assert metrics["amodal"]["AP"] is None
+    assert metrics["amodal"]["note"] == "the ground truth has no object"
+
+
+def test_unknown_task_and_repeated_image():
+    with pytest.raises(ValueError, match="unknown tasks"):
+        evaluate([ONE_HIDDEN], [], 1, tasks=["modal"])
+    with pytest.raises(ValueError, match="twice"):
+        evaluate([ONE_HIDDEN, ONE_HIDDEN], [], 1)
+
+
+# --- the command --------------------------------------------------------------------------------
+@pytest.fixture
+def files(tmp_path, tabletop_root):
+    truth_file = next(tabletop_root.rglob("tabletop_val.json"))
+    truth = load_annotations(truth_file, truth_file.parent)
+    predictions = [
+        {
+            "image_id": r["image_id"],
+            "category_id": a["category_id"],
+            "score": 0.9,
+            **{
+                key: rle(decode_masks(a)[kind])
+                for kind, key in (
+                    ("amodal", "segmentation"),
+                    ("visible", "visible_mask"),
+                    ("occlusion", "occlusion_mask"),
+                )
+            },
+        }
+        for r in truth.records
+        for a in r["annotations"]
+    ]
+    p = tmp_path / "P.json"
+    p.write_text(json.dumps(to_results(predictions, truth.category_ids)))
+    out = tmp_path / "metrics.json"
+    call = ["--ground-truth", str(truth_file), "--predictions", str(p), "--output", str(out)]
+    return truth, predictions, p, out, call
+
+
+def test_command(files, capsys):
+    truth, predictions, p, out, call = files
+    assert main([*call, "--boundary", "--bootstrap", "5"]) == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["amodal"]["AP"] == pytest.approx(100)
+    assert metrics["amodal"]["interval_95"]["AP"] == pytest.approx([100, 100])
+    assert set(metrics["amodal"]["per_class"]) == set(truth.class_names)
+    assert "amodal_boundary" in capsys.readouterr().out
+    assert read_results(p, truth.category_ids, truth.records) == predictions
+
+
+def test_command_reads_uncompressed_runs(files):
+    truth, predictions, p, out, call = files
+    entry = to_results(predictions, truth.category_ids)[0]
+    height, width = entry["segmentation"]["size"]
+    entry["segmentation"] = {"size": [height, width], "counts": [height * width]}
+    p.write_text(json.dumps([entry]))
+    assert main(call) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"image_id": 1, ', "not complete JSON"),
+        ('{"annotations": []}', "not a COCO result list"),
+        ('[{"image_id": 1, "category_id": 999, "score": 1}]', "no class 999"),
+    ],
+)
+def test_command_writes_nothing_on_bad_input(files, capsys, text: str, message: str):
+    _, _, p, out, call = files
+    out.write_text("before")
+    p.write_text(text)
+    assert main(call) == 1
+    assert message in capsys.readouterr().err
+    assert out.read_text() == "before"
+
+
+def test_metrics_file_is_whole_or_absent(files, monkeypatch):
+    *_, out, call = files
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert main(call) == 1
+    assert list(out.parent.glob("metrics*")) == []

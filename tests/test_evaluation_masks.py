@@ -1,0 +1,81 @@
+"""Masks pasted and encoded inside their boxes, against detectron2 and pycocotools."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.layers.mask_ops import _do_paste_mask
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
+
+from arcnn.evaluation import detections, encode_mask_kinds, encode_masks
+from arcnn.tools.bench import peer_encode
+
+
+def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:
+    noise = torch.rand(count, 28, 28, generator=generator)
+    return [noise, torch.ones(count, 28, 28), torch.zeros(count, 28, 28), (noise > 0.5).float()]
+
+
+def reference(probs: torch.Tensor, box: torch.Tensor, height: int, width: int) -> dict:
+    """detectron2's paste on the CPU; where it refuses a box outside the image, its paste onto the
+    whole image, which it uses on GPUs."""
+    try:
+        return peer_encode([probs], box, height, width)[0][0]
+    except RuntimeError:
+        pasted, _ = _do_paste_mask(probs[:, None], box, height, width, skip_empty=False)
+        rle = mask_util.encode(np.asfortranarray((pasted[0] >= 0.5).numpy(), np.uint8))
+        return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_bit_for_bit(seed: int):
+    """Boxes inside, across and outside the border, below a pixel, of no width; 1,000 a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for n in range(25):
+        height, width = torch.randint(1, 80, (2,), generator=generator).tolist()
+        size = torch.tensor([width, height])
+        centre = (torch.rand(10, 2, generator=generator) * 1.6 - 0.3) * size
+        side = torch.exp(torch.randn(10, 2, generator=generator) * 1.5 + 1.5)
+        boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
+        if n % 3 == 1:
+            boxes = boxes.round()
+        if n % 3 == 2:
+            boxes = torch.minimum(boxes.clamp(min=0), size.repeat(2))
+        kinds = maps(10, generator)
+        for probs, encoded in zip(
+            kinds, encode_mask_kinds(kinds, boxes, height, width), strict=True
+        ):
+            for r, rle in enumerate(encoded):
+                expected = reference(probs[r : r + 1], boxes[r : r + 1], height, width)
+                assert rle == expected, (boxes[r].tolist(), height, width)
+
+
+def test_full_image_and_adjoining_columns():
+    box = torch.tensor([[-4.0, -4.0, 12.0, 10.0]])
+    (rle,) = encode_masks(torch.ones(1, 28, 28), box, 6, 8)
+    assert mask_util.decode(rle).all()
+    assert (
+        rle["counts"] == mask_util.encode(np.ones((6, 8), np.uint8, order="F"))["counts"].decode()
+    )
+
+
+def test_one_kind_is_the_first_of_many_and_none_is_none():
+    generator = torch.Generator().manual_seed(0)
+    kinds, box = maps(1, generator), torch.tensor([[3.0, 2.0, 17.5, 11.0]])
+    assert encode_masks(kinds[0], box, 20, 30) == encode_mask_kinds(kinds, box, 20, 30)[0]
+    assert encode_mask_kinds([torch.zeros(0, 28, 28)] * 3, torch.zeros(0, 4), 20, 30) == [[]] * 3
+
+
+def test_detections_carry_three_masks():
+    generator = torch.Generator().manual_seed(0)
+    instances = Instances((20, 30))
+    instances.pred_boxes = Boxes(torch.tensor([[3.0, 2.0, 17.5, 11.0]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([2])
+    amodal, visible, occlusion, _ = maps(1, generator)
+    instances.pred_amodal_masks, instances.pred_visible_masks = amodal, visible
+    instances.pred_occlusion_masks = occlusion
+    (found,) = detections(instances, 4)
+    assert found["bbox"] == [3.0, 2.0, 14.5, 9.0]
+    assert found["category_id"] == 2 and found["image_id"] == 4
+    assert mask_util.area(found["visible_mask"]) == 15 * 9
+    assert mask_util.area(found["occlusion_mask"]) == 0
