@@ -148,7 +148,7 @@ def index_file(path: str | Path) -> FileIndex:
                 count += 1
                 if not isinstance(value, dict):
                     problems.append(
-                        Problem("not an object", "skipped", None, None, f"{value!r:.40}")
+                        Problem("unreadable entry", "skipped", None, None, f"{value!r:.40}")
                     )
                     continue
                 if len(seen) < 100:

@@ -197,7 +197,7 @@ def _check_file(
     report.objects += unread
     report.schema = index.schema.title
     report.images += len(index.images)
-    instances.update({name: 0 for name in index.class_names})
+    instances.update(dict.fromkeys(index.class_names, 0))
     bar.total = (bar.total or 0) + len(index.images)
     bar.refresh()
     if workers is None and options["images_too"] and len(index.images) >= 200:

@@ -1,7 +1,7 @@
 """Masks as files hold them -> checked run-length encodings (RLE), and what was mended on the way.
 
-RLE means pycocotools' ``{"size": [H, W], "counts": bytes | str}``. Its decoder trusts its input: a
-damaged one gives noise, or reads beyond the text. So every RLE is checked here before it gets there.
+RLE means pycocotools' ``{"size": [H, W], "counts": bytes | str}``. Its decoder trusts its
+input: a damaged one gives noise, or reads beyond the text. So every RLE is checked here first.
 """
 
 from typing import Any
@@ -125,9 +125,8 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
             if len(points) >= 3:
                 kept.append(points.ravel().tolist())
     if not kept:
-        raise ValueError(
-            f"no polygon of 3 points or more inside the image ({wrong or 'no polygon'})"
-        )
+        why = "; ".join(wrong) or "there is none"
+        raise ValueError(f"no polygon of 3 points or more inside the image: {why}")
     return kept, wrong
 
 

@@ -151,7 +151,8 @@ def find_schema(fields: Iterable[str]) -> Schema:
     known = ", ".join(f"{schema.field} ({schema.title})" for schema in reversed(SCHEMAS))
     raise ValueError(
         f"unknown schema: none of the fields {known}; the annotations have "
-        f"{', '.join(sorted(map(str, fields))) or 'no field'}"
+        f"{', '.join(sorted(map(str, fields))) or 'no field'}. From an ordinary (modal) COCO file, "
+        "`python -m arcnn.data synthesize` makes amodal data"
     )
 
 
