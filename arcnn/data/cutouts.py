@@ -1,7 +1,8 @@
 """Whole objects, cut out of the photos of a modal data set.
 
-A modal data set outlines what is seen of an object. Where nothing covers the object that outline is
-its amodal mask too. Which objects these are is not written anywhere, so an object counts as whole if
+A modal data set outlines what is seen of an object. Where nothing covers the object, that
+outline is its amodal mask too. Which objects these are is not written anywhere, so an object counts
+as whole if
 
 - it is one piece, and neither a crowd nor too small or too large,
 - it keeps its distance from the border of the photo,
@@ -22,12 +23,13 @@ from scipy import ndimage
 from arcnn.data.rle import RLE, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
-CONTACT = 0.02  # share of the ring around an object that others may hold
+CONTACT = 0.04  # share of the ring around an object that others may hold
 RING = 3  # pixels, the width of that ring
-SIDE = 28  # pixels, the shortest side of its box
+SIDE = 24  # pixels, the shortest side of its box
 SHARE = 0.002, 0.5  # of its photo that an object takes up
 HALO = 2  # pixels along the outline whose colours come from farther inside
 
+LARGEST = 1.3  # a cut-out is kept so much larger than its photo would be at the size that is made
 MARGIN = 4  # pixels around a cut-out, room for its soft edge
 
 
@@ -38,6 +40,7 @@ class PhotoObject(NamedTuple):
     category_id: int
     rle: RLE  # modal
     whole: bool
+    small: RLE | None = None  # the same in an image of the size that is made
 
 
 class Photo(NamedTuple):
@@ -127,8 +130,8 @@ def _window(rle: RLE, margin: int, height: int, width: int) -> tuple[slice, slic
 
 
 def cut_out(photo: Photo, found: PhotoObject, image: np.ndarray, image_size: int) -> CutOut:
-    """An object with a soft edge, at the scale that its photo has with a longest side of
-    ``image_size`` pixels, and twice that if the photo is large enough.
+    """An object with a soft edge, :data:`LARGEST` times as large as it would be in its photo with
+    a longest side of ``image_size`` pixels, or as large as it is.
 
     Args:
         image: the photo, uint8 ``(H, W, 3)`` RGB.
@@ -144,7 +147,7 @@ def cut_out(photo: Photo, found: PhotoObject, image: np.ndarray, image_size: int
     nearest = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
     colors = colors[tuple(nearest)]
     rgba = np.dstack([colors, np.where(mask, 255, 0).astype(np.uint8)])
-    scale = min(1.0, 2 * image_size / max(photo.height, photo.width))
+    scale = min(1.0, LARGEST * image_size / max(photo.height, photo.width))
     height, width = (max(round(scale * k), 1) for k in mask.shape)
     patch = Image.fromarray(rgba, "RGBA") if scale == 1 else None
     if patch is None:

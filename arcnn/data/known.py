@@ -37,6 +37,7 @@ class Source(NamedTuple):
     terms: str
     put: str  # below data/
     address: str = ""  # direct: what `python -m arcnn.data fetch` can download
+    known_hash: str | None = None
 
 
 SOURCES: dict[str, list[Source]] = {
@@ -64,6 +65,7 @@ SOURCES: dict[str, list[Source]] = {
             "Flickr licences, per image in the annotation file",
             "cocoa_cls/train2014",
             "http://images.cocodataset.org/zips/train2014.zip",
+            "md5:0da8c0bd3d6becc4dcb32757491aca88",
         ),
         Source(
             "images: COCO val2014",
@@ -72,6 +74,7 @@ SOURCES: dict[str, list[Source]] = {
             "Flickr licences, per image in the annotation file",
             "cocoa_cls/val2014",
             "http://images.cocodataset.org/zips/val2014.zip",
+            "md5:a3d79f5ed8d289b7a7554ce06a5782b3",
         ),
         Source(
             "annotations",

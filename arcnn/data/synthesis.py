@@ -10,6 +10,7 @@ learns from their outlines, and finding them is no mistake.
 
 import functools
 import json
+import math
 import os
 import pickle
 import shutil
@@ -36,7 +37,7 @@ VERSION = 1  # of the rules below; another one gives other images
 
 CLOSE = 0.02  # how near a rate has to come to its target
 TRIES = 6  # objects tried for one place, and directions or places tried for each
-NOTHING = 0.0005  # share of an object that may be lost to rounding before it counts as covered
+FULFILLED = 0.84  # share of the wanted occlusions that room is found for, as measured
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Recipe:
         objects: fewest and most objects pasted into an image.
         occluders: fewest and most objects that cover one occluded object.
         scale: of a pasted object, relative to its size in its own photo.
-        sizes: smallest and largest square root of a pasted object's area, as a share of the image's.
+        sizes: smallest and largest square root of a pasted object's area, by that of the image's.
         region: of the image that centres of freely placed objects lie in, ``(x0, y0, x1, y1)`` as
             shares of its sides.
         rates: the distribution of occlusion rates to aim at.
@@ -123,15 +124,36 @@ class Made(NamedTuple):
 
 def _open_photo(photo: Photo, image_size: int) -> np.ndarray:
     with Image.open(photo.file_name) as image:
-        scale = image_size / max(photo.height, photo.width)
-        size = max(round(scale * photo.width), 1), max(round(scale * photo.height), 1)
+        size = _size(photo, image_size)[::-1]
         image.draft("RGB", size)  # JPEG files are decoded at a half or a quarter of their size
         return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def _resized(rle: dict, height: int, width: int) -> np.ndarray:
-    mask = Image.fromarray(np.ascontiguousarray(mask_util.decode(rle)) * 255)
-    return np.asarray(mask.resize((width, height), Image.Resampling.BOX)) > 127
+def _size(photo: Photo, image_size: int) -> tuple[int, int]:
+    """(H, W) of an image with this longest side, in pixels."""
+    scale = image_size / max(photo.height, photo.width)
+    return max(round(scale * photo.height), 1), max(round(scale * photo.width), 1)
+
+
+def _encoded(masks: Sequence[np.ndarray]) -> list[dict]:
+    """RLEs of bool ``(H, W)`` masks; column by column in memory, as the encoder wants them."""
+    height, width = masks[0].shape
+    columns = np.empty((len(masks), width, height), np.uint8)
+    for k, mask in enumerate(masks):
+        columns[k] = mask.T
+    return mask_util.encode(columns.transpose(2, 1, 0))
+
+
+def _with_small_masks(job: tuple[Photo, int]) -> Photo:
+    """The masks of a photo's objects at the size that is made, once and not for every image."""
+    photo, image_size = job
+    height, width = _size(photo, image_size)
+    objects = []
+    for found in photo.objects:
+        mask = Image.fromarray(np.ascontiguousarray(mask_util.decode(found.rle)) * 255)
+        small = np.asarray(mask.resize((width, height), Image.Resampling.BOX)) > 127
+        objects.append(found._replace(small=_encoded([small])[0]))
+    return photo._replace(objects=objects)
 
 
 def _patch(
@@ -205,22 +227,24 @@ def _over(
     """
     item = items[behind]
     shape = item.amodal.shape
-    rows, columns = np.nonzero(item.visible)
-    centre = np.array([rows.mean(), columns.mean()])
-    half = np.array(patch.mask.shape) / 2
+    rows, columns = item.visible.any(axis=1).nonzero()[0], item.visible.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return None
+    # So that at distance 0 the patch lies centrally over what is still seen.
+    tall, wide = patch.mask.shape
+    y, x = (rows[0] + rows[-1] - tall) / 2, (columns[0] + columns[-1] - wide) / 2
     wanted = (goal - item.rate) * item.area
-    reach = np.hypot(*half) + np.hypot(np.ptp(rows), np.ptp(columns))
+    reach = math.hypot(tall, wide) / 2 + math.hypot(np.ptp(rows), np.ptp(columns))
     for angle in random.uniform(0, 2 * np.pi, TRIES):
-        direction = np.array([np.sin(angle), np.cos(angle)])
+        down, right = math.sin(angle), math.cos(angle)
 
-        def place(distance: float, direction: np.ndarray = direction) -> tuple[int, int]:
-            top, left = np.rint(centre + distance * direction - half).astype(int)
-            return int(top), int(left)
+        def place(d: float, down: float = down, right: float = right) -> tuple[int, int]:
+            return round(y + d * down), round(x + d * right)
 
         near, far = 0.0, reach
         if _overlap(item.visible, patch.mask, *place(near)) < wanted:
             continue
-        for _ in range(9):
+        for _ in range(7):
             middle = (near + far) / 2
             if _overlap(item.visible, patch.mask, *place(middle)) >= wanted:
                 near = middle
@@ -278,12 +302,14 @@ def _paste(
 
 def _targets(random: np.random.Generator, recipe: Recipe, number: int) -> list[float]:
     """Rates to aim at, so many that their mean share of zeros is right and the last one is zero."""
-    visible = recipe.rates.visible
-    if number == 1 or visible >= 1:
+    visible = max(1 - (1 - recipe.rates.visible) / FULFILLED, 0.0)
+    if number == 1 or recipe.rates.visible >= 1:
         return [0.0] * number
     # The frontmost object is always seen: the others are covered that much more often.
     others = max(visible * number - 1, 0) / (number - 1)
-    covered = RateDistribution(0.0, tuple(k / max(1 - visible, 1e-9) for k in recipe.rates.shares))
+    covered = RateDistribution(
+        0.0, tuple(k / sum(recipe.rates.shares) for k in recipe.rates.shares)
+    )
     rates = [0.0 if random.random() < others else covered.sample(random) for _ in range(number - 1)]
     return [*rates, 0.0]
 
@@ -299,7 +325,7 @@ def make_image(
     side = float(np.sqrt(shape[0] * shape[1]))
     items, crowd = [], []
     for found in photo.objects:
-        mask = _resized(found.rle, *shape)
+        mask = mask_util.decode(found.small).view(bool)
         area = np.count_nonzero(mask)
         if found.whole and area >= 30:
             source = {"image_id": photo.id, "annotation_id": found.id, "license": photo.license}
@@ -383,10 +409,7 @@ def annotations_of(made: Made) -> list[dict]:
     stacks.append([i.visible for i in made.items] + [c[2] for c in made.crowd if c[2].any()])
     if not stacks[0]:
         return []
-    amodal, visible = (
-        mask_util.encode(np.asfortranarray(np.stack(stack, axis=-1), dtype=np.uint8))
-        for stack in stacks
-    )
+    amodal, visible = (_encoded(stack) for stack in stacks)
     crowd = [c for c in made.crowd if c[2].any()]
     for k, found in enumerate([*made.items, *crowd]):
         known = isinstance(found, Item)
@@ -405,8 +428,7 @@ def annotations_of(made: Made) -> list[dict]:
         if known:
             row |= {"occluders": list(found.in_front), "source": found.source}
             if found.in_front:
-                hidden = np.asfortranarray(found.amodal & ~found.visible, dtype=np.uint8)
-                row["invisible_mask"] = to_json_rle(mask_util.encode(hidden))
+                row["invisible_mask"] = to_json_rle(_encoded([found.amodal & ~found.visible])[0])
         rows.append(row)
     return rows
 
@@ -516,7 +538,8 @@ def make_amodal(
             if not number[split]:
                 continue
             (partial / split).mkdir(parents=True)
-            here = [p for p in photos if _split_of(p, recipe) == split]
+            here = [(p, recipe.image_size) for p in photos if _split_of(p, recipe) == split]
+            here = list(in_order(_with_small_masks, here))
             cuts = _cut_outs(here, recipe, in_order)
             if not cuts or len({c.photo_id for c in cuts}) < 2:
                 raise ValueError(
