@@ -310,7 +310,8 @@ def check_image(
     try:
         with Image.open(path) as image:
             size = image.size
-            if 5 <= image.getexif().get(0x0112, 1) <= 8:  # lies on its side, and is read upright
+            # A JPEG that lies on its side is read upright. (Asked for it, a PNG would be decoded.)
+            if image.format == "JPEG" and 5 <= image.getexif().get(0x0112, 1) <= 8:
                 size = size[::-1]
             if image.format == "PNG" and not decode:
                 image.verify()

@@ -14,6 +14,7 @@ CHUNK = 4 << 20  # bytes read at a time
 LARGEST_ELEMENT = 256 << 20  # bytes; a broken file would otherwise be read into memory to its end
 
 _DECODER = json.JSONDecoder()
+_AFTER = " \t\r\n,:]}"  # what may follow a value
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -78,8 +79,8 @@ class _Window:
                 if not self.more():
                     raise self.broken(f"is cut off or not JSON ({error.msg})") from error
                 continue
-            # A number that touches the edge of the window may go on behind it.
-            if end < len(self.text) or not self.more():
+            # A number at the edge of the window may go on behind it: "1" as "1.5", "1." as "1.5".
+            if self.text[end : end + 1] in _AFTER and end < len(self.text) or not self.more():
                 break
         start = self.base + self.at
         end_at = start + (end - self.at)
