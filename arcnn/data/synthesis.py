@@ -90,10 +90,14 @@ class Item:
     source: dict[str, Any]
     in_front: list[int] = field(default_factory=list)  # places of those that cover it
     wanted: int = 1  # occluders that are to come
+    seen: int = -1  # pixels of the visible mask
+
+    def __post_init__(self) -> None:
+        self.seen = self.area
 
     @property
     def rate(self) -> float:
-        return 1 - np.count_nonzero(self.visible) / self.area
+        return 1 - self.seen / self.area
 
     @property
     def needy(self) -> bool:
@@ -104,10 +108,10 @@ class Patch(NamedTuple):
     """A cut-out at the size it is pasted with."""
 
     cut_out: CutOut
-    colors: np.ndarray  # float32 (h, w, 3)
     alpha: np.ndarray  # float32 (h, w) in [0, 1]
     mask: np.ndarray  # bool (h, w): where it is more than half opaque
     area: int
+    mirrored: bool
 
 
 class Made(NamedTuple):
@@ -175,17 +179,24 @@ def _patch(
     if scale > min(high, 1.3):  # beyond that it would look blurred
         return None
     height, width = (max(round(scale * k), 3) for k in cut.rgba.shape[:2])
-    image = Image.fromarray(cut.rgba[..., :3]), Image.fromarray(cut.rgba[..., 3])
-    colors, alpha = (
-        np.asarray(k.resize((width, height), Image.Resampling.BILINEAR), np.float32) for k in image
-    )
-    if random.random() < 0.5:
-        colors, alpha = colors[:, ::-1], alpha[:, ::-1]
+    alpha = Image.fromarray(cut.rgba[..., 3]).resize((width, height), Image.Resampling.BILINEAR)
+    alpha = np.asarray(alpha, np.float32)
+    mirrored = bool(random.random() < 0.5)
+    if mirrored:
+        alpha = alpha[:, ::-1]
     # Lenses and JPEG give edges a width; it varies, so that no width tells what was pasted.
     alpha = ndimage.gaussian_filter(alpha, random.uniform(0.4, 0.9), truncate=3) / np.float32(255)
     mask = alpha > 0.5
     area = np.count_nonzero(mask)
-    return Patch(cut, colors, alpha, mask, area) if area >= 30 else None
+    return Patch(cut, alpha, mask, area, mirrored) if area >= 30 else None
+
+
+def _colors(patch: Patch) -> np.ndarray:
+    """Colours of a patch, float32 (h, w, 3); most patches find no place and never need them."""
+    image = Image.fromarray(patch.cut_out.rgba[..., :3])
+    colors = image.resize(patch.mask.shape[::-1], Image.Resampling.BILINEAR)
+    colors = np.asarray(colors, np.float32)
+    return colors[:, ::-1] if patch.mirrored else colors
 
 
 def _overlap(field_: np.ndarray, mask: np.ndarray, top: int, left: int) -> int:
@@ -284,9 +295,10 @@ def _paste(
     window = slice(top, top + patch.mask.shape[0]), slice(left, left + patch.mask.shape[1])
     below, alpha = image[window], patch.alpha[..., None]
     # A part of the way to the light of the place: as bright as a little of its surroundings.
-    here, there = patch.colors[patch.mask].mean(), below.mean()
+    colors = _colors(patch)
+    here, there = colors[patch.mask].mean(), below.mean()
     gain = np.clip((there + 20) / (here + 20), 0.7, 1.4) ** random.uniform(0.1, 0.4)
-    image[window] = below + alpha * (np.minimum(patch.colors * np.float32(gain), 255) - below)
+    image[window] = below + alpha * (np.minimum(colors * np.float32(gain), 255) - below)
     amodal = np.zeros(image.shape[:2], bool)
     amodal[window] = patch.mask
     for item in items:
@@ -295,6 +307,7 @@ def _paste(
             item.in_front.append(len(items))
             item.wanted -= 1
             item.visible[window] &= ~patch.mask
+            item.seen = np.count_nonzero(item.visible)
     cut = patch.cut_out
     source = {"image_id": cut.photo_id, "annotation_id": cut.object_id, "license": cut.license}
     return Item(cut.category_id, amodal, amodal.copy(), 0.0, patch.area, source)
