@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -224,8 +225,6 @@ def test_scanning_in_pieces_of_any_size_finds_every_element(data: st.DataObject)
         st.dictionaries(st.text(), st.lists(values, max_size=4) | values, max_size=4)
     )
     text = json.dumps(content, ensure_ascii=data.draw(st.booleans()))
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.json"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -283,8 +282,6 @@ def test_clipped_polygons_lie_inside_the_image(points: list[tuple[float, float]]
 def test_any_record_that_is_read_keeps_the_three_masks_consistent(
     top: int, left: int, side: int, top2: int, left2: int, side2: int, named: bool
 ) -> None:
-    import tempfile
-
     amodal, visible = square(top, left, side), square(top2, left2, side2)
     fields = {"segmentation": rle(amodal), "visible_mask": rle(visible)}
     if named:

@@ -222,7 +222,6 @@ def _spares(items: Sequence[Item], patch: Patch, top: int, left: int, besides: i
             continue
         covered = _overlap(item.visible, patch.mask, top, left)
         if not covered:
-            # Even where it is hidden already, an object in front would become one of its occluders.
             continue
         if item.rate + covered / item.area > item.target + CLOSE or item.target == 0:
             return False
