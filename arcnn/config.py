@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 MODELS = ("arcnn", "arcnn_add", "orcnn")
-DATASETS = ("tabletop", "kins", "cocoa_cls")
+DATASETS = ("tabletop", "kins", "cocoa_cls", "d2sa", "cocoa", "own")
 
 
 def add_arcnn_config(cfg: CfgNode) -> None:

@@ -68,16 +68,21 @@ class AmodalDatasetMapper:
 def _instances(
     annotations: list[dict], transforms: T.TransformList, image_size: tuple[int, int]
 ) -> Instances:
-    def masks(key: str) -> BitMasks:
-        stack = [transforms.apply_segmentation(mask_util.decode(a[key])) for a in annotations]
-        return BitMasks(torch.from_numpy(np.stack(stack) if stack else np.zeros((0, *image_size))))
-
+    # Both masks of an object travel as one image of codes: 0 outside, 1 hidden, 2 or more visible.
+    # Transforms of masks move values and never mix them, so this takes half the time of two images.
+    codes = np.zeros((len(annotations), *image_size), np.uint8)
+    for k, annotation in enumerate(annotations):
+        code = mask_util.decode(annotation["segmentation"])
+        code += mask_util.decode(annotation["visible_mask"])
+        codes[k] = transforms.apply_segmentation(code)
+    codes = torch.from_numpy(codes)
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
     instances = Instances(image_size)
     instances.gt_boxes = Boxes(transforms.apply_box(boxes) if len(boxes) else boxes)
     instances.gt_boxes.clip(image_size)
     instances.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
-    instances.gt_masks = masks("segmentation")
-    instances.gt_visible_masks = masks("visible_mask")
+    instances.gt_masks = BitMasks(codes > 0)
+    instances.gt_visible_masks = BitMasks(codes > 1)
     # Too small to be seen after resizing: no box, or no pixel.
-    return instances[instances.gt_boxes.nonempty() & instances.gt_masks.nonempty()]
+    kept = instances.gt_boxes.nonempty() & instances.gt_masks.nonempty()
+    return instances if kept.all() else instances[kept]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
-from arcnn.data.annotations import load_annotations
+from arcnn.data.annotations import MAX_SKIPPED, load_annotations
 
 SPLITS = ("train", "val")
 
@@ -33,6 +33,23 @@ FILES: dict[str, dict[str, SplitFiles]] = {
         "train": SplitFiles(["update_train_2020.json", "instances_train.json"], "training/image_2"),
         "val": SplitFiles(["update_test_2020.json", "instances_val.json"], "testing/image_2"),
     },
+    # Without classes: things and stuff. Also one file per image, in a folder of that name.
+    "cocoa": {
+        "train": SplitFiles(["COCO_amodal_train2014.json", "COCO_amodal_train2014"], "train2014"),
+        "val": SplitFiles(["COCO_amodal_val2014.json", "COCO_amodal_val2014"], "val2014"),
+    },
+    # The augmented file has 1,562 images of several objects; training_rot0 has 438 of nearly one.
+    "d2sa": {
+        "train": SplitFiles(
+            ["D2S_amodal_augmented.json", "D2S_amodal_training_rot0.json"], "images"
+        ),
+        "val": SplitFiles(["D2S_amodal_validation.json"], "images"),
+    },
+    # Your own, and what `python -m arcnn.data synthesize` makes.
+    "own": {
+        "train": SplitFiles(["train.json"], "train"),
+        "val": SplitFiles(["val.json"], "val"),
+    },
 }
 
 
@@ -47,7 +64,7 @@ def find_split(dataset: str, split: str, root: str | Path) -> tuple[Path, Path]:
     for folder in folders:
         for name in files.annotations:
             for candidate in (folder / name, folder / "annotations" / name):
-                if candidate.is_file():
+                if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
                     return candidate, folder / files.images
     cure = (
         "Notebook 01_prepare_data draws it."
@@ -77,16 +94,23 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def register_dataset(dataset: str, root: str | Path) -> dict[str, str]:
+def register_dataset(
+    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED
+) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
 
-    Registering again, also with another root, replaces the registration.
+    Registering again, also with another root, replaces the registration. What was repaired or left
+    out is in the metadata, under ``problems``.
+
+    Args:
+        max_skipped: share of the objects that may be left out, in [0, 1].
 
     Returns:
         Registered names by split.
 
     Raises:
         FileNotFoundError: nothing of the data set is there.
+        AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
     for split, (json_file, image_root) in find_splits(dataset, root).items():
@@ -94,7 +118,7 @@ def register_dataset(dataset: str, root: str | Path) -> dict[str, str]:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(json_file, image_root)
+        loaded = load_annotations(json_file, image_root, max_skipped=max_skipped)
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
@@ -102,6 +126,7 @@ def register_dataset(dataset: str, root: str | Path) -> dict[str, str]:
             json_file=str(json_file),
             image_root=str(image_root),
             evaluator_type="amodal",
+            problems=loaded.problems,
         )
         names[split] = name
     return names
@@ -123,9 +148,21 @@ def split_name(cfg: CfgNode, split: str) -> str:
 
 
 def split_records(cfg: CfgNode, split: str) -> list[dict]:
-    """Internal records to train ("train") or to test ("val") on, cut to OVERFIT_IMAGES if set."""
+    """Internal records to train ("train") or to test ("val") on, cut to OVERFIT_IMAGES if set.
+
+    Raises:
+        FileNotFoundError: the split is not there.
+        ValueError: it has more classes than the model.
+    """
+    name = split_name(cfg, split)
+    classes, heads = len(MetadataCatalog.get(name).thing_classes), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if classes > heads:
+        raise ValueError(
+            f"{name} has {classes} classes, the model {heads}: give the options "
+            f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
+        )
     records = get_detection_dataset_dicts(
-        split_name(cfg, split),
+        name,
         filter_empty=split == "train" or bool(cfg.DATASETS.OVERFIT_IMAGES),
     )
     return records[: cfg.DATASETS.OVERFIT_IMAGES or None]
@@ -134,6 +171,15 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
 def fingerprint(dataset: str, root: str | Path) -> dict[str, str]:
     """SHA-256 of every annotation file found, by split: what a record names as its data."""
     return {
-        split: hashlib.sha256(json_file.read_bytes()).hexdigest()
-        for split, (json_file, _) in find_splits(dataset, root).items()
+        split: _sha256(json_file) for split, (json_file, _) in find_splits(dataset, root).items()
     }
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of all files of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

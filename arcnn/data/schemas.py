@@ -1,0 +1,163 @@
+"""The annotation files as they really are. Their own field names occur in this module alone.
+
+==========  =====================================  ==========================================
+schema      told by the field                      who occludes whom
+==========  =====================================  ==========================================
+kins_2020   ``a_segm``                             ``oco_id`` (cluster), ``ico_id`` (order in it)
+kins_2019   ``inmodal_seg``                        not said
+cocoa       ``regions`` (raw COCOA, one entry or   ``depth_constraint`` ("i-j": i in front of
+            one file per image)                    j), else ``order`` (front first)
+cocoa_cls   ``visible_mask``                       ``occluders`` (the kit's own addition: ids of
+            (COCOA-cls, D2SA, tabletop, your own)  the annotations in front)
+==========  =====================================  ==========================================
+
+A schema turns an entry of the file into :class:`FileObject` entries, nothing more: what is in them
+is checked and turned into internal records by :mod:`arcnn.data.annotations`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass
+class FileObject:
+    """One object as its file has it, unchecked, under the kit's names."""
+
+    id: Any
+    image_id: Any
+    category_id: Any  # the file's own
+    amodal: Any  # RLE or polygons
+    visible: Any  # None: said to be all visible
+    occlusion: Any = None  # only where the file has it
+    box: Any = None  # XYWH, amodal; only looked at, the mask gives the box
+    area: Any = None  # pixels, amodal; only looked at
+    rate: Any = None
+    iscrowd: Any = False
+    occluders: list | None = None  # ids of the objects in front, where the file says them
+    layer: tuple[Any, int] | None = None  # (cluster, order): smaller orders of a cluster in front
+
+
+class Schema(NamedTuple):
+    """How to read one kind of file."""
+
+    name: str
+    field: str  # the annotation field that tells it
+    objects: Callable[[dict], list[FileObject]]  # of one entry of the file
+    categories: list[dict] | None = None  # where the file has none
+    title: str = ""
+
+
+def _kins(entry: dict, amodal: str, visible: str, box: str, area: str) -> FileObject:
+    return FileObject(
+        id=entry.get("id"),
+        image_id=entry.get("image_id"),
+        category_id=entry.get("category_id"),
+        amodal=entry.get(amodal),
+        visible=entry.get(visible, []),
+        box=entry.get(box),
+        area=entry.get(area),
+        iscrowd=entry.get("iscrowd", False),
+    )
+
+
+def _kins_2019(entry: dict) -> list[FileObject]:
+    return [_kins(entry, "segmentation", "inmodal_seg", "bbox", "area")]
+
+
+def _kins_2020(entry: dict) -> list[FileObject]:
+    found = _kins(entry, "a_segm", "i_segm", "a_bbox", "a_area")
+    cluster, order = entry.get("oco_id"), entry.get("ico_id")
+    # 0: overlaps nobody, so nobody is in front of it. That is known, other than a missing field.
+    if isinstance(order, int):
+        found.layer = (cluster, order)
+    return [found]
+
+
+def _cocoa_cls(entry: dict) -> list[FileObject]:
+    return [
+        FileObject(
+            id=entry.get("id"),
+            image_id=entry.get("image_id"),
+            category_id=entry.get("category_id"),
+            amodal=entry.get("segmentation"),
+            visible=entry.get("visible_mask"),
+            occlusion=entry.get("invisible_mask"),
+            box=entry.get("bbox"),
+            area=entry.get("area"),
+            rate=entry.get("occlude_rate"),
+            iscrowd=entry.get("iscrowd", False),
+            occluders=entry.get("occluders"),
+        )
+    ]
+
+
+COCOA_CATEGORIES = [{"id": 0, "name": "thing"}, {"id": 1, "name": "stuff"}]
+REGIONS_PER_IMAGE = 1000  # a region has no id of its own: entry id times this, plus its place
+
+
+def _cocoa(entry: dict) -> list[FileObject]:
+    regions = entry["regions"]
+    first = int(entry["id"]) * REGIONS_PER_IMAGE
+    # Regions are stored front first, and depth constraints count them from 1.
+    ids = [first + place for place in range(1, len(regions) + 1)]
+    pairs = entry.get("depth_constraint")
+    in_front: dict[int, list[int]] = {}
+    for front, behind in re.findall(r"(\d+)-(\d+)", pairs or ""):
+        in_front.setdefault(int(behind), []).append(first + int(front))
+    found = []
+    for place, (region_id, region) in enumerate(zip(ids, regions, strict=True), start=1):
+        outline = region.get("segmentation")
+        flat = isinstance(outline, list) and outline and not isinstance(outline[0], list)
+        order = region.get("order", place)
+        found.append(
+            FileObject(
+                id=region_id,
+                image_id=entry.get("image_id"),
+                category_id=1 if region.get("isStuff") else 0,
+                amodal=[outline] if flat else outline,
+                visible=region.get("visible_mask"),
+                occlusion=region.get("invisible_mask"),
+                area=region.get("area"),
+                rate=region.get("occlude_rate"),
+                occluders=None if pairs is None else in_front.get(place, []),
+                layer=(0, order) if pairs is None and isinstance(order, int) else None,
+            )
+        )
+    return found
+
+
+# The first whose field occurs: a KINS 2020 file may carry stock fields besides.
+SCHEMAS = (
+    Schema("kins_2020", "a_segm", _kins_2020, title="KINS, release of 2020"),
+    Schema("kins_2019", "inmodal_seg", _kins_2019, title="KINS, release of 2019"),
+    Schema("cocoa", "regions", _cocoa, COCOA_CATEGORIES, title="raw COCOA"),
+    Schema("cocoa_cls", "visible_mask", _cocoa_cls, title="COCOA-cls, D2SA and the kit's own"),
+)
+BY_NAME = {schema.name: schema for schema in SCHEMAS}
+
+
+def find_schema(fields: Iterable[str]) -> Schema:
+    """The schema of annotations that have these fields.
+
+    Raises:
+        ValueError: none; names the fields looked for and those found.
+    """
+    fields = set(fields)
+    for schema in SCHEMAS:
+        if schema.field in fields:
+            return schema
+    known = ", ".join(f"{schema.field} ({schema.title})" for schema in reversed(SCHEMAS))
+    raise ValueError(
+        f"unknown schema: none of the fields {known}; the annotations have "
+        f"{', '.join(sorted(map(str, fields))) or 'no field'}. From an ordinary (modal) COCO file, "
+        "`python -m arcnn.data synthesize` makes amodal data"
+    )
+
+
+def drop_unused_rider(schema: Schema, categories: list[dict], used: set) -> list[dict]:
+    """KINS lists a class "rider" (id 3) that has no instance: 7 classes, not 8."""
+    if not schema.name.startswith("kins"):
+        return categories
+    return [c for c in categories if c["name"] != "rider" or c["id"] in used]
