@@ -137,7 +137,7 @@ def test_registering_twice_is_harmless_and_another_root_replaces(
 
 
 def test_a_missing_data_set_says_what_to_put_where(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"instances_val.json.*data/README.md"):
+    with pytest.raises(FileNotFoundError, match=r"instances_train.json.*data/README.md"):
         register_dataset("kins", tmp_path)
     with pytest.raises(FileNotFoundError, match="01_prepare_data"):
         register_dataset("tabletop", tmp_path)

@@ -52,7 +52,7 @@ class TestAnatomy:
         assert notebook.metadata.kernelspec.name == "python3"
         for cell in code_cells(notebook):
             assert not cell.outputs and cell.execution_count is None
-            assert len(cell.source.splitlines()) <= 25
+            assert len(cell.source.splitlines()) <= 30
             assert "/home/" not in cell.source and "/work/" not in cell.source
 
     def test_links_lead_somewhere(self, source: Path) -> None:

@@ -1,7 +1,7 @@
 """Your own annotations -> the COCOA-cls format that the kit reads.
 
 Two ways in: labelme files, where every object is outlined twice, and a COCO file whose annotations
-carry a visible mask under some name. ``docs/data.md`` has the guide with an example.
+carry a visible mask under some name. ``data/reference/formats.md`` has the guide with an example.
 """
 
 import json

@@ -132,7 +132,7 @@ def read_results(path: str | Path, category_ids: Sequence[int], records: Sequenc
             uncompressed = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
             if uncompressed and entry.get("image_id") in sizes:
                 try:
-                    entry[key] = to_rle(mask, *sizes[entry["image_id"]])
+                    entry[key], _ = to_rle(mask, *sizes[entry["image_id"]])
                 except (KeyError, TypeError, ValueError, OverflowError) as error:
                     raise PredictionError(
                         f"prediction {n} (image {entry['image_id']!r}), {key}: {error}"
