@@ -46,6 +46,7 @@ rule all:
         "records/00_amodal_segmentation_and_the_jigsaw.json",
         expand("records/02_look_at_the_data.{dataset}.json", dataset=DATASETS),
         expand("records/03_anatomy_of_the_model.{dataset}.json", dataset=DATASETS),
+        expand("records/09_statistics_of_the_data.{dataset}.json", dataset=DATASETS),
         "table1.md",
         "table1.csv",
         [figure(4, dataset) for dataset in DATASETS],
@@ -90,6 +91,20 @@ rule look_at_the_data:
         "records/02_look_at_the_data.{dataset}.json",
     log:
         "notebooks/02_look_at_the_data.{dataset}.ipynb",
+    params:
+        lambda w: arguments(**COMMON, dataset=w.dataset),
+    shell:
+        RUN
+
+
+rule statistics_of_the_data:
+    input:
+        notebook=f"{NOTEBOOKS}/09_statistics_of_the_data.ipynb",
+        data="data/{dataset}.json",
+    output:
+        "records/09_statistics_of_the_data.{dataset}.json",
+    log:
+        "notebooks/09_statistics_of_the_data.{dataset}.ipynb",
     params:
         lambda w: arguments(**COMMON, dataset=w.dataset),
     shell:

@@ -99,7 +99,8 @@ def test_everything_is_there(smoke: Path) -> None:
         assert set(record["dataset"]["sha256"]) == {"train", "val"}
         assert {"seed", "commit", "versions", "device", "seconds", "metrics"} <= set(record)
     executed = {file.name.split(".")[0] for file in (smoke / "notebooks").glob("*.html")}
-    assert executed == {file.stem for file in (PROFILES.parent).glob("*.ipynb")}
+    sources = {file.stem for file in PROFILES.parent.glob("*.ipynb")}
+    assert executed == sources - {"10_amodal_data_from_modal"}  # needs photos of the user's own
     assert not list(smoke.rglob("*.partial*"))
 
 
