@@ -134,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "convert",
         help="labelme files, or a COCO file with a visible mask, to the kit's format",
-        description="With --visible FIELD one COCO file, else labelme files; see data/reference/formats.md.",
+        description="With --visible FIELD one COCO file, else labelme files; "
+        "see data/reference/formats.md.",
     )
     command.add_argument("files", type=Path, nargs="+")
     command.add_argument("--out", type=Path, required=True, help="annotation file to write")
