@@ -167,7 +167,9 @@ def _build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return adamw(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    return adamw(
+        parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
+    )
 
 
 def _check_same_config(cfg: CfgNode, file: Path) -> None:

@@ -157,16 +157,16 @@ def _positions(dice: Dice, layout: Layout, sprite: Sprite) -> Iterator[tuple[int
             x, y = dice.between(0, layout.size - w), dice.between(0, layout.size - h)
         else:
             anchor_h, anchor_w = anchor.mask.shape
-            reach, turn = dice.between(0.25, 0.85), dice.between(0, 2 * math.pi)
+            reach, turn = dice.between(0.3, 0.9), dice.between(0, 2 * math.pi)
             x = anchor.x + (anchor_w - w) / 2 + math.cos(turn) * reach * (anchor_w + w) / 2
             y = anchor.y + (anchor_h - h) / 2 + math.sin(turn) * reach * (anchor_h + h) / 2
         yield round(x), round(y)
 
 
 def lay_out(dice: Dice, size: int) -> Layout:
-    """2 to 5 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
+    """2 to 4 objects (rarely fewer, where no more find room) in an image of `size` pixels."""
     layout = Layout(size)
-    wanted = dice.pick((2, 3, 3, 3, 4, 4, 5))
+    wanted = dice.pick((2, 3, 3, 3, 4, 4))
     for _ in range(8 * wanted):
         class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
         there = any(other.class_id == class_id for other in layout.sprites)
