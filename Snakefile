@@ -6,6 +6,7 @@
 # that prepare and train are wrapped in ancient(): a change of wording retrains nothing.
 
 import json
+import os
 import shlex
 import sys
 
@@ -13,7 +14,11 @@ NOTEBOOKS = f"{workflow.basedir}/notebooks"
 DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
 COMMON = {key: config[key] for key in ("profile", "data_root", "results_root")}
 OPTIONS = {"options": config["options"]}
-RUN = f"{shlex.quote(sys.executable)} -m arcnn.notebooks {{input.notebook:q}} {{log:q}} {{params}}"
+# As a file, not as a module: the package would bring torch into a process that has no use for it.
+RUN = " ".join(
+    [shlex.quote(sys.executable), "-P", shlex.quote(f"{workflow.basedir}/arcnn/notebooks.py")]
+    + ["{input.notebook:q} {log:q} {params}"]
+)
 RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
 
 
@@ -39,6 +44,10 @@ wildcard_constraints:
     dataset="[a-z0-9_]+",
     model="[a-z0-9_]+",
     seed="[0-9]+",
+
+
+onsuccess:
+    print("Results:", os.getcwd())
 
 
 rule all:

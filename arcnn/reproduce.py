@@ -7,7 +7,6 @@ import argparse
 import fcntl
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,34 +153,34 @@ def share_cores(profile: dict, cores: int) -> tuple[int, int]:
 
 
 def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> int:
-    """Run the Snakefile for a checked profile; returns Snakemake's exit status."""
-    with (results / ".lock").open("w") as lock:
-        # Snakemake's own lock outlives a killed run; this one ends with its process.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(
-                f"make reproduce: another run is at work in {results}; wait for it, or choose "
-                "another folder with RESULTS=<folder>.",
-                file=sys.stderr,
-            )
-            return 2
-        slots, train_threads = share_cores(profile, cores)
-        configuration = results / "profile.yaml"
-        configuration.write_text(
-            yaml.safe_dump(profile | {"train_threads": train_threads}, sort_keys=False)
+    """Become Snakemake, for a checked profile. Returns only if another run is at work."""
+    lock = os.open(results / ".lock", os.O_WRONLY | os.O_CREAT)
+    # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print(
+            f"make reproduce: another run is at work in {results}; wait for it, or choose "
+            "another folder with RESULTS=<folder>.",
+            file=sys.stderr,
         )
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        command += ["--directory", str(results), "--configfile", str(configuration)]
-        command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
-        # Not `code`: a reworded rule is no reason to train again.
-        command += ["--rerun-triggers", "mtime", "params", "input"]
-        command += ["--quiet", "rules", "host", "reason"]
-        command += ["--dry-run"] if dry_run else []
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if status == 0 and not dry_run:
-        print(f"Results: {results}")
-    return status
+        return 2
+    os.set_inheritable(lock, True)
+    slots, train_threads = share_cores(profile, cores)
+    configuration = results / "profile.yaml"
+    configuration.write_text(
+        yaml.safe_dump(profile | {"train_threads": train_threads}, sort_keys=False)
+    )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(results), "--configfile", str(configuration)]
+    command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
+    # Not `code`: a reworded rule is no reason to train again.
+    command += ["--rerun-triggers", "mtime", "params", "input"]
+    command += ["--quiet", "rules", "host", "reason"]
+    command += ["--dry-run"] if dry_run else []
+    # Not a child process: what has been imported so far would sit in memory all along.
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
