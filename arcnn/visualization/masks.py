@@ -77,10 +77,10 @@ def find_scene(
     front: str,
     behind: str,
     *,
-    rates: tuple[float, float] = (0.25, 0.6),
+    rates: tuple[float, float] = (0.2, 0.65),
     seed: int = 0,
     image_size: int = 320,
-    tries: int = 100,
+    tries: int = 300,
 ) -> tuple[Scene, int]:
     """Draw tabletop scenes until an object of class ``front`` alone covers one of ``behind``.
 
