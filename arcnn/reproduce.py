@@ -43,8 +43,8 @@ def load_profile(name: str) -> dict:
     known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
     if name not in known:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
-    file = (PROFILES / f"{name}.yaml").relative_to(ROOT)
-    profile = yaml.safe_load((ROOT / file).read_text())
+    file = f"notebooks/profiles/{name}.yaml"
+    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
     for key in profile:
         if key not in DEFAULTS:
             raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
