@@ -8,6 +8,7 @@ one more subclass of :class:`AmodalMaskHead` and a YAML file.
 Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in the paper).
 """
 
+import abc
 from typing import NamedTuple
 
 import torch
@@ -34,12 +35,12 @@ def piece_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead
     return MaskRCNNConvUpsampleHead(cfg, input_shape)
 
 
-class AmodalMaskHead(nn.Module):
+class AmodalMaskHead(nn.Module, abc.ABC):
     """What the three models share: losses in training, three mask fields in inference."""
 
+    @abc.abstractmethod
     def layers(self, x: Tensor) -> MaskLogits:
         """Map RoI features ``(R, channels, M/2, M/2)`` to mask logits."""
-        raise NotImplementedError(f"{type(self).__name__} must define layers()")
 
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         """Per-kind probabilities ``(R, C, M, M)`` in [0, 1], for inference."""
