@@ -56,6 +56,7 @@ rule all:
         expand("records/02_look_at_the_data.{dataset}.json", dataset=DATASETS),
         expand("records/03_anatomy_of_the_model.{dataset}.json", dataset=DATASETS),
         expand("records/09_statistics_of_the_data.{dataset}.json", dataset=DATASETS),
+        evaluations(DATASETS),  # named here, so that a deleted run is missed
         "table1.md",
         "table1.csv",
         [figure(4, dataset) for dataset in DATASETS],
