@@ -517,3 +517,27 @@ def test_metrics_file_is_whole_or_absent(files, monkeypatch):
     monkeypatch.setattr("os.replace", full)
     assert main(call) == 1
     assert list(out.parent.glob("metrics*")) == []
+
+
+def test_the_paper_calls_an_object_occluded_from_a_rate_of_fifteen_percent() -> None:
+    """The number itself, not the constant: rates of 0.14 and 0.16 on either side of it."""
+    import numpy as np
+    from pycocotools import mask as mask_util
+
+    def rle(rows: int) -> dict:
+        mask = np.zeros((100, 100), np.uint8, order="F")
+        mask[:rows] = 1
+        return mask_util.encode(mask)
+
+    def image(image_id: int, hidden: int) -> tuple[dict, dict]:
+        masks = {"segmentation": rle(100), "visible_mask": rle(100 - hidden)}
+        annotation = {"id": image_id, "category_id": 0, "bbox": [0, 0, 100, 100], "iscrowd": 0}
+        record = {"file_name": "", "image_id": image_id, "height": 100, "width": 100}
+        record["annotations"] = [annotation | masks | {"occlusion_rate": hidden / 100}]
+        prediction = {"image_id": image_id, "category_id": 0, "score": 0.9, **masks}
+        return record, prediction | {"occlusion_mask": rle(0)}
+
+    below, above = image(1, 14), image(2, 16)
+    assert evaluate([below[0]], [below[1]], 1)["occluded"]["AP"] is None
+    assert evaluate([below[0], above[0]], [above[1]], 1)["occluded"]["AP"] == pytest.approx(100)
+    assert evaluate([below[0], above[0]], [below[1]], 1)["occluded"]["AP"] == 0
