@@ -19,6 +19,8 @@ RUN = " ".join(
     [shlex.quote(sys.executable), "-P", shlex.quote(f"{workflow.basedir}/arcnn/notebooks.py")]
     + ["{input.notebook:q} {log:q} {params}"]
 )
+EXPERIMENT = f"{shlex.quote(sys.executable)} -P -m arcnn.experiments"
+ABLATION = config["ablation"]
 RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
 
 
@@ -40,9 +42,18 @@ def evaluations(dataset):
     )
 
 
+def heads(wildcards):
+    return [
+        f"ablation/{wildcards.dataset}/{variant}/seed{seed}/record.json"
+        for variant, seeds in ABLATION["variants"].items()
+        for seed in range(seeds)
+    ]
+
+
 wildcard_constraints:
     dataset="[a-z0-9_]+",
     model="[a-z0-9_]+",
+    variant="[a-z0-9_-]+",
     seed="[0-9]+",
 
 
@@ -61,6 +72,13 @@ rule all:
         "table1.csv",
         [figure(4, dataset) for dataset in DATASETS],
         [figure(5, dataset) for dataset in DATASETS if "arcnn" in MODELS],
+
+
+# `make ablation`: the questions that the paper leaves open, on frozen features.
+rule ablation:
+    input:
+        expand("records/11_context_or_an_or_gate.{dataset}.json", dataset=DATASETS[0]),
+        expand("records/12_occlusion_order.{dataset}.json", dataset=DATASETS[0]),
 
 
 rule introduction:
@@ -221,5 +239,56 @@ for dataset in DATASETS:
                 **COMMON, dataset=dataset, seed=SEEDS[0], **OPTIONS,
                 class_name=config["figure5_class"].get(dataset, "cat"), figure=figure(5, dataset),
             ),
+        shell:
+            RUN
+
+
+rule frozen_features:
+    input:
+        weights=f"runs/{{dataset}}/{ABLATION['trunk']}/seed0/train/model_final.pth",
+    output:
+        "ablation/{dataset}/features.train.pt",
+        "ablation/{dataset}/features.val.pt",
+        "ablation/{dataset}/features.json",
+    params:
+        lambda w: " ".join(
+            f"--{name} {shlex.quote(value)}"
+            for name, value in {
+                "data-root": config["data_root"],
+                "trunk": ABLATION["trunk"],
+                "options": json.dumps(config["options"]),
+            }.items()
+        ),
+    shell:
+        EXPERIMENT + " features --dataset {wildcards.dataset} --folder ablation/{wildcards.dataset}"
+        " --results . {params}"
+
+
+rule head:
+    input:
+        rules.frozen_features.output,
+    output:
+        "ablation/{dataset}/{variant}/seed{seed}/objects.csv",
+        "ablation/{dataset}/{variant}/seed{seed}/record.json",
+    params:
+        shlex.quote(json.dumps(config["options"] + ABLATION["options"])),
+    shell:
+        EXPERIMENT + " head --dataset {wildcards.dataset} --folder ablation/{wildcards.dataset}"
+        " --variant {wildcards.variant} --seed {wildcards.seed} --options {params}"
+
+
+for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
+
+    rule:
+        name: name
+        input:
+            notebook=f"{NOTEBOOKS}/{name}.ipynb",
+            runs=heads,
+        output:
+            f"records/{name}.{{dataset}}.json",
+        log:
+            f"notebooks/{name}.{{dataset}}.ipynb",
+        params:
+            lambda w: arguments(**COMMON, dataset=w.dataset),
         shell:
             RUN

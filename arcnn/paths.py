@@ -1,5 +1,7 @@
-"""Where things lie: notebooks run from any working directory and agree on these folders."""
+"""Where things lie, from any working directory, and how a file gets there in one piece."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,3 +23,23 @@ def results_folder(profile: str, results_root: str = "") -> Path:
 def run_folder(results: Path, dataset: str, model: str, seed: int) -> Path:
     """The folder of one run. ``train/`` in it is detectron2's OUTPUT_DIR."""
     return results / "runs" / dataset / model / f"seed{seed}"
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path`` and then rename it: no half-written file ever has
+    the name, whatever interrupts it.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; says what to do.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
+            "same again: what is finished is kept."
+        ) from error

@@ -16,6 +16,7 @@ import yaml
 
 from arcnn.config import DATASETS, MODELS, get_config
 from arcnn.data.registration import find_splits
+from arcnn.experiments import VARIANTS
 from arcnn.paths import PROFILES, ROOT, data_folder, results_folder
 
 DEFAULTS = {
@@ -25,8 +26,16 @@ DEFAULTS = {
     "options": [],
     "tabletop": {},
     "figure5_class": {},
+    "ablation": {},
     "data_root": "",
     "results_root": "",
+}
+# What `make ablation` trains, unless the profile's `ablation` says otherwise.
+ABLATION_DEFAULTS = {
+    "trunk": "orcnn",  # whose features: none of the joints that are compared has formed them
+    "variants": list(VARIANTS),
+    "max_seeds": 5,
+    "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
 
 
@@ -48,7 +57,12 @@ def load_profile(name: str) -> dict:
     for key in profile:
         if key not in DEFAULTS:
             raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
+    for key in profile.get("ablation", {}):
+        if key not in ABLATION_DEFAULTS:
+            known = ", ".join(ABLATION_DEFAULTS)
+            raise ProfileError(f'{file}: unknown parameter "{key}" of ablation; known: {known}.')
     profile = {"profile": name} | DEFAULTS | profile
+    profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
     if all(isinstance(group, list) for group in profile["options"]):  # grouped, for reading
         profile["options"] = [item for group in profile["options"] for item in group]
     return profile
@@ -67,6 +81,13 @@ def check_choices(profile: dict) -> None:
         for value in profile[key]:
             if value not in known:
                 raise ProfileError(f'{key}: unknown "{value}"; choose among {", ".join(known)}.')
+    if profile["ablation"]["trunk"] not in MODELS:
+        raise ProfileError(f"ablation: the trunk is one of {', '.join(MODELS)}.")
+    for variant in profile["ablation"]["variants"]:
+        if variant not in VARIANTS:
+            raise ProfileError(
+                f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
+            )
     try:
         for dataset in profile["datasets"]:
             get_config(dataset, profile["models"][0], options=profile["options"])
@@ -115,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
     )
+    parser.add_argument("--target", default="all", choices=("all", "ablation"))
     parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
     chosen = parser.parse_args(arguments)
     try:
@@ -135,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProfileError as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
-    return run_snakemake(profile, results, chosen.cores, chosen.dry_run)
+    return run_snakemake(profile, results, chosen)
 
 
 def share_cores(profile: dict, cores: int) -> tuple[int, int]:
@@ -152,7 +174,7 @@ def share_cores(profile: dict, cores: int) -> tuple[int, int]:
     return max(cores, at_once * threads), threads
 
 
-def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> int:
+def run_snakemake(profile: dict, results: Path, chosen: argparse.Namespace) -> int:
     """Become Snakemake, for a checked profile. Returns only if another run is at work."""
     lock = os.open(results / ".lock", os.O_WRONLY | os.O_CREAT)
     # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
@@ -166,18 +188,24 @@ def run_snakemake(profile: dict, results: Path, cores: int, dry_run: bool) -> in
         )
         return 2
     os.set_inheritable(lock, True)
-    slots, train_threads = share_cores(profile, cores)
+    slots, train_threads = share_cores(profile, chosen.cores)
+    seeds = {
+        variant: min(VARIANTS[variant].seeds, profile["ablation"]["max_seeds"])
+        for variant in profile["ablation"]["variants"]
+    }
+    settings = profile | {"ablation": profile["ablation"] | {"variants": seeds}}
     configuration = results / "profile.yaml"
     configuration.write_text(
-        yaml.safe_dump(profile | {"train_threads": train_threads}, sort_keys=False)
+        yaml.safe_dump(settings | {"train_threads": train_threads}, sort_keys=False)
     )
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", chosen.target]
+    command += ["--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(results), "--configfile", str(configuration)]
     command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
     # Not `code`: a reworded rule is no reason to train again.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--quiet", "rules", "host", "reason"]
-    command += ["--dry-run"] if dry_run else []
+    command += ["--dry-run"] if chosen.dry_run else []
     # Not a child process: what has been imported so far would sit in memory all along.
     sys.stdout.flush()
     os.execv(sys.executable, command)

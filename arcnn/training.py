@@ -2,19 +2,19 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import torch
+from detectron2 import solver
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer, get_default_optimizer_params
+from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.paths import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         state = {key: part.state_dict() for key, part in self.checkpointables.items()}
-        _write_atomically(
+        write_whole(
             Path(self.save_dir) / f"{name}.pth",
             lambda partial: torch.save(
                 {"model": self.model.state_dict(), **state, **kwargs}, partial
@@ -47,23 +48,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        _write_atomically(
+        write_whole(
             Path(self.save_dir) / "last_checkpoint",
             lambda partial: partial.write_text(last_filename_basename),
         )
-
-
-def _write_atomically(target: Path, write: object) -> None:
-    partial = target.with_name(target.name + ".partial")
-    try:
-        write(partial)
-        os.replace(partial, target)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {target}: {error}. Make room or choose another results folder; the "
-            "training goes on from its last checkpoint when it is started again."
-        ) from error
 
 
 class ProgressBar(HookBase):
@@ -113,7 +101,7 @@ def train(cfg: CfgNode) -> Path:
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
     model = build_model(cfg)
-    optimizer = _build_optimizer(cfg, model)
+    optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
 
     # The loader is attached below: what it draws depends on where the training starts.
@@ -154,9 +142,10 @@ def train(cfg: CfgNode) -> Path:
     return output / FINAL_WEIGHTS
 
 
-def _build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """detectron2's SGD, or AdamW with the same keys, as ``SOLVER.OPTIMIZER`` says."""
     if cfg.SOLVER.OPTIMIZER == "SGD":
-        return build_optimizer(cfg, model)
+        return solver.build_optimizer(cfg, model)
     if cfg.SOLVER.OPTIMIZER != "AdamW":
         raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
     parameters = get_default_optimizer_params(
@@ -186,7 +175,7 @@ def _check_same_config(cfg: CfgNode, file: Path) -> None:
             f"{file.parent} holds a run with other settings (now: {', '.join(changed)}). Delete "
             "that folder to train anew, or choose another results folder to keep both."
         )
-    _write_atomically(file, lambda partial: partial.write_text(text))
+    write_whole(file, lambda partial: partial.write_text(text))
 
 
 def initial_weights(cfg: CfgNode) -> str:

@@ -185,7 +185,9 @@ def test_figure4_says_what_was_not_found(record, models):
     predictions = dict.fromkeys(models, []) | {
         "arcnn": [prediction(1, np.roll(LAPTOP, 2, axis=1), LAPTOP_SEEN)]
     }
-    (example,) = visualization.choose_examples([record], predictions)
+    (example,) = visualization.choose_examples(
+        visualization.occluded_examples([record], predictions)
+    )
     assert example.annotation["id"] == 1  # the cat is not occluded
     figure = visualization.figure4([example], CLASSES)
     expected = ["ground truth", *map(visualization.MODEL_NAMES.get, models)]
@@ -196,18 +198,38 @@ def test_figure4_says_what_was_not_found(record, models):
     assert texts(pieces).count("not found") == len(models) - 1
 
 
-def test_examples_are_the_largest_hidden_areas_that_were_found(record):
+def test_examples_follow_the_stated_rule(record):
     smaller = rectangle(10, 20, 10, 20)
-    record["annotations"].append(annotation(3, 2, smaller, smaller & ~rectangle(0, 15, 0, 60)))
-    other = record | {"image_id": 2, "annotations": record["annotations"][2:]}
-    found = {"arcnn": [prediction(2, smaller, smaller, image_id=2)]}
-    chosen = visualization.choose_examples([record, other], found, count=5)
-    assert [e.record["image_id"] for e in chosen] == [2, 1]
-    assert chosen[1].matches == {"arcnn": None}
-    assert chosen[1].annotation["id"] == 1  # one per image, the larger hidden area
+    seen = smaller & ~rectangle(0, 15, 0, 60)
+    record["annotations"].append(annotation(3, 2, smaller, seen))
+    images = [record] + [
+        record | {"image_id": k, "annotations": record["annotations"][2:]} for k in (2, 3)
+    ]
+    shifted = np.roll(smaller, 2, axis=1)
+    found = {
+        "orcnn": [prediction(2, smaller, seen, image_id=k) for k in (1, 2, 3)],
+        "arcnn": [prediction(2, smaller, seen, image_id=k) for k in (1, 2)]
+        + [prediction(2, shifted, seen, image_id=3)],
+    }
+    everything = visualization.occluded_examples(images, found)
+    assert everything[0].annotation["id"] == 1  # the largest hidden part, though nobody found it
+    chosen = visualization.choose_examples(everything, count=2)
+    # Found by both come first; of those, image 3 is the one where the two differ.
+    assert [e.record["image_id"] for e in chosen] == [1, 3]
+    assert [e.why for e in chosen] == ["largest hidden part", "models differ most"]
+    assert chosen[0].annotation["id"] == 3 and chosen[0].disagreement() == 0
+    assert chosen[1].disagreement() > 0
+    everyone = visualization.choose_examples(everything, count=9)
+    assert sorted(e.record["image_id"] for e in everyone) == [1, 2, 3]  # one per image
+    assert visualization.found_rates(everything) == {"orcnn": 0.75, "arcnn": 0.75}
+
+
+def test_without_predictions_the_largest_hidden_part_is_shown(record):
+    (example,) = visualization.choose_examples(visualization.occluded_examples([record], {}))
+    assert example.annotation["id"] == 1
     nothing_hidden = record | {"annotations": record["annotations"][1:2]}
     with pytest.raises(ValueError, match="nothing to compare"):
-        visualization.choose_examples([nothing_hidden], found)
+        visualization.occluded_examples([nothing_hidden], {})
 
 
 def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
@@ -240,16 +262,3 @@ def test_own_weights_beyond_the_scale_are_written_out():
     assert any("VW +1.01" in text for text in texts(figure))
     low, high = figure.axes[0].get_ylim()
     assert high < 0.1
-
-
-def test_order_agreement_knows_order_from_chance():
-    rng = np.random.default_rng(0)
-    upper = np.triu(rng.random((8, 8)), 1)
-    truth = upper + np.tril(1 - upper.T, -1)
-    known = torch.from_numpy(truth)
-    agreement = visualization.order_agreement(known, 0 * known, truth, shuffles=100)
-    assert agreement["rho"] == pytest.approx(1)
-    assert agreement["low"] < agreement["high"] < 1
-    assert agreement["pairs"] == 56
-    none = visualization.order_agreement(torch.eye(8), torch.eye(8), truth, shuffles=10)
-    assert none["rho"] == 0

@@ -1,6 +1,6 @@
 """The models: three mask heads for stock detectron2, registered on import."""
 
-from arcnn.modeling.losses import MaskTargets, mask_losses, mask_targets
+from arcnn.modeling.losses import MaskTargets, mask_losses, mask_targets, own_class_losses
 from arcnn.modeling.mask_heads import (
     AmodalMaskHead,
     ARCNNAddMaskHead,
@@ -20,4 +20,5 @@ __all__ = [
     "ORCNNMaskHead",
     "mask_losses",
     "mask_targets",
+    "own_class_losses",
 ]

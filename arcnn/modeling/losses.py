@@ -60,16 +60,26 @@ def mask_losses(logits: "MaskLogits", instances: list[Instances]) -> dict[str, T
         Scalars ``loss_amodal_mask``, ``loss_visible_mask``, ``loss_occlusion_mask``, without the
         kinds whose logits are ``None``. Zero (with a gradient) where there is no foreground.
     """
-    present = {kind: maps for kind, maps in logits._asdict().items() if maps is not None}
     if sum(len(i) for i in instances) == 0:
+        present = {kind: maps for kind, maps in logits._asdict().items() if maps is not None}
         return {f"loss_{kind}_mask": maps.sum() * 0 for kind, maps in present.items()}
+    targets = mask_targets(instances, logits.amodal.shape[-1])
+    return own_class_losses(logits, targets, torch.cat([i.gt_classes for i in instances]))
 
-    targets = mask_targets(instances, logits.amodal.shape[-1])._asdict()
-    classes = torch.cat([i.gt_classes for i in instances])
+
+def own_class_losses(
+    logits: "MaskLogits", targets: MaskTargets, classes: Tensor
+) -> dict[str, Tensor]:
+    """:func:`mask_losses` for targets that lie on the RoI grid already.
+
+    Args:
+        classes: the true ones, int64 ``(R,)``; no other class's maps are looked at.
+    """
     rows = torch.arange(len(classes), device=classes.device)
     return {
         f"loss_{kind}_mask": F.binary_cross_entropy_with_logits(
-            maps[rows, classes], targets[kind].to(maps.dtype)
+            maps[rows, classes], getattr(targets, kind).to(maps.dtype)
         )
-        for kind, maps in present.items()
+        for kind, maps in logits._asdict().items()
+        if maps is not None
     }

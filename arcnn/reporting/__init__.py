@@ -1,7 +1,14 @@
 """Records of runs, the paper's numbers, and Table 1."""
 
 from arcnn.reporting.paper import COLUMNS, paper_table
-from arcnn.reporting.record import device, versions, write_json, write_record
+from arcnn.reporting.record import (
+    device,
+    versions,
+    write_json,
+    write_record,
+    write_table,
+    write_text,
+)
 from arcnn.reporting.table1 import collect_runs, table1, to_markdown
 
 __all__ = [
@@ -14,4 +21,6 @@ __all__ = [
     "versions",
     "write_json",
     "write_record",
+    "write_table",
+    "write_text",
 ]

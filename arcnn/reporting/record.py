@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import time
@@ -10,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from arcnn import data
-from arcnn.paths import ROOT
+from arcnn.paths import ROOT, write_whole
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
 
@@ -46,23 +46,19 @@ def commit() -> str | None:
     return described.stdout.strip()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one piece: a file of this name is never half-written.
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece, see :func:`arcnn.paths.write_whole`."""
+    write_whole(path, lambda partial: partial.write_text(text))
 
-    Raises:
-        OSError: the folder cannot be written or the disk is full; says what to do.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path}: {error}. Make room, or choose another folder with the "
-            "parameter results_root."
-        ) from error
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON through :func:`write_text`; NaN, which is no JSON, is refused."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """CSV through :func:`write_text`, without the index."""
+    write_text(path, table.to_csv(index=False))
 
 
 def write_record(

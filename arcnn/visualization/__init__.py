@@ -15,6 +15,7 @@ from arcnn.visualization.datasets import (
     order_probabilities,
     who_covers_whom,
 )
+from arcnn.visualization.experiments import ablation, agreements
 from arcnn.visualization.jigsaw import cut_out, jigsaw, jigsaw_rows, mask_iou
 from arcnn.visualization.masks import (
     draw_masks,
@@ -32,14 +33,15 @@ from arcnn.visualization.predictions import (
     choose_examples,
     figure4,
     figure4_jigsaw,
+    found_rates,
     load_predictions,
     match_image,
+    occluded_examples,
 )
 from arcnn.visualization.style import MASK_COLORS, MODEL_COLORS, MODEL_MARKERS, MODEL_NAMES
 from arcnn.visualization.weights import (
     class_index,
     figure5,
-    order_agreement,
     weight_matrices,
     weights_table,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "MODEL_MARKERS",
     "MODEL_NAMES",
     "Example",
+    "ablation",
+    "agreements",
     "choose_examples",
     "class_index",
     "count_orders",
@@ -62,6 +66,7 @@ __all__ = [
     "figure4_jigsaw",
     "figure5",
     "find_scene",
+    "found_rates",
     "image_grid",
     "instances_per_class",
     "jigsaw",
@@ -75,7 +80,7 @@ __all__ = [
     "object_sizes",
     "objects_table",
     "occlusion_rates",
-    "order_agreement",
+    "occluded_examples",
     "order_probabilities",
     "prediction_masks",
     "scene_maps",

@@ -42,6 +42,20 @@ class Example(NamedTuple):
     record: dict
     annotation: dict
     matches: dict[str, Match | None]
+    hidden_share: float  # hidden area as a share of the image, in [0, 1]
+    why: str = ""  # it was chosen
+
+    def found_by(self) -> int:
+        """How many models found it."""
+        return sum(match is not None for match in self.matches.values())
+
+    def disagreement(self) -> float:
+        """1 - mean IoU of the amodal masks between two models that found it; 0 below two."""
+        masks = [m.prediction["segmentation"] for m in self.matches.values() if m]
+        if len(masks) < 2:
+            return 0.0
+        ious = mask_util.iou(masks, masks, [0] * len(masks))
+        return float(1 - ious[np.triu_indices(len(masks), k=1)].mean())
 
 
 def load_predictions(
@@ -108,30 +122,28 @@ def match_image(
     return matches
 
 
-def choose_examples(
+def occluded_examples(
     records: Sequence[dict],
     predictions: Mapping[str, Sequence[dict]],
     *,
-    count: int = 4,
     min_iou: float = MIN_IOU,
     min_score: float = MIN_SCORE,
 ) -> list[Example]:
-    """The objects with the largest hidden area (as a share of their image) that at least one model
-    found, at most one per image. If there are too few, objects that no model found follow.
+    """All objects with a hidden part and what each model made of them, largest hidden part first.
 
-    The rule doesn't look at which model did well.
+    Args:
+        records: internal records.
+        predictions: by model, from :func:`load_predictions`.
+        min_iou, min_score: see :func:`match_image`.
 
     Raises:
         ValueError: no object is occluded at all.
     """
-    by_image = {
-        model: {
-            image_id: [p for p in found if p["image_id"] == image_id]
-            for image_id in {p["image_id"] for p in found}
-        }
-        for model, found in predictions.items()
-    }
-    candidates = []
+    by_image: dict[str, dict[int, list[dict]]] = {model: {} for model in predictions}
+    for model, found in predictions.items():
+        for prediction in found:
+            by_image[model].setdefault(prediction["image_id"], []).append(prediction)
+    examples = []
     for record in records:
         annotations = [a for a in record["annotations"] if not a["iscrowd"]]
         matches = {
@@ -147,23 +159,52 @@ def choose_examples(
             hidden = int(mask_util.area(annotation["segmentation"])) - int(
                 mask_util.area(annotation["visible_mask"])
             )
+            share = hidden / (record["height"] * record["width"])
             if hidden > 0:
-                example = Example(record, annotation, {m: matches[m].get(k) for m in matches})
-                share = hidden / (record["height"] * record["width"])
-                candidates.append((any(example.matches.values()), share, example))
-    if not candidates:
+                own = {m: matches[m].get(k) for m in matches}
+                examples.append(Example(record, annotation, own, share))
+    if not examples:
         raise ValueError("no object of these records is occluded: there is nothing to compare")
-    candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
+    return sorted(examples, key=lambda e: e.hidden_share, reverse=True)
+
+
+def choose_examples(examples: Sequence[Example], *, count: int = 4) -> list[Example]:
+    """Figure 4's objects, by a rule that doesn't look at which model did well.
+
+    The first half are those with the largest hidden part, the second half those on whose amodal
+    masks the models differ most; at most one per image. Objects that all models found come first,
+    since masks can only be compared where there are some; then those that fewer found.
+
+    Args:
+        examples: from :func:`occluded_examples`.
+    """
+    largest = sorted(examples, key=lambda e: (e.found_by(), e.hidden_share), reverse=True)
+    differ = sorted(examples, key=lambda e: (e.found_by(), e.disagreement()), reverse=True)
     chosen: dict[int, Example] = {}
-    for _, _, example in candidates:
-        chosen.setdefault(example.record["image_id"], example)
-    return list(chosen.values())[:count]
+    for why, ranked, until in (
+        ("largest hidden part", largest, (count + 1) // 2),
+        ("models differ most", differ, count),
+        ("largest hidden part", largest, count),
+    ):
+        for example in ranked:
+            if len(chosen) >= until:
+                break
+            if why != "models differ most" or example.disagreement() > 0:
+                chosen.setdefault(example.record["image_id"], example._replace(why=why))
+    return list(chosen.values())
+
+
+def found_rates(examples: Sequence[Example]) -> dict[str, float]:
+    """Share of the objects that each model found, in [0, 1]: who was left out of the picture?"""
+    models = examples[0].matches
+    return {m: sum(e.matches[m] is not None for e in examples) / len(examples) for m in models}
 
 
 def _row_label(example: Example, class_names: Sequence[str]) -> str:
     annotation = example.annotation
     name = class_names[annotation["category_id"]]
-    return f"{name}\n{percent(annotation['occlusion_rate'])} hidden"
+    label = f"{name}, {percent(annotation['occlusion_rate'])} hidden"
+    return f"{label}\n({example.why})" if example.why else label
 
 
 @figure_function
@@ -226,5 +267,5 @@ def figure4_jigsaw(example: Example, class_names: Sequence[str]) -> Figure:
     rows: dict[str, Masks | None] = {"ground truth": decode_masks(example.annotation)}
     for model, match in example.matches.items():
         rows[model_name(model)] = prediction_masks(match.prediction) if match else None
-    title = _row_label(example, class_names).replace("\n", ", ")
+    title = _row_label(example, class_names).replace("\n", " ")
     return jigsaw_rows(load_image(example.record), rows, title=title)

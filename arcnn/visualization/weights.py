@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function
@@ -48,46 +47,6 @@ def weights_table(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: in
         {"VW": _numpy(vw)[target], "OW": _numpy(ow)[target]}, index=list(class_names)
     )
     return table.assign(difference=table["VW"] - table["OW"])
-
-
-def order_agreement(
-    vw: Tensor, ow: Tensor, truth: np.ndarray, *, shuffles: int = 2000, seed: int = 0
-) -> dict[str, float]:
-    """Do the weights follow a known occlusion order? The test of Section 4.6's reading.
-
-    Args:
-        vw, ow: float ``(C, C)``; row T, column i.
-        truth: ``(C, C)``, P(class i in front of class T) in row T, column i. Pairs that never
-            overlap, with 0 both ways, are left out, and so is the diagonal.
-        shuffles: random permutations of the truth, to see what chance gives.
-        seed: of the permutations.
-
-    Returns:
-        ``rho``, Spearman's rank correlation of ``VW - OW`` with the truth, 0 where the weights are
-        all the same; ``low`` and ``high``, between which it lies for 95 % of the permutations of
-        the class names; ``pairs``, how many cells took part.
-    """
-    difference = _numpy(vw - ow)
-    rng = np.random.default_rng(seed)
-    count = len(truth)
-
-    def correlation(order: np.ndarray) -> float:
-        shuffled = truth[np.ix_(order, order)]
-        used = (shuffled + shuffled.T > 0) & ~np.eye(count, dtype=bool)
-        if np.ptp(difference[used]) == 0:  # a joint without context
-            return 0.0
-        return float(spearmanr(difference[used], shuffled[used]).statistic)
-
-    # Permuting classes, not cells: P(i, T) and P(T, i) stay each other's complement.
-    chance = [correlation(rng.permutation(count)) for _ in range(shuffles)]
-    low, high = np.percentile(chance, [2.5, 97.5])
-    pairs = int(((truth + truth.T > 0) & ~np.eye(count, dtype=bool)).sum())
-    return {
-        "rho": correlation(np.arange(count)),
-        "low": float(low),
-        "high": float(high),
-        "pairs": pairs,
-    }
 
 
 @figure_function

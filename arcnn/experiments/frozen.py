@@ -1,0 +1,196 @@
+"""Mask heads alone, on frozen features: a training in half a minute, for many comparisons.
+
+A trunk (backbone and FPN) is trained once and frozen, and the regions are the ground truth's amodal
+boxes. Two heads then differ in nothing but how they make and join the pieces: same features, same
+boxes, same classes. What this leaves out (proposals, scores, a trunk that adapts to its head), a
+few whole trainings have to confirm.
+
+Shapes: N objects, C classes, M side of the mask maps.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.mask_head import build_mask_head
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils.env import seed_all_rng
+from torch import Tensor, nn
+
+from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.evaluation.protocol import OCCLUSION_RATE
+from arcnn.modeling import (
+    AmodalMaskHead,
+    MaskTargets,
+    mask_targets,
+    own_class_losses,
+)
+from arcnn.paths import write_whole
+from arcnn.training import build_optimizer
+
+KINDS = MaskTargets._fields  # amodal, visible, occlusion
+SCORES = ("amodal, occluded objects", "amodal", "visible", "occlusion")
+
+
+class RoIFeatures(NamedTuple):
+    """What a mask head sees of a split's objects, and what it should answer."""
+
+    x: Tensor  # float16 (N, channels, M/2, M/2), RoIAlign's output
+    targets: MaskTargets  # bool (N, M, M) each
+    classes: Tensor  # int64 (N,), in [0, C)
+    images: Tensor  # int64 (N,), image ids
+    rates: Tensor  # float (N,), occlusion rates of the whole masks
+
+    def batch(self, rows: Tensor) -> "RoIFeatures":
+        """The objects ``rows``, int64 ``(R,)``."""
+        targets = MaskTargets(*(mask[rows] for mask in self.targets))
+        return RoIFeatures(
+            self.x[rows], targets, self.classes[rows], self.images[rows], self.rates[rows]
+        )
+
+
+@torch.no_grad()
+def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
+    """RoI features of all objects of a split, as they lie: no flips.
+
+    Args:
+        cfg: of the trunk, its data set registered.
+        trunk: a trained model, in inference mode; its mask head takes no part.
+        split: "train" or "val".
+    """
+    mapper = AmodalDatasetMapper(cfg, is_train=False)  # resizes only
+    mapper.is_train = True  # hands over ``instances``
+    heads = trunk.roi_heads
+    side = 2 * heads.mask_pooler.output_size[0]
+    parts = []
+    for record in split_records(cfg, split):
+        example = mapper(record)
+        instances = example["instances"]
+        if not len(instances):
+            continue
+        features = trunk.backbone(trunk.preprocess_image([example]).tensor)
+        levels = [features[level] for level in heads.mask_in_features]
+        x = heads.mask_pooler(levels, [instances.gt_boxes.to(trunk.device)])
+        instances.proposal_boxes = instances.gt_boxes
+        amodal, visible = (
+            mask.tensor.flatten(1).sum(1)
+            for mask in (instances.gt_masks, instances.gt_visible_masks)
+        )
+        images = torch.full((len(instances),), record["image_id"])
+        targets = mask_targets([instances], side)
+        parts.append(
+            RoIFeatures(x.half().cpu(), targets, instances.gt_classes, images, 1 - visible / amodal)
+        )
+    x, targets, classes, images, rates = zip(*parts, strict=True)
+    return RoIFeatures(
+        torch.cat(x),
+        MaskTargets(*(torch.cat(masks) for masks in zip(*targets, strict=True))),
+        torch.cat(classes),
+        torch.cat(images),
+        torch.cat(rates),
+    )
+
+
+def save_features(features: RoIFeatures, path: Path) -> None:
+    """Write them in one piece."""
+    content = features._asdict() | {"targets": features.targets._asdict()}
+    write_whole(path, lambda partial: torch.save(content, partial))
+
+
+def load_features(path: Path) -> RoIFeatures:
+    """Read what :func:`save_features` wrote.
+
+    Raises:
+        FileNotFoundError: not there; says what makes it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: `make ablation` makes it.")
+    content = torch.load(path, weights_only=True)
+    return RoIFeatures(**content | {"targets": MaskTargets(**content["targets"])})
+
+
+class _HeadWithLosses(nn.Module):
+    """What detectron2's trainer wants: a module that answers a batch with its losses."""
+
+    def __init__(self, head: AmodalMaskHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, batch: RoIFeatures) -> dict[str, Tensor]:
+        logits = self.head.layers(batch.x.float())
+        return own_class_losses(logits, batch.targets, batch.classes)
+
+
+def _batches(features: RoIFeatures, size: int, seed: int) -> Iterator[RoIFeatures]:
+    """Endless, every object once in each round."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(features.classes)
+    for _ in itertools.count():
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, max(count - size, 0) + 1, size):
+            yield features.batch(order[start : start + size])
+
+
+def build_head(cfg: CfgNode, channels: int) -> AmodalMaskHead:
+    """The mask head of ``cfg`` for features with this many channels."""
+    side = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+    return build_mask_head(cfg, ShapeSpec(channels=channels, width=side, height=side))
+
+
+def train_head(cfg: CfgNode, features: RoIFeatures) -> AmodalMaskHead:
+    """Train the mask head of ``cfg`` alone, with its solver; ``IMS_PER_BATCH`` counts objects.
+
+    The seed (``cfg.SEED``) decides the start and the order of the objects; two variants with equal
+    seeds see the same objects in the same order.
+    """
+    seed_all_rng(cfg.SEED)
+    model = _HeadWithLosses(build_head(cfg, features.x.shape[1]))
+    optimizer = build_optimizer(cfg, model)
+    batches = _batches(features, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
+    trainer = SimpleTrainer(model, batches, optimizer)
+    trainer.register_hooks([hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))])
+    trainer.train(0, cfg.SOLVER.MAX_ITER)
+    return model.head.eval()
+
+
+@torch.no_grad()
+def predict(head: AmodalMaskHead, features: RoIFeatures, size: int = 256) -> MaskTargets:
+    """The head's masks of the true classes, bool ``(N, M, M)`` each."""
+    parts = []
+    for rows in torch.arange(len(features.classes)).split(size):
+        batch = features.batch(rows)
+        maps = head.probs(head.layers(batch.x.float()))
+        pick = torch.arange(len(rows))
+        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in KINDS])
+    return MaskTargets(*(torch.cat(masks) for masks in zip(*parts, strict=True)))
+
+
+def score(predicted: MaskTargets, features: RoIFeatures) -> pd.DataFrame:
+    """IoU of every object's masks with the truth on the RoI grid, percent.
+
+    Columns: ``image``, ``class``, ``rate`` and one per mask kind, NaN where the truth is empty.
+    """
+    table = {
+        "image": features.images.numpy(),
+        "class": features.classes.numpy(),
+        "rate": features.rates.numpy(),
+    }
+    for kind in KINDS:
+        found, true = (getattr(masks, kind).flatten(1) for masks in (predicted, features.targets))
+        iou = 100 * (found & true).sum(1) / (found | true).sum(1).clamp(min=1)
+        table[kind] = iou.where(true.any(1), torch.nan).numpy()
+    return pd.DataFrame(table)
+
+
+def summary(objects: pd.DataFrame) -> dict[str, float]:
+    """Mean IoU over objects by :data:`SCORES`, percent."""
+    occluded = objects[objects.rate >= OCCLUSION_RATE]
+    numbers = {"amodal, occluded objects": occluded.amodal}
+    numbers |= {kind: objects[kind] for kind in KINDS}
+    return {name: float(numbers[name].mean()) for name in SCORES}

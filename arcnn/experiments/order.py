@@ -1,0 +1,126 @@
+"""Does Figure 5 show occlusion order? Weights of the joint against what is known of the data.
+
+Section 4.6 reads ``VW_Ti`` as "class i occludes T" and ``OW_Ti`` as "T occludes class i". Where the
+true order is known, that is a hypothesis that can be tested, and it has rivals: the weights may
+follow how often two classes meet, or make up for a missing bias.
+
+Matrices have class T in row T and class i in column i, as Eq. (1) has it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from arcnn.experiments.frozen import RoIFeatures
+from arcnn.modeling.mask_heads import ARCNNMaskHead
+
+
+class Agreement(NamedTuple):
+    """Spearman's rank correlation of weights with a truth, over pairs of different classes."""
+
+    rho: float  # mean over seeds
+    by_seed: tuple[float, ...]
+    low: float  # 95 % of the permuted truths give a mean between low and high
+    high: float
+    p: float  # share of permuted truths with a mean at least as far from zero
+    pairs: int  # cells (T, i) that took part
+
+
+def agreement(
+    weights: Sequence[np.ndarray], truth: np.ndarray, *, shuffles: int = 5000, seed: int = 0
+) -> Agreement:
+    """Do the weights of several trainings follow a known relation between classes?
+
+    The test permutes the *names of the classes* in the truth, rows and columns alike, and not its
+    cells: P(i in front of T) and P(T in front of i) stay each other's complement. All seeds see
+    the same permutation, since they share the truth.
+
+    Args:
+        weights: ``(C, C)`` each, one per seed.
+        truth: ``(C, C)``. Pairs with 0 both ways never meet: they are left out, and so is the
+            diagonal.
+        shuffles: number of random permutations.
+        seed: of the permutations.
+    """
+    count = len(truth)
+    other = ~np.eye(count, dtype=bool)
+    rng = np.random.default_rng(seed)
+
+    def correlations(order: np.ndarray) -> np.ndarray:
+        permuted = truth[np.ix_(order, order)]
+        used = (permuted + permuted.T > 0) & other
+        return np.array([_spearman(w[used], permuted[used]) for w in weights])
+
+    found = correlations(np.arange(count))
+    chance = np.array([correlations(rng.permutation(count)).mean() for _ in range(shuffles)])
+    low, high = np.percentile(chance, [2.5, 97.5])
+    as_far = np.sum(np.abs(chance) >= abs(found.mean()) - 1e-12)
+    return Agreement(
+        rho=float(found.mean()),
+        by_seed=tuple(found.tolist()),
+        low=float(low),
+        high=float(high),
+        p=float((1 + as_far) / (1 + shuffles)),
+        pairs=int(((truth + truth.T > 0) & other).sum()),
+    )
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Zero where one of the two is constant: a joint without context has no order."""
+    a, b = rankdata(a) - (len(a) + 1) / 2, rankdata(b) - (len(b) + 1) / 2
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm else 0.0
+
+
+def meetings(records: Sequence[dict], num_classes: int) -> np.ndarray:
+    """In how many images two classes occur together, float ``(C, C)``, symmetric.
+
+    Args:
+        records: internal records.
+        num_classes: C.
+    """
+    present = np.zeros((len(records), num_classes))
+    for k, record in enumerate(records):
+        present[k, [a["category_id"] for a in record["annotations"]]] = 1
+    return present.T @ present
+
+
+class Joint(NamedTuple):
+    """Eq. (1) at the true class, cut in two: float ``(N, M, M)`` each, their sum is the logit."""
+
+    own: Tensor  # the class's own two pieces and the bias
+    context: Tensor  # everything that comes from the maps of other classes
+
+
+@torch.no_grad()
+def take_apart(head: ARCNNMaskHead, features: RoIFeatures, size: int = 256) -> Joint:
+    """Which part of the amodal logits comes from the own class, which from all others."""
+    vw, ow = (w.diag() for w in head.amodal_head.weights())
+    bias = head.amodal_head.conv.bias
+    own_parts, context_parts = [], []
+    for rows in torch.arange(len(features.classes)).split(size):
+        batch = features.batch(rows)
+        _, *pieces = head.layers(batch.x.float())
+        if head.joint_input == "probs":
+            pieces = [piece.sigmoid() for piece in pieces]
+        t = batch.classes
+        pick = torch.arange(len(rows))
+        visible, occlusion = (piece[pick, t] for piece in pieces)
+        own = vw[t, None, None] * visible + ow[t, None, None] * occlusion
+        if bias is not None:
+            own += bias[t, None, None]
+        own_parts.append(own)
+        context_parts.append(head.amodal_head(*pieces)[pick, t] - own)
+    return Joint(torch.cat(own_parts), torch.cat(context_parts))
+
+
+def constant_context(joint: Joint, classes: Tensor, num_classes: int) -> Tensor:
+    """One number for each class in the place of its context, ``(C,)``: the mean over objects and
+    pixels. Zero for a class without objects."""
+    per_object = joint.context.mean((1, 2))
+    sums = torch.zeros(num_classes).index_add(0, classes, per_object)
+    return sums / torch.bincount(classes, minlength=num_classes).clamp(min=1)

@@ -1,0 +1,248 @@
+"""The ablation's runs on disk: make one, gather them all.
+
+``<results>/ablation/<dataset>/`` holds ``features.train.pt``, ``features.val.pt`` and their record
+``features.json``; below it ``<variant>/seed<k>/`` each run's ``objects.csv`` (IoU by object) and
+``record.json``.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from arcnn.config import get_config
+from arcnn.data import register_dataset
+from arcnn.evaluation.protocol import OCCLUSION_RATE
+from arcnn.experiments.frozen import (
+    SCORES,
+    RoIFeatures,
+    extract,
+    load_features,
+    predict,
+    save_features,
+    score,
+    summary,
+    train_head,
+)
+from arcnn.experiments.order import constant_context, take_apart
+from arcnn.experiments.variants import DEFAULT, VARIANTS
+from arcnn.modeling.mask_heads import ARCNNMaskHead
+from arcnn.paths import run_folder
+from arcnn.reporting import write_record, write_table
+from arcnn.training import FINAL_WEIGHTS, load_trained
+
+CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
+
+
+class Collected(NamedTuple):
+    """The runs of an ablation by (variant, seed), and sentences on those that were left out."""
+
+    records: dict[tuple[str, int], dict]
+    objects: dict[tuple[str, int], pd.DataFrame]
+    left_out: list[str]
+
+
+def features_file(folder: Path, split: str) -> Path:
+    """Where a split's features lie."""
+    return folder / f"features.{split}.pt"
+
+
+def make_features(
+    folder: Path, *, results: Path, dataset: str, data_root: Path, trunk: str, options: Sequence
+) -> None:
+    """Freeze a trained model's trunk and write what it says about both splits.
+
+    Args:
+        folder: of the ablation on this data set.
+        results: the profile's results, with the run of the model ``trunk``, seed 0.
+        options: of that run.
+
+    Raises:
+        FileNotFoundError: the trunk isn't trained.
+    """
+    started = time.time()
+    output = run_folder(results, dataset, trunk, 0) / "train"
+    cfg = get_config(dataset, trunk, options=[*options, "OUTPUT_DIR", str(output)])
+    register_dataset(dataset, data_root)
+    model = load_trained(cfg)
+    for split in ("train", "val"):
+        save_features(extract(cfg, model, split), features_file(folder, split))
+    write_record(
+        folder / "features.json",
+        started=started,
+        parameters={"dataset": dataset, "trunk": trunk, "seed": 0, "options": list(options)},
+        dataset=dataset,
+        data_root=data_root,
+        trunk_sha256=hashlib.sha256((output / FINAL_WEIGHTS).read_bytes()).hexdigest(),
+    )
+
+
+def run_variant(
+    folder: Path, *, dataset: str, variant: str, seed: int, options: Sequence
+) -> dict[str, float]:
+    """Train one head on the frozen features, score it and write its files.
+
+    Args:
+        folder: of the ablation on this data set.
+        variant: a name of :data:`VARIANTS`.
+        options: detectron2 overrides shared by all variants (solver, sizes).
+
+    Returns:
+        The run's scores, percent.
+
+    Raises:
+        ValueError: no such variant.
+        FileNotFoundError: no features yet.
+    """
+    started = time.time()
+    if variant not in VARIANTS:
+        raise ValueError(f'unknown variant "{variant}"; choose one of {", ".join(VARIANTS)}')
+    chosen = VARIANTS[variant]
+    # On a CPU, since the heads are small and the features are there.
+    cfg = get_config(
+        dataset, chosen.model, options=[*options, *chosen.options], seed=seed, device="cpu"
+    )
+    train, val = (load_features(features_file(folder, split)) for split in ("train", "val"))
+    origin = json.loads((folder / "features.json").read_text())
+    head = train_head(cfg, train)
+    masks = predict(head, val)
+    objects = score(masks, val)
+    joint = None
+    if isinstance(head, ARCNNMaskHead):
+        joint, without = _read_joint(head, train.batch(torch.arange(len(train.classes))[:600]), val)
+        objects[CONSTANT_CONTEXT] = score(masks._replace(amodal=without), val).amodal
+    run = folder / variant / f"seed{seed}"
+    write_table(run / "objects.csv", objects.round(4))
+    write_record(
+        run / "record.json",
+        started=started,
+        parameters={"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
+        | {"variant options": list(chosen.options), "options": list(options)},
+        metrics=summary(objects),
+        joint=joint,
+        origin={key: origin[key] for key in ("parameters", "dataset", "trunk_sha256")},
+    )
+    return summary(objects)
+
+
+def _read_joint(
+    head: ARCNNMaskHead, train: RoIFeatures, val: RoIFeatures
+) -> tuple[dict[str, list], torch.Tensor]:
+    """The joint's weights and context, and the amodal masks with the context held constant."""
+    vw, ow = head.amodal_head.weights()
+    bias = head.amodal_head.conv.bias
+    means = constant_context(take_apart(head, train), train.classes, len(vw))
+    own, context = take_apart(head, val)
+    numbers = {
+        "VW": vw.tolist(),
+        "OW": ow.tolist(),
+        "bias": torch.zeros(len(vw)).tolist() if bias is None else bias.tolist(),
+        "mean context": means.tolist(),
+        # Logits, over the pixels of all objects: how much of the context is not constant?
+        "context deviation": float((context - means[val.classes, None, None]).std()),
+        "own deviation": float(own.std()),
+    }
+    return numbers, own + means[val.classes, None, None] > 0
+
+
+def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collected:
+    """All complete runs of an ablation.
+
+    A run is left out, and named, if a file of it is missing or not whole, or if its features, data
+    or shared options are not those of most runs: it would be compared with its like no more.
+    """
+    runs, left_out = {}, []
+    for variant in variants:
+        found = sorted((folder / variant).glob("seed*"), key=lambda f: int(f.name[4:]))
+        if not found:
+            left_out.append(f"{variant}: no run")
+        for run in found:
+            name = f"{variant}/{run.name}"
+            try:
+                record = json.loads((run / "record.json").read_text())
+                objects = pd.read_csv(run / "objects.csv")
+                settings = json.dumps([record["origin"], record["parameters"]["options"]])
+            except FileNotFoundError as missing:
+                left_out.append(f"{name}: no {Path(missing.filename).name}")
+                continue
+            except (ValueError, KeyError) as error:
+                left_out.append(f"{name}: not whole ({error})")
+                continue
+            runs[variant, record["parameters"]["seed"]] = (record, objects, settings)
+    if runs:
+        usual, _ = Counter(settings for *_, settings in runs.values()).most_common(1)[0]
+        for key in [key for key, (*_, settings) in runs.items() if settings != usual]:
+            left_out.append(f"{key[0]}/seed{key[1]}: other features or settings than most runs")
+            del runs[key]
+    records = {key: record for key, (record, *_) in runs.items()}
+    objects = {key: objects for key, (_, objects, _) in runs.items()}
+    return Collected(records, objects, left_out)
+
+
+def differences(
+    collected: Collected,
+    score: str,
+    reference: str = DEFAULT,
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every variant's score and its difference from a reference, with 95 % intervals.
+
+    The intervals come from drawing images and trainings anew, together: an object's IoU is compared
+    with that of the same object and the same seed.
+
+    Args:
+        score: one of :data:`SCORES`.
+        reference: the variant to compare with.
+        samples: draws.
+        seed: of the draws.
+
+    Returns:
+        By variant: ``score`` (percent, mean over seeds), ``spread`` (standard deviation over
+        seeds), ``seeds``, ``difference``, ``low``, ``high`` (points; NaN for the reference).
+    """
+    tables = {}
+    for (variant, k), objects in collected.objects.items():
+        tables.setdefault(variant, {})[k] = _sums_by_image(objects, score)
+    if reference not in tables:
+        raise ValueError(f"the reference {reference} has no run to compare with")
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for variant, runs in tables.items():
+        scores = np.array([sums.sum() / counts.sum() for sums, counts in runs.values()])
+        row = {
+            "score": scores.mean(),
+            "spread": scores.std(ddof=1) if len(scores) > 1 else np.nan,
+            "seeds": len(scores),
+        }
+        shared = sorted(runs.keys() & tables[reference].keys())
+        if variant != reference and shared:
+            gains = np.array([runs[k][0] - tables[reference][k][0] for k in shared])  # (S, images)
+            counts = runs[shared[0]][1].to_numpy()
+            drawn = [_draw(gains, counts, rng) for _ in range(samples)]
+            row["difference"] = gains.sum() / (len(shared) * counts.sum())
+            row["low"], row["high"] = np.percentile(drawn, [2.5, 97.5])
+        rows[variant] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _draw(gains: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> float:
+    seeds = rng.integers(len(gains), size=len(gains))
+    images = rng.integers(len(counts), size=len(counts))
+    return gains[seeds][:, images].sum() / (len(gains) * counts[images].sum())
+
+
+def _sums_by_image(objects: pd.DataFrame, score: str) -> tuple[pd.Series, pd.Series]:
+    """Sum of IoUs and number of objects, by image."""
+    if score == SCORES[0]:
+        objects, score = objects[objects.rate >= OCCLUSION_RATE], "amodal"
+    by_image = objects.groupby("image")[score]
+    return by_image.sum(), by_image.count()

@@ -1,0 +1,115 @@
+"""The ablation of the joint, and the tests of what Figure 5 shows."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from arcnn.experiments import VARIANTS, Agreement
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_name, model_style
+
+GROUPS = {  # title: which variants, by the parts of their names
+    "Eq. (1) on logits": lambda parts: "logits" in parts and parts[0] in ("full", "own"),
+    "Eq. (1) on probabilities": lambda parts: "probs" in parts and parts[0] in ("full", "own"),
+    "sum of the pieces": lambda parts: parts[0] == "add",
+    "subtraction": lambda parts: parts[0] == "orcnn",
+}
+
+
+def _label(variant: str) -> str:
+    words = {"full": "all classes", "own": "own class", "nobias": "no bias"}
+    words |= {"normal": "start 0", "identity": "start identity", "add": "sum of"}
+    words |= {"detach": "pieces detached", "two_losses": "without its third loss"}
+    words |= {"noisy_or": "noisy or", "probs": "probabilities", "orcnn": "ORCNN"}
+    parts = [p for p in variant.split("-") if p not in ("logits", "probs") or "add" in variant]
+    return ", ".join(words.get(p, p) for p in parts).replace("sum of, ", "sum of ")
+
+
+@figure_function
+def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score: str) -> Figure:
+    """Every variant's score: small dots are trainings, the large one is their mean.
+
+    The difference from the reference stands at the right with its 95 % interval, in bold where the
+    interval does not span zero.
+
+    Args:
+        table: from :func:`arcnn.experiments.differences`.
+        by_run: the score by (variant, seed), percent.
+        score: its name, for the axis.
+    """
+    rows: list[tuple[str, list[str]]] = []
+    for title, belongs in GROUPS.items():
+        members = [v for v in table.index if belongs(v.split("-"))]
+        if members:
+            rows.append((title, sorted(members, key=lambda v: -table.score[v])))
+    height = sum(len(members) + 1.3 for _, members in rows)
+    figure, axes = plt.subplots(figsize=(10, 0.26 * height + 0.9))
+    reference = table.index[table.difference.isna()][0]
+    axes.axvline(table.score[reference], color=INK, linewidth=1, linestyle=":")
+    y, ticks, labels = 0.0, [], []
+    for title, members in rows:
+        axes.text(0, y, title, transform=axes.get_yaxis_transform(), fontweight="bold", va="center")
+        for variant in members:
+            y += 1
+            ticks.append(y)
+            labels.append(_label(variant))
+            style = model_style(VARIANTS[variant].model)
+            runs = [value for (v, _), value in by_run.items() if v == variant]
+            axes.plot(runs, [y] * len(runs), "|", color=style["color"], markersize=9, alpha=0.7)
+            axes.plot(table.score[variant], y, linestyle="none", markersize=7, **style)
+            row = table.loc[variant]
+            clear = row.low > 0 or row.high < 0
+            text = "reference" if variant == reference else _interval(row)
+            axes.text(
+                1.01,
+                y,
+                text,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if clear else "normal",
+            )
+        y += 1.3
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(y - 0.6, -0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"mean IoU, percent: {score}")
+    models = dict.fromkeys(VARIANTS[v].model for v in table.index)
+    handles = [
+        Line2D([], [], linestyle="none", label=model_name(m), **model_style(m)) for m in models
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row.difference:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
+
+
+@figure_function
+def agreements(tests: Mapping[str, Agreement]) -> Figure:
+    """Rank correlations beside what chance gives: the grey bar holds 95 % of permuted truths.
+
+    Args:
+        tests: by the sentence that is tested.
+    """
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(tests) + 1.2))
+    for y, test in enumerate(tests.values()):
+        axes.barh(y, test.high - test.low, left=test.low, height=0.6, color="#DDDDDD")
+        axes.plot(test.by_seed, [y] * len(test.by_seed), "|", color=INK, markersize=10, alpha=0.7)
+        outside = not test.low <= test.rho <= test.high
+        face = MASK_COLORS["amodal"] if outside else "white"
+        axes.plot(test.rho, y, "o", color=MASK_COLORS["amodal"], markerfacecolor=face, markersize=8)
+        axes.text(
+            1.01, y, f"{test.rho:+.2f}, p = {test.p:.3f}", va="center",
+            transform=axes.get_yaxis_transform(), fontsize=8.5,
+        )  # fmt: skip
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(tests)), list(tests))
+    axes.tick_params(axis="y", length=0)
+    axes.set(ylim=(len(tests) - 0.4, -0.6), xlim=(-1, 1), xlabel="Spearman's rank correlation")
+    return figure

@@ -1,0 +1,218 @@
+"""The ablation on frozen features, and the tests of Figure 5's reading."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+import arcnn
+from arcnn import experiments
+from arcnn.experiments import DEFAULT, VARIANTS, agreement, collect, differences, meetings
+from arcnn.experiments.__main__ import main
+from arcnn.experiments.frozen import build_head, extract, predict, score, summary, train_head
+from arcnn.experiments.order import constant_context, take_apart
+from arcnn.experiments.runs import features_file
+from arcnn.modeling import MaskTargets
+from arcnn.paths import run_folder
+from arcnn.visualization import ablation, agreements
+
+HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]
+
+
+def test_the_variants_are_the_readings_that_the_text_leaves_open():
+    grid = [v for v in VARIANTS if v.split("-")[0] in ("full", "own") and "detach" not in v]
+    assert len(grid) == 16
+    keys = {
+        tuple(arcnn.get_config("tabletop", v.model, options=v.options).MODEL.ARCNN.values())
+        for v in (VARIANTS[name] for name in grid)
+    }
+    assert len(keys) == 16
+    default = arcnn.get_config("tabletop", "arcnn", options=VARIANTS[DEFAULT].options)
+    assert default.MODEL == arcnn.get_config("tabletop", "arcnn").MODEL
+    assert VARIANTS[DEFAULT].seeds >= 5 and VARIANTS[experiments.NO_BIAS].seeds >= 5
+    assert {v.model for v in VARIANTS.values()} == set(arcnn.MODELS)
+
+
+@pytest.fixture
+def features(tiny_config):
+    cfg = tiny_config("orcnn")
+    return extract(cfg, build_model(cfg).eval(), "train")
+
+
+def test_features_are_those_of_every_object(features, tiny_config):
+    records = arcnn.data.split_records(tiny_config(), "train")
+    annotations = [a for r in records for a in r["annotations"]]
+    assert features.classes.tolist() == [a["category_id"] for a in annotations]
+    assert features.images.tolist() == [r["image_id"] for r in records for _ in r["annotations"]]
+    rates = [a["occlusion_rate"] for a in annotations]
+    assert features.rates.numpy() == pytest.approx(rates, abs=0.06)  # after resizing
+    amodal, visible, occlusion = features.targets
+    assert torch.equal(amodal, visible | occlusion) and not (visible & occlusion).any()
+    assert features.x.shape == (len(annotations), 16, 14, 14) and amodal.shape[1:] == (28, 28)
+
+
+def test_training_a_head_lowers_its_losses_and_repeats_itself(features, tiny_config):
+    cfg = tiny_config("arcnn", "SOLVER.MAX_ITER", 40, "SOLVER.IMS_PER_BATCH", 8)
+    head = train_head(cfg, features)
+    untrained = summary(score(predict(build_head(cfg, 16).eval(), features), features))
+    trained = summary(score(predict(head, features), features))
+    assert trained["visible"] > untrained["visible"] + 10
+    again = train_head(cfg, features)
+    assert all(
+        torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_scores_are_ious_of_the_true_classes_masks(features):
+    perfect = score(features.targets, features)
+    assert (perfect[["amodal", "visible"]] == 100).all(axis=None)
+    hidden = features.targets.occlusion.flatten(1).any(1).numpy()
+    assert (perfect.occlusion[hidden] == 100).all() and perfect.occlusion[~hidden].isna().all()
+    nothing = MaskTargets(*(torch.zeros_like(mask) for mask in features.targets))
+    assert summary(score(nothing, features))["amodal"] == 0
+    half = features.targets.amodal.clone()
+    half[:, :14] = False
+    one = score(features.targets._replace(amodal=half), features).amodal[0]
+    true = features.targets.amodal[0]
+    assert one == pytest.approx(100 * float(true[14:].sum() / true.sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize("inputs", ["logits", "probs"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_own_part_and_context_add_up_to_the_amodal_logit(features, tiny_config, inputs, bias):
+    cfg = tiny_config("arcnn", "MODEL.ARCNN.INPUT", inputs, "MODEL.ARCNN.BIAS", bias)
+    head = build_head(cfg, 16).eval()
+    torch.nn.init.normal_(head.amodal_head.conv.weight)
+    joint = take_apart(head, features)
+    with torch.no_grad():
+        amodal = head.layers(features.x.float()).amodal
+    own = amodal[torch.arange(len(features.classes)), features.classes]
+    assert torch.allclose(joint.own + joint.context, own, atol=1e-5)
+    means = constant_context(joint, features.classes, 10)
+    k = int(features.classes[0])
+    assert means[k] == pytest.approx(float(joint.context[features.classes == k].mean()), abs=1e-5)
+    with torch.no_grad():  # without weights on other classes there is no context
+        weight = head.amodal_head.conv.weight
+        weight.mul_(torch.eye(10).repeat_interleave(2, dim=1)[:, :, None, None])
+    assert take_apart(head, features).context.abs().max() < 1e-4
+
+
+def known_order(count: int = 8) -> np.ndarray:
+    upper = np.triu(np.random.default_rng(0).random((count, count)), 1)
+    return upper + np.tril(1 - upper.T, -1)
+
+
+def test_agreement_tells_order_from_chance():
+    truth = known_order()
+    rng = np.random.default_rng(1)
+    right = agreement([truth, truth], truth, shuffles=200)
+    assert right.rho == pytest.approx(1) and right.p == pytest.approx(1 / 201)
+    assert right.low < right.high < 1 and right.pairs == 56 and len(right.by_seed) == 2
+    assert agreement([-truth], truth, shuffles=50).rho == pytest.approx(-1)
+    noise = [agreement([rng.normal(size=(8, 8))], truth, shuffles=100).p for _ in range(30)]
+    assert 0.3 < np.mean(noise) < 0.7  # p is uniform where nothing is to be found
+    assert agreement([np.eye(8)], truth, shuffles=10).rho == 0  # no context at all
+
+
+def test_agreement_leaves_out_pairs_that_never_meet():
+    truth = known_order()
+    truth[0, 1:4] = truth[1:4, 0] = 0
+    assert agreement([truth], truth, shuffles=10).pairs == 50
+
+
+def test_meetings_counts_images():
+    records = [
+        {"annotations": [{"category_id": 0}, {"category_id": 2}, {"category_id": 2}]},
+        {"annotations": [{"category_id": 0}]},
+    ]
+    assert meetings(records, 3).tolist() == [[2, 0, 1], [0, 0, 0], [1, 0, 1]]
+
+
+@pytest.fixture(scope="module")
+def ablation_folder(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants with two seeds each, by the commands that Snakemake calls."""
+    results = tmp_path_factory.mktemp("results")
+    tiny = [*("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)]
+    arcnn.data.register_dataset("tabletop", tabletop_root)
+    output = run_folder(results, "tabletop", "orcnn", 0) / "train"
+    output.mkdir(parents=True)
+    cfg = arcnn.get_config("tabletop", "orcnn", options=tiny, device="cpu")
+    torch.save({"model": build_model(cfg).state_dict()}, output / "model_final.pth")
+    folder = results / "ablation" / "tabletop"
+    shared = ["--dataset", "tabletop", "--folder", str(folder)]
+    call = ["features", *shared, "--options", json.dumps(tiny), "--trunk", "orcnn"]
+    assert main([*call, "--results", str(results), "--data-root", str(tabletop_root)]) == 0
+    for variant in (DEFAULT, "add-logits"):
+        for seed in ("0", "1"):
+            call = ["head", *shared, "--variant", variant, "--seed", seed]
+            assert main([*call, "--options", json.dumps([*tiny, *HEADS])]) == 0
+    return folder
+
+
+def test_runs_are_gathered_and_compared(ablation_folder):
+    found = collect(ablation_folder, [DEFAULT, "add-logits", "orcnn"])
+    assert set(found.records) == {(v, k) for v in (DEFAULT, "add-logits") for k in (0, 1)}
+    assert found.left_out == ["orcnn: no run"]
+    joint = found.records[DEFAULT, 0]["joint"]
+    assert np.array(joint["VW"]).shape == (10, 10) and len(joint["bias"]) == 10
+    assert found.records["add-logits", 0]["joint"] is None
+    table = differences(found, "visible", samples=50)
+    row = table.loc["add-logits"]
+    assert row.low <= row.difference <= row.high and np.isnan(table.difference[DEFAULT])
+    assert row.seeds == 2
+    for variant in table.index:
+        mean = np.mean(
+            [r["metrics"]["visible"] for (v, _), r in found.records.items() if v == variant]
+        )
+        assert table.score[variant] == pytest.approx(mean, abs=1e-3)
+    by_run = {key: record["metrics"]["visible"] for key, record in found.records.items()}
+    ablation(table, by_run, "visible").canvas.draw()
+    agreements({"any": agreement([known_order()], known_order(), shuffles=10)}).canvas.draw()
+
+
+def test_a_run_against_itself_shows_no_difference(ablation_folder):
+    found = collect(ablation_folder, [DEFAULT])
+    twin = {("add-logits", k): objects for (_, k), objects in found.objects.items()}
+    same = found._replace(objects=found.objects | twin)
+    row = differences(same, "amodal", samples=20).loc["add-logits"]
+    assert row.low == row.difference == row.high == 0
+
+
+def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
+    folder = tmp_path / "ablation"
+    shutil.copytree(ablation_folder, folder)
+    (folder / DEFAULT / "seed1" / "record.json").unlink()
+    torn = folder / "add-logits" / "seed0" / "record.json"
+    torn.write_text(torn.read_text()[:100])
+    found = collect(folder, [DEFAULT, "add-logits"])
+    assert set(found.records) == {(DEFAULT, 0), ("add-logits", 1)}
+    assert any("no record.json" in s for s in found.left_out)
+    assert any("not whole" in s for s in found.left_out)
+
+    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
+    other = folder / DEFAULT / "seed1" / "record.json"
+    record = json.loads(other.read_text())
+    record["origin"]["trunk_sha256"] = "0" * 64
+    other.write_text(json.dumps(record))
+    found = collect(folder, [DEFAULT, "add-logits"])
+    assert (DEFAULT, 1) not in found.records
+    assert found.left_out == [f"{DEFAULT}/seed1: other features or settings than most runs"]
+
+
+def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):
+    shared = ["--dataset", "tabletop", "--folder", str(tmp_path)]
+    assert main(["head", *shared, "--variant", DEFAULT, "--seed", "0"]) == 1
+    assert "make ablation" in capsys.readouterr().err
+    call = ["features", *shared, "--trunk", "orcnn", "--results", str(tmp_path)]
+    assert main([*call, "--data-root", str(tabletop_root)]) == 1
+    assert "04_train" in capsys.readouterr().err
+    assert not features_file(tmp_path, "train").exists()
+    with pytest.raises(ValueError, match="no run to compare with"):
+        differences(collect(tmp_path, [DEFAULT]), "amodal")
+    assert isinstance(collect(tmp_path).objects, dict)
+    assert pd.DataFrame(collect(tmp_path).records).empty
