@@ -178,6 +178,7 @@ rule evaluate:
     output:
         f"{RUN_FOLDER}/metrics.json",
         f"{RUN_FOLDER}/predictions.json",
+        f"{RUN_FOLDER}/draws.csv",
         f"{RUN_FOLDER}/record.json",
     log:
         "notebooks/05_evaluate.{dataset}.{model}.seed{seed}.ipynb",
@@ -195,8 +196,7 @@ rule table1:
         notebook=f"{NOTEBOOKS}/06_table1.ipynb",
         metrics=evaluations(DATASETS),
     output:
-        "table1.md",
-        "table1.csv",
+        expand("table1.{kind}", kind=["md", "csv", "tex", "png", "svg"]),
         "records/06_table1.json",
     log:
         "notebooks/06_table1.ipynb",

@@ -17,7 +17,14 @@ from arcnn.evaluation.protocol import (
     evaluate,
     visible_fraction,
 )
-from arcnn.evaluation.uncertainty import Interval, bootstrap, paired_bootstrap
+from arcnn.evaluation.uncertainty import (
+    Interval,
+    bootstrap,
+    image_draws,
+    intervals,
+    mean_of_trainings,
+    paired_bootstrap,
+)
 
 __all__ = [
     "ALL_TASKS",
@@ -34,6 +41,9 @@ __all__ = [
     "encode_mask_kinds",
     "encode_masks",
     "evaluate",
+    "image_draws",
+    "intervals",
+    "mean_of_trainings",
     "paired_bootstrap",
     "predict_and_evaluate",
     "read_results",

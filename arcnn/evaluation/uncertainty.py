@@ -5,10 +5,11 @@ models are compared on the same draws, since what is hard in an image is hard fo
 between training runs comes on top: it needs several seeds, and no test set can show it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from arcnn.evaluation.protocol import Evaluation
 
@@ -29,28 +30,75 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def excludes_zero(self) -> bool:
+        """Whether a difference may be claimed."""
+        return self.low > 0 or self.high < 0
 
-def bootstrap(
+
+def image_draws(
     evaluation: Evaluation,
     metrics: Sequence[Metric] = TABLE_1,
     *,
     samples: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
-) -> dict[Metric, Interval | None]:
-    """Percentile intervals of any metrics over draws of the images.
+) -> pd.DataFrame:
+    """Metrics over draws of the images; equal seeds and images give equal draws.
 
     Args:
         samples: number of draws.
-        confidence: of the interval, in (0, 1).
         seed: of the draws.
 
     Returns:
-        ``None`` where the metric itself is None. Draws in which it is None, for want of objects,
-        are left out.
+        Percent, one column per metric (tuples as its names). Row 0 has all images once, the
+        ``samples`` others a draw each. NaN where there is no number.
     """
-    draws = _draws(len(evaluation.image_ids), samples, seed)
-    return _intervals([evaluation], draws, metrics, confidence)
+    count = len(evaluation.image_ids)
+    tasks = [t for t in dict.fromkeys(task for task, _ in metrics) if t in evaluation.matches]
+    generator = np.random.default_rng(seed)
+    rows = []
+    for number in range(samples + 1):
+        drawn = generator.integers(count, size=count) if number else np.arange(count)
+        weights = np.bincount(drawn, minlength=count).astype(float)
+        scores = {task: evaluation.metric(task, weights) for task in tasks}
+        rows.append([scores.get(task, {}).get(name) for task, name in metrics])
+    return pd.DataFrame(rows, columns=pd.Index(metrics, tupleize_cols=False), dtype=float)
+
+
+def mean_of_trainings(draws: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
+    """:func:`image_draws` of one model's trainings, averaged; the trainings are drawn anew too.
+
+    With few trainings their spread is only roughly in the result; with one it isn't at all.
+    """
+    values = np.stack([d.to_numpy() for d in draws])  # (trainings, 1 + samples, metrics)
+    generator = np.random.default_rng(seed)
+    picked = generator.integers(len(draws), size=(values.shape[1], len(draws)))
+    picked[0] = np.arange(len(draws))
+    means = values[picked, np.arange(values.shape[1])[:, None]].mean(axis=1)
+    return pd.DataFrame(means, columns=draws[0].columns)
+
+
+def intervals(draws: pd.DataFrame, *, confidence: float = 0.95) -> dict:
+    """Percentile intervals, by column; ``None`` where the metric itself has no number.
+
+    Args:
+        draws: from :func:`image_draws`, or the difference of two.
+        confidence: in (0, 1).
+    """
+    tail = 50 * (1 - confidence)
+    found: dict = dict.fromkeys(draws.columns)
+    for metric, column in draws.items():
+        value, drawn = column.iloc[0], column.iloc[1:].dropna()
+        if not np.isnan(value):
+            low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
+            found[metric] = Interval(float(value), float(low), float(high))
+    return found
+
+
+def bootstrap(
+    evaluation: Evaluation, metrics: Sequence[Metric] = TABLE_1, *, samples: int = 1000
+) -> Mapping[Metric, Interval | None]:
+    """95 % intervals of any metrics, over draws of the images."""
+    return intervals(image_draws(evaluation, metrics, samples=samples))
 
 
 def paired_bootstrap(
@@ -59,10 +107,8 @@ def paired_bootstrap(
     metrics: Sequence[Metric] = TABLE_1,
     *,
     samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[Metric, Interval | None]:
-    """Intervals of the differences ``first - second``, both models taken on the same draws.
+) -> Mapping[Metric, Interval | None]:
+    """95 % intervals of the differences ``first - second``, both models taken on the same draws.
 
     Raises:
         ValueError: they were evaluated on different images.
@@ -71,44 +117,5 @@ def paired_bootstrap(
         raise ValueError(
             "the two evaluations are of different images; evaluate both on the same ground truth"
         )
-    draws = _draws(len(first.image_ids), samples, seed)
-    return _intervals([first, second], draws, metrics, confidence)
-
-
-def _draws(num_images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image was drawn, float ``(N,)``, ``samples`` times."""
-    generator = np.random.default_rng(seed)
-    for _ in range(samples):
-        drawn = generator.integers(num_images, size=num_images)
-        yield np.bincount(drawn, minlength=num_images).astype(float)
-
-
-def _intervals(
-    evaluations: Sequence[Evaluation],
-    draws: Iterator[np.ndarray],
-    metrics: Sequence[Metric],
-    confidence: float,
-) -> dict[Metric, Interval | None]:
-    def difference(weights: np.ndarray | None) -> list[float]:
-        numbers = [{t: e.metric(t, weights) for t in tasks} for e in evaluations]
-        signs = (1, -1)
-        return [
-            sum(s * _nan(n[task][name]) for s, n in zip(signs, numbers, strict=False))
-            for task, name in scored
-        ]
-
-    scored = [m for m in metrics if all(m[0] in e.matches for e in evaluations)]
-    tasks = dict.fromkeys(task for task, _ in scored)
-    values = difference(None)
-    table = np.array([difference(weights) for weights in draws]).reshape(-1, len(scored))
-    tail = 50 * (1 - confidence)
-    intervals: dict[Metric, Interval | None] = dict.fromkeys(metrics)
-    for metric, value, column in zip(scored, values, table.T, strict=True):
-        if not np.isnan(value):
-            low, high = np.nanpercentile(column, [tail, 100 - tail])
-            intervals[metric] = Interval(float(value), float(low), float(high))
-    return intervals
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+    one, other = (image_draws(e, metrics, samples=samples) for e in (first, second))
+    return intervals(one - other)

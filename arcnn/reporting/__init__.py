@@ -9,14 +9,22 @@ from arcnn.reporting.record import (
     write_table,
     write_text,
 )
-from arcnn.reporting.table1 import collect_runs, table1, to_markdown
+from arcnn.reporting.table1 import (
+    collect_runs,
+    model_differences,
+    table1,
+    to_latex,
+    to_markdown,
+)
 
 __all__ = [
     "COLUMNS",
     "collect_runs",
     "device",
+    "model_differences",
     "paper_table",
     "table1",
+    "to_latex",
     "to_markdown",
     "versions",
     "write_json",

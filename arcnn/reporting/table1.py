@@ -2,11 +2,14 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from arcnn.evaluation import Interval, intervals, mean_of_trainings
 from arcnn.paths import run_folder
 from arcnn.reporting.paper import COLUMNS, paper_table
 
@@ -18,6 +21,7 @@ MODEL_ROWS = {
     "arcnn_add": "ARCNN-add",
     "arcnn": "ARCNN",
 }
+PAIRS = (("arcnn", "orcnn"), ("arcnn", "arcnn_add"), ("arcnn_add", "orcnn"))
 DATASET_TITLES = {
     "kins": "KINS",
     "cocoa_cls": "COCOA-cls",
@@ -33,69 +37,98 @@ METRIC_OF_COLUMN = {
 }
 
 
+class Run(NamedTuple):
+    """A finished run."""
+
+    numbers: dict[str, float]  # by column of Table 1, percent
+    draws: pd.DataFrame  # the same over draws of the images, row 0 without drawing
+    commit: str | None
+    record: str  # path relative to the results folder
+
+
+class Runs(NamedTuple):
+    """Runs by (data set, model, seed), and sentences on what was left out and why."""
+
+    runs: dict[tuple[str, str, int], Run]
+    left_out: list[str]
+
+    def of(self, dataset: str, model: str) -> dict[int, Run]:
+        """The runs of one row of the table, by seed."""
+        return {s: r for (d, m, s), r in self.runs.items() if (d, m) == (dataset, model)}
+
+
+def dataset_title(dataset: str) -> str:
+    """The heading of a data set's block; says which have no numbers in the paper."""
+    return DATASET_TITLES.get(dataset, f"{dataset} (the paper has no numbers for it)")
+
+
 def collect_runs(
     results: Path, datasets: Sequence[str], models: Sequence[str], seeds: Sequence[int]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Every finished run, a row each, and what was left out and why.
+) -> Runs:
+    """Every finished run.
 
-    A run is left out, never averaged in, if its metrics or record is missing, or if its data
-    fingerprint or its options differ from those of the first run on the same data set.
-
-    Returns:
-        Rows with ``dataset``, ``model``, ``seed``, the five columns (percent), ``commit`` and
-        ``record`` (path relative to ``results``); and sentences on what was left out.
+    A run is left out, and named, never averaged in, if a file of it is missing or cut off, or if
+    its data fingerprint, its options or its draws are not those of most runs on the same data set.
     """
-    rows, left_out, reference = [], [], {}
+    runs: dict[tuple[str, str, int], Run] = {}
+    settings: dict[tuple[str, str, int], str] = {}
+    left_out = []
+    for key in [(d, m, s) for d in datasets for m in models for s in seeds]:
+        try:
+            runs[key], settings[key] = _read_run(results, run_folder(results, *key))
+        except FileNotFoundError as missing:
+            left_out.append(f"{_name(key)}: no {Path(missing.filename).name}")
+        except (ValueError, KeyError, TypeError) as error:
+            left_out.append(f"{_name(key)}: not a whole run ({error!r})")
     for dataset in datasets:
-        for model in models:
-            for seed in seeds:
-                run = run_folder(results, dataset, model, seed)
-                name = f"{dataset}/{model}/seed{seed}"
-                try:
-                    metrics = json.loads((run / "metrics.json").read_text())
-                    record = json.loads((run / "record.json").read_text())
-                except FileNotFoundError as missing:
-                    left_out.append(f"{name}: no {Path(missing.filename).name}")
-                    continue
-                except json.JSONDecodeError as error:
-                    left_out.append(f"{name}: not complete JSON ({error})")
-                    continue
-                settings = (record["dataset"]["sha256"], record["parameters"]["options"])
-                if reference.setdefault(dataset, settings) != settings:
-                    left_out.append(f"{name}: made with other data or options than its neighbours")
-                    continue
-                rows.append(
-                    {"dataset": dataset, "model": model, "seed": seed}
-                    | {c: metrics[task][key] for c, (task, key) in METRIC_OF_COLUMN.items()}
-                    | {
-                        "commit": record["commit"],
-                        "record": str((run / "record.json").relative_to(results)),
-                    }
-                )
+        keys = [key for key in runs if key[0] == dataset]
+        usual = Counter(settings[key] for key in keys).most_common(1)
+        for key in keys:
+            if settings[key] != usual[0][0]:
+                left_out.append(f"{_name(key)}: made with other data or options than most runs")
+                del runs[key]
     for sentence in left_out:
         logger.warning("left out of Table 1: %s", sentence)
-    columns = ["dataset", "model", "seed", *COLUMNS, "commit", "record"]
-    return pd.DataFrame(rows, columns=columns), left_out
+    return Runs(runs, left_out)
 
 
-def table1(runs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
+def _read_run(results: Path, run: Path) -> tuple[Run, str]:
+    metrics = json.loads((run / "metrics.json").read_text())
+    record = json.loads((run / "record.json").read_text())
+    draws = pd.read_csv(run / "draws.csv")
+    if list(draws.columns) != list(COLUMNS):
+        raise ValueError("draws.csv has other columns than Table 1")
+    numbers = {c: metrics[task][key] for c, (task, key) in METRIC_OF_COLUMN.items()}
+    settings = [record["dataset"]["sha256"], record["parameters"]["options"], len(draws)]
+    where = str((run / "record.json").relative_to(results))
+    return Run(numbers, draws, record["commit"], where), json.dumps(settings)
+
+
+def _name(key: tuple[str, str, int]) -> str:
+    return f"{key[0]}/{key[1]}/seed{key[2]}"
+
+
+def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     """Table 1 in long form: one row per data set, model and metric.
 
     Columns: ``dataset``, ``model``, ``metric``, ``paper`` (percent, NaN where the paper has none),
     ``quoted``, ``ours`` (mean over seeds), ``spread`` (standard deviation, NaN below two seeds),
-    ``difference`` (ours - paper), ``seeds``, ``commit``, ``records``.
+    ``low`` and ``high`` (95 % interval over images and seeds), ``difference`` (ours - paper),
+    ``seeds``, ``commit``, ``records`` (paths, one per seed, separated by spaces).
     """
     published = paper_table()
     rows = []
     for dataset in datasets:
         for model in MODEL_ROWS:
-            ours = runs[(runs.dataset == dataset) & (runs.model == model)]
+            ours = list(runs.of(dataset, model).values())
             in_paper = (dataset, model) in published.index
-            if not in_paper and ours.empty:
+            if not in_paper and not ours:
                 continue
+            bounds = intervals(mean_of_trainings([r.draws for r in ours])) if ours else {}
             for metric in COLUMNS:
                 paper = published.loc[(dataset, model), metric] if in_paper else float("nan")
-                values = ours[metric].astype(float)
+                values = pd.Series([run.numbers[metric] for run in ours], dtype=float)
+                interval = bounds.get(metric)
                 rows.append(
                     {
                         "dataset": dataset,
@@ -105,54 +138,157 @@ def table1(runs: pd.DataFrame, datasets: Sequence[str]) -> pd.DataFrame:
                         "quoted": bool(in_paper and published.loc[(dataset, model), "quoted"]),
                         "ours": values.mean(),
                         "spread": values.std() if len(values) > 1 else float("nan"),
+                        "low": interval.low if interval else float("nan"),
+                        "high": interval.high if interval else float("nan"),
                         "difference": values.mean() - paper,
                         "seeds": len(values),
-                        "commit": " ".join(sorted({str(c)[:7] for c in ours.commit})),
-                        "records": " ".join(ours.record),
+                        "commit": " ".join(sorted({str(run.commit)[:7] for run in ours})),
+                        "records": " ".join(run.record for run in ours),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def to_markdown(table: pd.DataFrame, left_out: Sequence[str] = ()) -> str:
+def model_differences(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
+    """Paired differences between models, with 95 % intervals over images and seeds, in points.
+
+    Columns: ``dataset``, ``first``, ``second``, ``metric``, ``difference`` (first - second),
+    ``low``, ``high``, ``seeds`` (the smaller number of the two).
+    """
+    rows = []
+    for dataset in datasets:
+        for first, second in PAIRS:
+            pair = [list(runs.of(dataset, model).values()) for model in (first, second)]
+            if not all(pair):
+                continue
+            # Different seeds of the drawing of trainings: two models' trainings are not paired.
+            one, other = (
+                mean_of_trainings([run.draws for run in own], seed=k) for k, own in enumerate(pair)
+            )
+            for metric, interval in intervals(one - other).items():
+                if interval:
+                    row = {"dataset": dataset, "first": first, "second": second, "metric": metric}
+                    row |= {"difference": interval.value, "low": interval.low}
+                    rows.append(row | {"high": interval.high, "seeds": min(map(len, pair))})
+    columns = ["dataset", "first", "second", "metric", "difference", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sentences(differences: pd.DataFrame) -> list[str]:
+    """What may be said about the differences: never "better" where the interval spans zero."""
+    said = []
+    for (dataset, first, second), rows in differences.groupby(
+        ["dataset", "first", "second"], sort=False
+    ):
+        names = MODEL_ROWS[first], MODEL_ROWS[second]
+        parts: dict[str, list[str]] = {"better": [], "worse": [], "": []}
+        for row in rows.itertuples():
+            interval = Interval(row.difference, row.low, row.high)
+            text = f"{row.metric} ({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}])"
+            clear = "better" if interval.low > 0 else "worse"
+            parts[clear if interval.excludes_zero() else ""].append(text)
+        clauses = [
+            f"is {word} in {', '.join(parts[word])}" for word in parts if word and parts[word]
+        ]
+        if parts[""]:
+            clauses.append(f"no difference can be claimed in {', '.join(parts[''])}")
+        few = rows.seeds.min() == 1
+        who = f"this one training of {names[0]}" if few else names[0]
+        whom = f"this one of {names[1]}" if few else names[1]
+        title = dataset_title(dataset).split(" (")[0]
+        said.append(f"{title}, {who} against {whom}: {'; '.join(clauses)}.")
+    return said
+
+
+NOTES = (
+    "AP and AR in percent. AR is COCO's AR@1. Occluded AP is the AP of the amodal mask on objects "
+    "with an occlusion rate of 0.15 or more. Ours: mean over seeds, ± standard deviation where "
+    "there are two seeds or more; in parentheses the difference from the paper."
+)
+HOW_SURE = (
+    "Differences are in points, with 95 % intervals over images and seeds drawn anew, both models "
+    "on the same images. With one seed the interval knows nothing of the luck of a training: two "
+    "trainings of the same model differ by up to two points of AP."
+)
+NO_RUN = "no run"
+
+
+def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequence[str]) -> str:
     """The paper's layout as Markdown, one block per data set; every number of ours a link."""
     blocks = []
     for dataset, rows in table.groupby("dataset", sort=False):
         lines = [
-            f"### {DATASET_TITLES[dataset]}",
+            f"### {dataset_title(dataset)}",
             "",
             "| | | " + " | ".join(COLUMNS) + " | seeds | commit |",
-            "|---|---|" + "---:|" * len(COLUMNS) + "---:|---|",
+            "|---|---|" + "---:|" * len(COLUMNS) + "---|---|",
         ]
-        for model, cells in rows.groupby("model", sort=False):
-            by_metric = cells.set_index("metric")
-            first = cells.iloc[0]
-            if cells.paper.notna().any():
-                source = "quoted by the paper" if first.quoted else "paper"
-                numbers = " | ".join(f"{by_metric.paper[c]:.2f}" for c in COLUMNS)
-                lines.append(f"| {MODEL_ROWS[model]} | {source} | {numbers} | | |")
-            if first.seeds:
-                numbers = " | ".join(_ours(by_metric.loc[c]) for c in COLUMNS)
-                lines.append(
-                    f"| {MODEL_ROWS[model]} | ours | {numbers} | {first.seeds} | {first.commit} |"
-                )
-            elif not first.quoted:
-                dashes = " | ".join("no run" for _ in COLUMNS)
-                lines.append(f"| {MODEL_ROWS[model]} | ours | {dashes} | 0 | |")
+        for model, source, cells, first in table_lines(rows):
+            seeds = " ".join(f"[{_seed(r)}]({r})" for r in first.records.split())
+            shown = [f"[{text}]({link})" if link else text for text, link in cells]
+            tail = f"{seeds} | {first.commit}" if source == "ours" and first.seeds else " | "
+            lines.append(f"| {model} | {source} | {' | '.join(shown)} | {tail} |")
         blocks.append("\n".join(lines))
-    notes = [
-        "AP and AR in percent. AR is COCO's AR@1. Occluded AP is the AP of the amodal mask on "
-        "objects with an occlusion rate of 0.15 or more. Ours: mean over seeds, ± standard "
-        "deviation where there are two seeds or more; with one seed, no difference between models "
-        "is claimed. Numbers link to the records that they come from.",
-        *(f"Left out: {sentence}." for sentence in left_out),
-    ]
-    return "# Table 1\n\n" + "\n\n".join(blocks) + "\n\n" + "\n\n".join(notes) + "\n"
+    said = "\n".join(f"- {sentence}" for sentence in sentences(differences))
+    notes = [NOTES + " Numbers link to the records that they come from."]
+    notes += [said, HOW_SURE] if said else []
+    notes += [f"Left out: {sentence}." for sentence in left_out]
+    return "# Table 1\n\n" + "\n\n".join([*blocks, *notes]) + "\n"
 
 
-def _ours(row: pd.Series) -> str:
+def to_latex(table: pd.DataFrame) -> str:
+    """The same for a paper: needs booktabs and hyperref; every number of ours a link."""
+    lines = [r"\begin{tabular}{ll" + "r" * len(COLUMNS) + "r}", r"\toprule"]
+    lines.append(" & & " + " & ".join(COLUMNS) + r" & seeds \\")
+    for dataset, rows in table.groupby("dataset", sort=False):
+        title = _escaped(dataset_title(dataset))
+        lines += [r"\midrule", rf"\multicolumn{{{len(COLUMNS) + 3}}}{{l}}{{{title}}} \\"]
+        for model, source, cells, first in table_lines(rows):
+            shown = [_latex(text, link) for text, link in cells]
+            count = str(first.seeds) if source == "ours" else ""
+            lines.append(f"{_escaped(model)} & {source} & {' & '.join(shown)} & {count} " + r"\\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str, link: str) -> str:
+    text = text.replace("±", r"\ensuremath{\pm}").replace("–", "--")
+    return rf"\href{{run:{_escaped(link)}}}{{{text}}}" if link else text
+
+
+def _escaped(text: str) -> str:
+    for character in "&_%#":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _seed(record: str) -> str:
+    return Path(record).parent.name.removeprefix("seed")
+
+
+def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]], pd.Series]]:
+    """The lines of a block: model, source, cells (text, link) and the model's first row."""
+    lines = []
+    for model, cells in rows.groupby("model", sort=False):
+        by_metric = cells.set_index("metric").loc[list(COLUMNS)]
+        first = cells.iloc[0]
+        if cells.paper.notna().any():
+            source = "quoted by the paper" if first.quoted else "paper"
+            numbers = [(f"{paper:.2f}", "") for paper in by_metric.paper]
+            lines.append((MODEL_ROWS[model], source, numbers, first))
+        if first.seeds:
+            ours = [_ours(row) for row in by_metric.itertuples()]
+            lines.append((MODEL_ROWS[model], "ours", ours, first))
+        elif not first.quoted:
+            lines.append((MODEL_ROWS[model], "ours", [(NO_RUN, "")] * len(COLUMNS), first))
+    return lines
+
+
+def _ours(row: tuple) -> tuple[str, str]:
     if pd.isna(row.ours):
-        return "–"
+        return "–", ""
     spread = "" if pd.isna(row.spread) else f" ± {row.spread:.2f}"
     difference = "" if pd.isna(row.difference) else f" ({row.difference:+.2f})"
-    return f"[{row.ours:.2f}{spread}]({row.records.split()[0]}){difference}"
+    records = row.records.split()
+    # Of several seeds, the folder that holds all of their records.
+    link = records[0] if len(records) == 1 else str(Path(records[0]).parents[1])
+    return f"{row.ours:.2f}{spread}{difference}", link

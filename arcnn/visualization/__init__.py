@@ -39,6 +39,7 @@ from arcnn.visualization.predictions import (
     occluded_examples,
 )
 from arcnn.visualization.style import MASK_COLORS, MODEL_COLORS, MODEL_MARKERS, MODEL_NAMES
+from arcnn.visualization.tables import table1_picture
 from arcnn.visualization.weights import (
     class_index,
     figure5,
@@ -86,6 +87,7 @@ __all__ = [
     "scene_maps",
     "scene_masks",
     "show_masks",
+    "table1_picture",
     "weight_matrices",
     "weights_table",
     "who_covers_whom",

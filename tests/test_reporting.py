@@ -1,0 +1,161 @@
+"""Table 1: what counts as a run, what may be said, and where every number comes from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcnn.evaluation import intervals, mean_of_trainings
+from arcnn.paths import run_folder
+from arcnn.reporting import (
+    COLUMNS,
+    collect_runs,
+    model_differences,
+    paper_table,
+    table1,
+    to_latex,
+    to_markdown,
+    write_table,
+)
+from arcnn.reporting.table1 import METRIC_OF_COLUMN, sentences
+from arcnn.visualization import table1_picture
+
+MODELS = ("arcnn", "arcnn_add", "orcnn")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(0, 2, size=(201, 1))  # what the draws of the images do to every model alike
+
+
+def make_run(results: Path, dataset: str, model: str, seed: int, level: float, **changes) -> Path:
+    """A run whose five numbers are ``level``, ``level`` + 1, ..."""
+    run = run_folder(results, dataset, model, seed)
+    values = level + np.arange(5.0)
+    metrics: dict = {}
+    for column, value in zip(COLUMNS, values, strict=True):
+        task, key = METRIC_OF_COLUMN[column]
+        metrics.setdefault(task, {})[key] = value
+    noise = IMAGES + RNG.normal(0, 0.2, size=(201, 5))
+    noise[0] = 0
+    write_table(run / "draws.csv", pd.DataFrame(values + noise, columns=list(COLUMNS)))
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    record = {
+        "dataset": {"sha256": {"val": changes.get("sha256", "aa")}},
+        "parameters": {"options": changes.get("options", [])},
+        "commit": "0123456789",
+    }
+    (run / "record.json").write_text(json.dumps(record))
+    return run
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "kins", "arcnn", seed, 30 + seed)
+        make_run(tmp_path, "kins", "orcnn", seed, 20 + seed)
+        make_run(tmp_path, "kins", "arcnn_add", seed, 30.1 + seed)
+    return tmp_path
+
+
+def test_the_papers_numbers_and_ours_stand_side_by_side(results: Path) -> None:
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
+    assert runs.left_out == []
+    table = table1(runs, ["kins"]).set_index(["model", "metric"])
+    row = table.loc["arcnn", "amodal AP"]
+    assert row.paper == 32.94 and row.ours == 31 and row.spread == 1 and row.seeds == 3
+    assert row.difference == pytest.approx(31 - 32.94)
+    assert row.low < 31 < row.high
+    assert row.records.split() == [f"runs/kins/arcnn/seed{k}/record.json" for k in (0, 1, 2)]
+    quoted = table.loc["vrs_sp", "amodal AP"]
+    assert quoted.quoted and quoted.seeds == 0 and np.isnan(quoted.ours)
+
+
+def test_every_form_has_the_numbers_and_their_records(results: Path) -> None:
+    runs = collect_runs(results, ["kins", "cocoa_cls"], MODELS, [0, 1, 2])
+    table = table1(runs, ["kins", "cocoa_cls"])
+    text = to_markdown(table, model_differences(runs, ["kins"]), runs.left_out)
+    assert "| ARCNN | paper | 32.94 |" in text
+    assert "[31.00 ± 1.00 (-1.94)](runs/kins/arcnn)" in text
+    assert "[2](runs/kins/arcnn/seed2/record.json)" in text
+    assert "| VRS&SP | quoted by the paper | 32.08 |" in text
+    assert "| ARCNN | ours | no run | no run |" in text  # COCOA-cls
+    assert "cocoa_cls/arcnn/seed0: no metrics.json" in text
+    latex = to_latex(table)
+    assert r"\href{run:runs/kins/arcnn}{31.00 \ensuremath{\pm} 1.00 (-1.94)}" in latex
+    assert r"VRS\&SP & quoted by the paper & 32.08" in latex
+    assert latex.count("no run") == 15 and latex.count(r"\begin") == latex.count(r"\end")
+    picture = table1_picture(table)
+    picture.savefig(results / "t.svg")
+    assert 'href="runs/kins/arcnn"' in (results / "t.svg").read_text()
+
+
+def test_with_one_seed_the_number_links_to_its_record(tmp_path: Path) -> None:
+    make_run(tmp_path, "tabletop", "arcnn", 0, 50)
+    runs = collect_runs(tmp_path, ["tabletop"], MODELS, [0])
+    text = to_markdown(table1(runs, ["tabletop"]), model_differences(runs, ["tabletop"]), [])
+    assert "[50.00](runs/tabletop/arcnn/seed0/record.json)" in text
+    assert "KINS" not in text and "ORCNN" not in text
+
+
+def test_better_is_said_only_where_the_interval_excludes_zero(results: Path) -> None:
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
+    first, second, third = sentences(model_differences(runs, ["kins"]))
+    assert first.startswith("KINS, ARCNN against ORCNN: is better in amodal AP (+10.0 [")
+    assert "no difference can be claimed in amodal AP" in second and "better" not in second
+    assert "worse" not in third
+    one = collect_runs(results, ["kins"], MODELS, [0])
+    said = sentences(model_differences(one, ["kins"]))
+    assert all("this one training of" in sentence for sentence in said)
+
+
+def test_draws_are_paired_by_images_and_take_the_trainings_in(results: Path) -> None:
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
+    draws = [run.draws for run in runs.of("kins", "arcnn").values()]
+    assert intervals(mean_of_trainings(draws))["amodal AP"].value == pytest.approx(31)
+    alone = intervals(draws[0] - runs.of("kins", "orcnn")[0].draws)["amodal AP"]
+    both = model_differences(runs, ["kins"]).iloc[0]
+    # The images' luck, a deviation of 2, cancels; that of the trainings, about 1, does not.
+    assert alone.high - alone.low < 1.5 < both.high - both.low < 6
+
+
+def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
+    make_run(results, "kins", "arcnn", 0, 90, sha256="bb")
+    make_run(results, "kins", "orcnn", 0, 90, options=["SOLVER.MAX_ITER", 5])
+    (run_folder(results, "kins", "arcnn_add", 0) / "metrics.json").write_text('{"amodal": {')
+    (run_folder(results, "kins", "arcnn_add", 1) / "draws.csv").unlink()
+    make_run(results, "kins", "arcnn_add", 2, 90)
+    draws = run_folder(results, "kins", "arcnn_add", 2) / "draws.csv"
+    draws.write_text("\n".join(draws.read_text().splitlines()[:50]) + "\n")
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2, 3])
+    table = table1(runs, ["kins"]).set_index(["model", "metric"])
+    assert table.loc["arcnn", "amodal AP"].ours == 31.5
+    assert table.loc["orcnn", "amodal AP"].ours == 21.5
+    assert table.loc["arcnn_add", "amodal AP"].seeds == 0
+    named = "\n".join(runs.left_out)
+    for sentence in (
+        "kins/arcnn/seed0: made with other data or options",
+        "kins/orcnn/seed0: made with other data or options",
+        "kins/arcnn_add/seed0: not a whole run",
+        "kins/arcnn_add/seed1: no draws.csv",
+        "kins/arcnn_add/seed2: made with other",
+        "kins/arcnn/seed3: no metrics.json",
+    ):
+        assert sentence in named
+
+
+def test_a_metric_without_a_number_is_a_dash(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "own", "arcnn", 0, 50)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["occluded"]["AP"] = None
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    draws = pd.read_csv(run / "draws.csv").assign(**{"occluded AP": np.nan})
+    write_table(run / "draws.csv", draws)
+    runs = collect_runs(tmp_path, ["own"], ["arcnn"], [0])
+    text = to_markdown(table1(runs, ["own"]), model_differences(runs, ["own"]), [])
+    assert "| – |" in text and "the paper has no numbers" in text
+
+
+def test_the_papers_table_is_as_printed() -> None:
+    table = paper_table()
+    assert len(table) == 8 and table.quoted.sum() == 2
+    assert table.loc[("cocoa_cls", "arcnn"), "occluded AP"] == 20.84
