@@ -1,6 +1,8 @@
 """Annotation files to internal records, registration, and the mapper."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +233,16 @@ def test_an_image_of_another_size_is_refused(square_record: dict, tmp_path: Path
     Image.new("RGB", (5, 5)).save(tmp_path / "000003.png")
     with pytest.raises(SizeMismatchError):
         AmodalDatasetMapper(False, augmentations=[])(square_record)
+
+
+def test_a_plain_script_stays_one_process(tmp_path):
+    """It has no guard against being imported again by new processes."""
+    script = tmp_path / "script.py"
+    script.write_text("from arcnn.data.pool import default_workers\nprint(default_workers())\n")
+
+    def answer(*command: str) -> int:
+        run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+        return int(run.stdout)
+
+    cores = answer("-c", script.read_text())
+    assert answer(str(script)) == 1 <= cores

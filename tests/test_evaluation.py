@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
@@ -14,6 +16,7 @@ from arcnn.evaluation import (
     ALL_TASKS,
     METRICS,
     TASKS,
+    AmodalEvaluator,
     Evaluation,
     PredictionError,
     bootstrap,
@@ -506,6 +509,60 @@ def test_command_writes_nothing_on_bad_input(files, capsys, text: str, message: 
     assert main(call) == 1
     assert message in capsys.readouterr().err
     assert out.read_text() == "before"
+
+
+def test_command_counts_the_runs_of_every_mask(files, capsys):
+    """pycocotools itself reads an RLE with runs missing or too many as noise."""
+    truth, predictions, p, out, call = files
+    entries = to_results(predictions, truth.category_ids)
+    height, width = entries[3]["visible_mask"]["size"]
+    other = np.zeros((height - 1, width))
+    entries[3]["visible_mask"]["counts"] = rle(other)["counts"]
+    p.write_text(json.dumps(entries))
+    assert main(call) == 1
+    message = capsys.readouterr().err
+    assert "prediction 3 (image" in message and "visible_mask: broken counts" in message
+    assert f"{height * width - width} pixels instead of {height * width}" in message
+
+
+def _evaluate_in_process(rank: int, store: str, records: list, outputs: list) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    evaluator = AmodalEvaluator(records, 3)
+    evaluator.reset()
+    mine = range(rank, len(records), 2)  # as detectron2's inference sampler deals images out
+    evaluator.process(
+        [{"image_id": records[k]["image_id"]} for k in mine], [outputs[k] for k in mine]
+    )
+    metrics = evaluator.evaluate()
+    if rank == 0:
+        torch.save(metrics, f"{store}.metrics")
+    else:
+        assert metrics == {}
+    torch.distributed.destroy_process_group()
+
+
+def test_evaluator_gathers_what_several_processes_found(tmp_path):
+    records, _ = random_case(5, images=6)
+    generator = torch.Generator().manual_seed(0)
+    outputs = []
+    for record in records:
+        instances = Instances((record["height"], record["width"]))
+        corner = 10 * torch.rand(5, 2, generator=generator)
+        instances.pred_boxes = Boxes(torch.cat([corner, corner + 20], dim=1))
+        instances.scores = torch.rand(5, generator=generator)
+        instances.pred_classes = torch.randint(3, (5,), generator=generator)
+        for kind in ("amodal", "visible", "occlusion"):
+            instances.set(f"pred_{kind}_masks", torch.rand(5, 28, 28, generator=generator))
+        outputs.append({"instances": instances})
+    alone = AmodalEvaluator(records, 3)
+    alone.process([{"image_id": r["image_id"]} for r in records], outputs)
+    store = tmp_path / "store"
+    torch.multiprocessing.start_processes(
+        _evaluate_in_process, (str(store), records, outputs), nprocs=2, start_method="spawn"
+    )
+    assert torch.load(f"{store}.metrics", weights_only=True) == alone.evaluate()
 
 
 def test_metrics_file_is_whole_or_absent(files, monkeypatch):

@@ -38,7 +38,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from arcnn.data.jsonstream import BrokenJSON, read_elements, scan
-from arcnn.data.pool import cpu_count, ordered_pool
+from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.rle import RLE, area, intersection, to_rle
 from arcnn.data.schemas import BY_NAME, FileObject, Schema, drop_unused_rider, find_schema
 
@@ -591,7 +591,7 @@ def read_images(
         workers: processes; by default one per core for large files, else this one.
     """
     if workers is None:
-        workers = cpu_count() if len(index.images) >= IN_PARALLEL else 1
+        workers = default_workers() if len(index.images) >= IN_PARALLEL else 1
     options = {"images_too": images_too, "decode": decode, "allow_links": allow_links}
     ids = list(index.images)
     jobs = (

@@ -21,7 +21,7 @@ from arcnn.data.annotations import (
     read_images,
 )
 from arcnn.data.known import compare_counts
-from arcnn.data.pool import cpu_count
+from arcnn.data.pool import default_workers
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
 RATE_EDGES = np.linspace(0.0, 1.0, 11)
@@ -201,7 +201,7 @@ def _check_file(
     bar.total = (bar.total or 0) + len(index.images)
     bar.refresh()
     if workers is None and options["images_too"] and len(index.images) >= 200:
-        workers = cpu_count()
+        workers = default_workers()
     root = image_root if image_root is not None else file.parent
     for result in read_images(index, root, workers=workers, **options):
         bar.update()

@@ -4,12 +4,20 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 
-def cpu_count() -> int:
-    """Cores that this process may use."""
+def default_workers() -> int:
+    """One process per core that may be used; one alone where a plain script is run.
+
+    New processes import the main module again. A notebook, an interpreter and ``python -m`` of the
+    kit can take that; a script without ``if __name__ == "__main__"`` would start over in each one.
+    """
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) and getattr(main, "__spec__", None) is None:
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from arcnn.data.annotations import dumps, to_json_rle
 from arcnn.data.cutouts import CutOut, Photo, cut_out, read_photos
-from arcnn.data.pool import cpu_count, ordered_pool
+from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 
 SPLITS = ("train", "val")
@@ -540,7 +540,7 @@ def make_amodal(
     )
     if folder.exists() and any(folder.iterdir()):
         return _existing(folder, wanted)
-    workers = workers or cpu_count()
+    workers = workers or default_workers()
     photos = [p for p in read_photos(content, image_root) if os.path.exists(p.file_name)]
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcnn.data.annotations import to_rle
+from arcnn.data.rle import check_rle
 
 MASK_KEYS = {
     "amodal": "segmentation",
@@ -108,7 +108,8 @@ def read_results(path: str | Path, category_ids: Sequence[int], records: Sequenc
 
     Raises:
         FileNotFoundError: no such file.
-        PredictionError: not a list in JSON, or a class that the ground truth doesn't have.
+        PredictionError: not a list in JSON, a class that the ground truth doesn't have, or a mask
+            whose runs are not those of a mask of its image.
     """
     path = Path(path)
     try:
@@ -128,12 +129,10 @@ def read_results(path: str | Path, category_ids: Sequence[int], records: Sequenc
             )
         entry["category_id"] = contiguous[category]
         for key in MASK_KEYS.values():
-            mask = entry.get(key)
-            uncompressed = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
-            if uncompressed and entry.get("image_id") in sizes:
+            if entry.get(key) is not None and entry.get("image_id") in sizes:
                 try:
-                    entry[key], _ = to_rle(mask, *sizes[entry["image_id"]])
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    entry[key] = check_rle(entry[key], *sizes[entry["image_id"]])
+                except ValueError as error:
                     raise PredictionError(
                         f"prediction {n} (image {entry['image_id']!r}), {key}: {error}"
                     ) from None

@@ -1,15 +1,11 @@
 """tabletop on disk: JPEG images and annotation files in the COCOA-cls format."""
 
 import contextlib
-import functools
 import json
 import logging
-import multiprocessing
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
+from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.tabletop.scenes import (
     MIN_IMAGE_SIZE,
     SPLITS,
@@ -117,37 +114,9 @@ def _write_split(folder: Path, split: str, recipe: dict[str, int], draw_all: Cal
     (folder / f"tabletop_{split}.json").write_text(_dumps(content))
 
 
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[Callable]:
-    """A `map` that keeps the order of its jobs, over that many processes."""
-    if workers == 1:
-        yield map
-        return
-    # Not "fork": a notebook kernel has threads, and a forked copy of a held lock never opens.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # the package is imported once, not per worker
-    with ProcessPoolExecutor(workers, context) as executor:
-        try:
-            yield functools.partial(executor.map, chunksize=8)
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
-
-
-def _number_of_workers(workers: int | None, images: int) -> int:
-    """As asked, by default one per core and 8 at most; fewer for few images."""
-    if not workers:
-        usable = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
-        workers = min(cores, 8)
-    return max(1, min(workers, images // 32))  # a process takes a while to start
-
-
 def _write_all(folder: Path, recipe: dict[str, int], workers: int) -> None:
     """Writes the whole data set into an empty folder."""
-    with _pool(workers) as draw_all:
+    with ordered_pool(workers, chunksize=8) as draw_all:
         for split in SPLITS:
             _write_split(folder, split, recipe, draw_all)
     shutil.copyfile(TABLE_FILE, folder / TABLE_FILE.name)
@@ -239,7 +208,9 @@ def make_tabletop(
         _check_existing(folder, recipe)
         return folder
     with _errors_with_cure(root):
-        _make_folder(folder, recipe, _number_of_workers(workers, train_images))
+        workers = workers or min(default_workers(), 8)
+        # A process takes a while to start.
+        _make_folder(folder, recipe, min(workers, 1 + train_images // 32))
     return folder
 
 
