@@ -17,7 +17,7 @@ BIN       := .venv/bin
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce ablation test bench lab lock clean clean-data clean-results FORCE
+.PHONY: help setup reproduce ablation reference test bench lab lock clean clean-data clean-results FORCE
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -129,6 +129,9 @@ reproduce ablation: $(ready)
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
 
+reference: $(ready)
+	@$(python) -m arcnn.reporting.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+
 test: $(ready)
 	@$(python) -m ruff check --quiet .
 	@$(python) -m ruff format --check --quiet . || { echo "Not formatted as ruff would; run: $(BIN)/ruff format ." >&2; exit 1; }
@@ -175,6 +178,7 @@ help:
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
 	@echo "make lab            JupyterLab in the environment [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...]"
+	@echo "make reference      keep the small files of a profile's results in results/reference/"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml [LOCK_ARGS=--upgrade]"
 	@echo "make clean          remove the environment and caches"
 	@echo "make clean-data     remove the generated data set"

@@ -11,7 +11,9 @@ from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.paths import run_folder
 from arcnn.reporting import (
     COLUMNS,
+    TOLERANCE,
     collect_runs,
+    compare,
     model_differences,
     paper_table,
     table1,
@@ -19,6 +21,7 @@ from arcnn.reporting import (
     to_markdown,
     write_table,
 )
+from arcnn.reporting.reference import keep
 from arcnn.reporting.table1 import METRIC_OF_COLUMN, sentences
 from arcnn.visualization import table1_picture
 
@@ -159,3 +162,21 @@ def test_the_papers_table_is_as_printed() -> None:
     table = paper_table()
     assert len(table) == 8 and table.quoted.sum() == 2
     assert table.loc[("cocoa_cls", "arcnn"), "occluded AP"] == 20.84
+
+
+def test_reference_results_are_kept_and_compared_with(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="make reproduce"):
+        keep(results, tmp_path / "reference")
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
+    table = table1(runs, ["kins"])
+    write_table(results / "table1.csv", table)
+    reference = tmp_path / "reference"
+    kept = {str(file.relative_to(reference)) for file in keep(results, reference)}
+    assert {"table1.csv", "runs/kins/arcnn/seed0/record.json"} <= kept
+    assert not any("draws" in name for name in kept)
+    table.loc[table.model == "arcnn", "ours"] += TOLERANCE + 0.1
+    keys = ["dataset", "model", "metric"]
+    compared = compare(table, reference / "table1.csv", keys=keys, value="ours")
+    assert len(compared) == 15  # not the row that is quoted, which has no run
+    assert set(compared.model[~compared.within]) == {"arcnn"}
+    assert compare(table, tmp_path / "none.csv", keys=keys, value="ours") is None

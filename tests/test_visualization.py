@@ -262,3 +262,16 @@ def test_own_weights_beyond_the_scale_are_written_out():
     assert any("VW +1.01" in text for text in texts(figure))
     low, high = figure.axes[0].get_ylim()
     assert high < 0.1
+
+
+def test_classes_are_ordered_by_how_often_they_are_in_front():
+    names = ["book", "cat", "cup"]
+    counts = pd.DataFrame([[9, 0, 1], [3, 0, 0], [3, 0, 9]], index=names, columns=names)
+    assert visualization.front_shares(counts).to_dict() == {"book": 1 / 7, "cat": 1.0, "cup": 0.75}
+    vw = torch.arange(9.0).view(3, 3)
+    figure = visualization.weight_matrices(vw, -vw, names, target=1, order=[0, 2, 1])
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["book", "cup", "cat"]
+    drawn = axes.collections[0].get_array().reshape(3, 3)
+    assert drawn[2].tolist() == [3, 5, 4]  # row cat: its weights on book, cup, cat
+    assert axes.patches[0].get_y() == 2  # the frame has moved with its row

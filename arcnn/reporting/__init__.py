@@ -9,6 +9,7 @@ from arcnn.reporting.record import (
     write_table,
     write_text,
 )
+from arcnn.reporting.reference import REFERENCE, TOLERANCE, compare
 from arcnn.reporting.table1 import (
     collect_runs,
     model_differences,
@@ -19,7 +20,10 @@ from arcnn.reporting.table1 import (
 
 __all__ = [
     "COLUMNS",
+    "REFERENCE",
+    "TOLERANCE",
     "collect_runs",
+    "compare",
     "device",
     "model_differences",
     "paper_table",

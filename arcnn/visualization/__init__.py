@@ -7,6 +7,7 @@ from arcnn.visualization.architecture import figure2, figure3
 from arcnn.visualization.curves import learning_curves
 from arcnn.visualization.datasets import (
     count_orders,
+    front_shares,
     image_grid,
     instances_per_class,
     object_sizes,
@@ -68,6 +69,7 @@ __all__ = [
     "figure5",
     "find_scene",
     "found_rates",
+    "front_shares",
     "image_grid",
     "instances_per_class",
     "jigsaw",

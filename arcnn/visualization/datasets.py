@@ -213,6 +213,14 @@ def order_probabilities(counts: pd.DataFrame) -> pd.DataFrame:
     return counts / pairs.where(pairs > 0)
 
 
+def front_shares(counts: pd.DataFrame) -> pd.Series:
+    """How often a class is the one in front, of all its meetings with other classes, in [0, 1];
+    one half for a class that meets none. From :func:`count_orders`."""
+    others = counts.where(~np.eye(len(counts), dtype=bool), 0)
+    front, behind = others.sum(axis=1), others.sum(axis=0)
+    return (front / (front + behind).where(front + behind > 0)).fillna(0.5)
+
+
 @figure_function
 def who_covers_whom(
     tables: dict[str, pd.DataFrame], *, counts: pd.DataFrame | None = None

@@ -106,7 +106,11 @@ def figure5(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> 
 
 @figure_function
 def weight_matrices(
-    vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int | None = None
+    vw: Tensor,
+    ow: Tensor,
+    class_names: Sequence[str],
+    target: int | None = None,
+    order: Sequence[int] | None = None,
 ) -> Figure:
     """``VW`` and ``OW`` whole: heat maps on one scale centred on zero, row T, column i.
 
@@ -116,8 +120,13 @@ def weight_matrices(
     Args:
         vw, ow: float ``(C, C)``.
         target: a row to frame.
+        order: of the classes along both axes, as indices; the data set's own by default.
     """
     count = len(class_names)
+    order = list(range(count) if order is None else order)
+    vw, ow = (w[order][:, order] for w in (vw, ow))
+    class_names = [class_names[i] for i in order]
+    target = None if target is None else order.index(target)
     both = np.abs([_numpy(vw), _numpy(ow)])
     context = float((both * (1 - np.eye(count))).max())
     beyond = context > 0 and float(both.max()) > DOMINANT * context
