@@ -49,11 +49,19 @@ def load_profile(name: str) -> dict:
     Raises:
         ProfileError: an unknown profile, parameter, data set, model or option; says which.
     """
+    profile = {"profile": name} | DEFAULTS | _read_profile(name)
+    profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
+    return profile
+
+
+def _read_profile(name: str) -> dict:
+    """The file's parameters, on top of those of the profile that it names as its ``base``."""
     known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
     if name not in known:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
     file = f"notebooks/profiles/{name}.yaml"
     profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    base = _read_profile(profile.pop("base")) if "base" in profile else {"options": []}
     for key in profile:
         if key not in DEFAULTS:
             raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
@@ -61,11 +69,10 @@ def load_profile(name: str) -> dict:
         if key not in ABLATION_DEFAULTS:
             known = ", ".join(ABLATION_DEFAULTS)
             raise ProfileError(f'{file}: unknown parameter "{key}" of ablation; known: {known}.')
-    profile = {"profile": name} | DEFAULTS | profile
-    profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
-    if all(isinstance(group, list) for group in profile["options"]):  # grouped, for reading
-        profile["options"] = [item for group in profile["options"] for item in group]
-    return profile
+    options = profile.get("options", [])
+    if all(isinstance(group, list) for group in options):  # grouped, for reading
+        options = [item for group in options for item in group]
+    return base | profile | {"options": base["options"] + options}
 
 
 def check_choices(profile: dict) -> None:

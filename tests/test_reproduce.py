@@ -40,7 +40,7 @@ def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:
 def test_an_unknown_profile_or_parameter_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(ProfileError, match="choose one of demo, overfit, paper, smoke"):
+    with pytest.raises(ProfileError, match="choose one of demo, overfit, paper, small, smoke"):
         load_profile("dmeo")
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
@@ -48,6 +48,13 @@ def test_an_unknown_profile_or_parameter_is_named(
     monkeypatch.setattr("arcnn.reproduce.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):
         load_profile("mine")
+
+
+def test_a_profile_may_build_on_another() -> None:
+    small, overfit = load_profile("small"), load_profile("overfit")
+    assert overfit["options"][: len(small["options"])] == small["options"]
+    assert overfit["options"][len(small["options"]) :][:2] == ["DATASETS.OVERFIT_IMAGES", 5]
+    assert overfit["models"] == small["models"] and overfit["datasets"] == ["cocoa_cls"]
 
 
 def test_missing_data_and_an_unwritable_folder_are_named(tmp_path: Path) -> None:
