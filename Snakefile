@@ -36,6 +36,10 @@ def figure(number, dataset):
     return f"figure{number}.png" if dataset == DATASETS[0] else f"figure{number}.{dataset}.png"
 
 
+def trained(dataset, model):
+    return f"runs/{dataset}/{model}/seed{SEEDS[0]}/train/model_final.pth"
+
+
 def evaluations(dataset):
     return expand(
         f"{RUN_FOLDER}/metrics.json", dataset=dataset, model=MODELS, seed=SEEDS
@@ -143,6 +147,8 @@ rule anatomy_of_the_model:
     input:
         notebook=f"{NOTEBOOKS}/03_anatomy_of_the_model.ipynb",
         data="data/{dataset}.json",
+        # It would do without; but a trained model's maps are worth looking at.
+        weights=lambda w: trained(w.dataset, "arcnn") if "arcnn" in MODELS else [],
     output:
         "records/03_anatomy_of_the_model.{dataset}.json",
     log:
@@ -229,7 +235,7 @@ for dataset in DATASETS:
         name: f"figure5_{dataset}"
         input:
             notebook=f"{NOTEBOOKS}/08_figure5.ipynb",
-            weights=f"runs/{dataset}/arcnn/seed{SEEDS[0]}/train/model_final.pth",
+            weights=trained(dataset, "arcnn"),
         output:
             figure(5, dataset),
         log:

@@ -14,6 +14,7 @@ from pycocotools import mask as mask_util
 
 from arcnn import MODELS, visualization
 from arcnn.data.tabletop import TABLETOP_CLASSES
+from arcnn.evaluation import Evaluation, evaluate
 from arcnn.paths import run_folder
 
 CLASSES = ["cat", "laptop", "car"]
@@ -275,3 +276,27 @@ def test_classes_are_ordered_by_how_often_they_are_in_front():
     drawn = axes.collections[0].get_array().reshape(3, 3)
     assert drawn[2].tolist() == [3, 5, 4]  # row cat: its weights on book, cup, cat
     assert axes.patches[0].get_y() == 2  # the frame has moved with its row
+
+
+def test_an_evaluation_is_drawn_with_and_without_numbers(record):
+    exact = prediction(1, LAPTOP, LAPTOP_SEEN)
+    records = [record]
+    for predictions in ([exact], []):
+        evaluation = Evaluation(records, predictions, len(CLASSES))
+        metrics = evaluation.metrics()
+        assert "AP 50.0" in texts(visualization.ap_bars(metrics)) or not predictions
+        visualization.precision_recall(evaluation).canvas.draw()
+        assert len(texts(visualization.ap_by_occlusion(metrics))) >= 5
+        chosen = visualization.best_and_worst(records, predictions)
+        assert len(chosen) == len(predictions)
+        visualization.detections(chosen, CLASSES).canvas.draw()
+    nothing = evaluate([record | {"annotations": []}], [], len(CLASSES))
+    assert "AP" in texts(visualization.ap_bars(nothing))  # the name alone, no number
+
+
+def test_best_and_worst_are_the_ends_of_the_list(record):
+    shifts = [prediction(1, np.roll(LAPTOP, k, axis=1), LAPTOP_SEEN, image_id=k) for k in range(8)]
+    images = [record | {"image_id": k} for k in range(8)]
+    chosen = visualization.best_and_worst(images, shifts, count=2)
+    assert [d.record["image_id"] for d in chosen][:2] == [0, 1]
+    assert len(chosen) == 4 and chosen[0].iou == 1 > chosen[-1].iou

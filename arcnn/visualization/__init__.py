@@ -16,6 +16,13 @@ from arcnn.visualization.datasets import (
     order_probabilities,
     who_covers_whom,
 )
+from arcnn.visualization.evaluation import (
+    ap_bars,
+    ap_by_occlusion,
+    best_and_worst,
+    detections,
+    precision_recall,
+)
 from arcnn.visualization.experiments import ablation, agreements
 from arcnn.visualization.jigsaw import cut_out, jigsaw, jigsaw_rows, mask_iou
 from arcnn.visualization.masks import (
@@ -56,10 +63,14 @@ __all__ = [
     "Example",
     "ablation",
     "agreements",
+    "ap_bars",
+    "ap_by_occlusion",
+    "best_and_worst",
     "choose_examples",
     "class_index",
     "count_orders",
     "cut_out",
+    "detections",
     "draw_masks",
     "figure1",
     "figure2",
@@ -85,6 +96,7 @@ __all__ = [
     "occlusion_rates",
     "occluded_examples",
     "order_probabilities",
+    "precision_recall",
     "prediction_masks",
     "scene_maps",
     "scene_masks",
