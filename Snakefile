@@ -47,7 +47,13 @@ def evaluations(dataset):
 
 
 def heads(wildcards):
-    return [
+    whole = [
+        f"whole/{variant}/runs/{wildcards.dataset}/{chosen['model']}/seed0/draws.csv"
+        for variant, chosen in ABLATION["whole"].items()
+    ]
+    # They are held against the kit's own ARCNN.
+    whole += [f"runs/{wildcards.dataset}/arcnn/seed0/draws.csv"] if whole else []
+    return whole + [
         f"ablation/{wildcards.dataset}/{variant}/seed{seed}/record.json"
         for variant, seeds in ABLATION["variants"].items()
         for seed in range(seeds)
@@ -177,6 +183,25 @@ rule train:
         RUN
 
 
+def whole(w):
+    """A variant of the ablation as a whole network: to the notebooks, a profile of its own."""
+    own = {"profile": w.variant, "results_root": f"{os.getcwd()}/whole"}
+    options = config["options"] + ABLATION["whole"][w.variant]["options"]
+    return arguments(
+        **COMMON | own, dataset=w.dataset, model=w.model, seed=int(w.seed), options=options
+    )
+
+
+use rule train as train_whole with:
+    output:
+        f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth",
+        f"whole/{{variant}}/{RUN_FOLDER}/train/record.json",
+    log:
+        "notebooks/whole/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
+    params:
+        whole,
+
+
 rule evaluate:
     input:
         notebook=f"{NOTEBOOKS}/05_evaluate.ipynb",
@@ -195,6 +220,21 @@ rule evaluate:
     threads: config["train_threads"]
     shell:
         RUN
+
+
+use rule evaluate as evaluate_whole with:
+    input:
+        notebook=f"{NOTEBOOKS}/05_evaluate.ipynb",
+        weights=f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth",
+    output:
+        f"whole/{{variant}}/{RUN_FOLDER}/metrics.json",
+        f"whole/{{variant}}/{RUN_FOLDER}/predictions.json",
+        f"whole/{{variant}}/{RUN_FOLDER}/draws.csv",
+        f"whole/{{variant}}/{RUN_FOLDER}/record.json",
+    log:
+        "notebooks/whole/05_evaluate.{dataset}.{variant}.{model}.seed{seed}.ipynb",
+    params:
+        whole,
 
 
 rule table1:

@@ -35,6 +35,7 @@ ABLATION_DEFAULTS = {
     "trunk": "orcnn",  # whose features: none of the joints that are compared has formed them
     "variants": list(VARIANTS),
     "max_seeds": 5,
+    "whole": [],  # variants to train as whole networks too, one seed
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
 
@@ -90,7 +91,7 @@ def check_choices(profile: dict) -> None:
                 raise ProfileError(f'{key}: unknown "{value}"; choose among {", ".join(known)}.')
     if profile["ablation"]["trunk"] not in MODELS:
         raise ProfileError(f"ablation: the trunk is one of {', '.join(MODELS)}.")
-    for variant in profile["ablation"]["variants"]:
+    for variant in (*profile["ablation"]["variants"], *profile["ablation"]["whole"]):
         if variant not in VARIANTS:
             raise ProfileError(
                 f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
@@ -200,7 +201,11 @@ def run_snakemake(profile: dict, results: Path, chosen: argparse.Namespace) -> i
         variant: min(VARIANTS[variant].seeds, profile["ablation"]["max_seeds"])
         for variant in profile["ablation"]["variants"]
     }
-    settings = profile | {"ablation": profile["ablation"] | {"variants": seeds}}
+    whole = {
+        variant: {"model": VARIANTS[variant].model, "options": list(VARIANTS[variant].options)}
+        for variant in profile["ablation"]["whole"]
+    }
+    settings = profile | {"ablation": profile["ablation"] | {"variants": seeds, "whole": whole}}
     configuration = results / "profile.yaml"
     configuration.write_text(
         yaml.safe_dump(settings | {"train_threads": train_threads}, sort_keys=False)

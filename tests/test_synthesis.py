@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from arcnn.data import decode_masks, load_annotations, register_dataset
+from arcnn.data.__main__ import main
 from arcnn.data.check import check
 from arcnn.data.cutouts import read_photos
 from arcnn.data.rates import COCOA_CLS, RateDistribution
@@ -167,3 +168,31 @@ def test_too_little_to_cut_out_is_said(modal: Path, tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="too few"):
         make_amodal(tmp_path / "few.json", modal, tmp_path / "own", workers=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": (0.5, 0.1)}, "sizes is 0.5 to 0.1"),
+        ({"region": (0.5, 0.0, 0.2, 1.0)}, "left, top, right, bottom"),
+        ({"region": (0.0, 0.0, 1.0, 2.0)}, "left, top, right, bottom"),
+        ({"image_size": 8}, "32 to 4096"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+def test_the_region_holds_the_freely_placed_objects(modal: Path, tmp_path: Path) -> None:
+    """By the command. The photos' own objects stay where they are; the pasted ones follow."""
+
+    def mean_centre(left: str, right: str) -> float:
+        out = tmp_path / left
+        call = ["synthesize", str(modal / "modal.json"), "--images", str(modal), "--out", str(out)]
+        call += ["--train", "30", "--val", "2", "--image-size", str(SIZE), "--workers", "1"]
+        assert main([*call, "--sizes", "0.1", "0.2", "--region", left, "0", right, "1"]) == 0
+        content = json.loads((out / "train.json").read_text())
+        return np.mean([a["bbox"][0] + a["bbox"][2] / 2 for a in content["annotations"]])
+
+    assert mean_centre("0", "0.3") < mean_centre("0.7", "1") - SIZE / 10

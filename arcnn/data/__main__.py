@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.data.annotations import MAX_SKIPPED
@@ -38,6 +39,8 @@ def _synthesize(arguments: argparse.Namespace) -> int:
         objects=tuple(arguments.objects),
         occluders=tuple(arguments.occluders),
         scale=tuple(arguments.scale),
+        sizes=tuple(arguments.sizes),
+        region=tuple(arguments.region),
         rates=rates,
         seed=arguments.seed,
     )
@@ -115,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
         ("objects", int, 3, 6, "objects pasted into an image"),
         ("occluders", int, 1, 2, "objects that cover an occluded one"),
         ("scale", float, 0.7, 1.4, "size, relative to that in an object's own photo"),
+        ("sizes", float, 0.1, 0.5, "square root of an object's area, by that of the image's"),
     ):
         command.add_argument(
             f"--{name}",
@@ -124,6 +128,14 @@ def parser() -> argparse.ArgumentParser:
             metavar=("LOW", "HIGH"),
             help=words,
         )
+    command.add_argument(
+        "--region",
+        type=float,
+        nargs=4,
+        default=(0, 0, 1, 1),
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="where centres of freely placed objects lie, as shares of the image's sides",
+    )
     command.add_argument(
         "--rates", type=Path, help="amodal annotation file to match (default: COCOA-cls, a sample)"
     )
@@ -155,10 +167,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main() -> int:
-    arguments = parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = parser().parse_args(arguments)
     try:
-        return arguments.run(arguments)
+        return chosen.run(chosen)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -74,6 +74,9 @@ class Recipe:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {low} to {high}; give two numbers, the smaller first")
+        x0, y0, x1, y1 = self.region
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise ValueError(f"region is {self.region}; give left, top, right, bottom in 0 to 1")
         if not 32 <= self.image_size <= 4096:
             raise ValueError(f"image_size is {self.image_size}; choose 32 to 4096 pixels")
 

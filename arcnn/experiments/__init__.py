@@ -2,7 +2,13 @@
 
 from arcnn.experiments.frozen import SCORES
 from arcnn.experiments.order import Agreement, agreement, meetings
-from arcnn.experiments.runs import CONSTANT_CONTEXT, Collected, collect, differences
+from arcnn.experiments.runs import (
+    CONSTANT_CONTEXT,
+    Collected,
+    collect,
+    differences,
+    whole_trainings,
+)
 from arcnn.experiments.variants import DEFAULT, NO_BIAS, VARIANTS, Variant
 
 __all__ = [
@@ -18,4 +24,5 @@ __all__ = [
     "collect",
     "differences",
     "meetings",
+    "whole_trainings",
 ]

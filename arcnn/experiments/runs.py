@@ -19,6 +19,7 @@ import torch
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset
+from arcnn.evaluation import intervals
 from arcnn.evaluation.protocol import OCCLUSION_RATE
 from arcnn.experiments.frozen import (
     SCORES,
@@ -35,7 +36,7 @@ from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.paths import run_folder
-from arcnn.reporting import write_record, write_table
+from arcnn.reporting import collect_runs, write_record, write_table
 from arcnn.training import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
@@ -246,3 +247,29 @@ def _sums_by_image(objects: pd.DataFrame, score: str) -> tuple[pd.Series, pd.Ser
         objects, score = objects[objects.rate >= OCCLUSION_RATE], "amodal"
     by_image = objects.groupby("image")[score]
     return by_image.sum(), by_image.count()
+
+
+def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
+    """Whole networks of some variants (``results/whole/<variant>``) against the kit's ARCNN.
+
+    Returns:
+        By (variant, column of Table 1): ``score`` (percent), ``difference``, ``low``, ``high``
+        (points, 95 % interval over images; one training each); and what was left out, and why.
+    """
+    own = collect_runs(results, [dataset], ["arcnn"], [0])
+    rows, left_out = {}, own.left_out
+    for reference in own.runs.values():
+        for folder in sorted((results / "whole").glob("*")):
+            model = VARIANTS[folder.name].model
+            found = collect_runs(folder, [dataset], [model], [0])
+            left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
+            for run in found.runs.values():
+                if run.data != reference.data or len(run.draws) != len(reference.draws):
+                    left_out.append(f"{folder.name}: made with other data than the kit's ARCNN")
+                    continue
+                for column, interval in intervals(run.draws - reference.draws).items():
+                    if interval:
+                        row = {"score": run.numbers[column], "difference": interval.value}
+                        row |= {"low": interval.low, "high": interval.high}
+                        rows[folder.name, column] = row
+    return pd.DataFrame.from_dict(rows, orient="index"), left_out

@@ -11,6 +11,7 @@ from arcnn.reporting.record import (
 )
 from arcnn.reporting.reference import REFERENCE, TOLERANCE, compare
 from arcnn.reporting.table1 import (
+    Run,
     collect_runs,
     model_differences,
     table1,
@@ -22,6 +23,7 @@ __all__ = [
     "COLUMNS",
     "REFERENCE",
     "TOLERANCE",
+    "Run",
     "collect_runs",
     "compare",
     "device",

@@ -42,6 +42,7 @@ class Run(NamedTuple):
 
     numbers: dict[str, float]  # by column of Table 1, percent
     draws: pd.DataFrame  # the same over draws of the images, row 0 without drawing
+    data: dict[str, str]  # SHA-256 of the annotation files, by split
     commit: str | None
     record: str  # path relative to the results folder
 
@@ -101,7 +102,8 @@ def _read_run(results: Path, run: Path) -> tuple[Run, str]:
     numbers = {c: metrics[task][key] for c, (task, key) in METRIC_OF_COLUMN.items()}
     settings = [record["dataset"]["sha256"], record["parameters"]["options"], len(draws)]
     where = str((run / "record.json").relative_to(results))
-    return Run(numbers, draws, record["commit"], where), json.dumps(settings)
+    data = record["dataset"]["sha256"]
+    return Run(numbers, draws, data, record["commit"], where), json.dumps(settings)
 
 
 def _name(key: tuple[str, str, int]) -> str:
