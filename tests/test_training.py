@@ -89,7 +89,7 @@ def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(training.torch, "save", cut_off)
-        with pytest.raises(OSError, match="last checkpoint"):
+        with pytest.raises(OSError, match="run the same again: what is finished is kept"):
             train(cfg)
     assert not Checkpointer(torch.nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth*"))

@@ -59,7 +59,7 @@ class AmodalDatasetMapper:
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
-        example["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        example["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy())
         if self.is_train:
             example["instances"] = _instances(annotations, transforms, image.shape[:2])
         return example
