@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.paths import run_folder
@@ -21,7 +22,7 @@ from arcnn.reporting import (
     to_markdown,
     write_table,
 )
-from arcnn.reporting.reference import keep
+from arcnn.reporting.reference import MAX_BYTES, keep
 from arcnn.reporting.table1 import METRIC_OF_COLUMN, sentences
 from arcnn.visualization import table1_picture
 
@@ -170,13 +171,30 @@ def test_reference_results_are_kept_and_compared_with(results: Path, tmp_path: P
     runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
     table = table1(runs, ["kins"])
     write_table(results / "table1.csv", table)
+    flat = np.full((40, 60, 3), (0, 114, 178), np.uint8)
+    Image.fromarray(flat).save(results / "figure4.png")
     reference = tmp_path / "reference"
     kept = {str(file.relative_to(reference)) for file in keep(results, reference)}
     assert {"table1.csv", "runs/kins/arcnn/seed0/record.json"} <= kept
     assert not any("draws" in name for name in kept)
+    assert (np.asarray(Image.open(reference / "figure4.png").convert("RGB")) == flat).all()
     table.loc[table.model == "arcnn", "ours"] += TOLERANCE + 0.1
     keys = ["dataset", "model", "metric"]
     compared = compare(table, reference / "table1.csv", keys=keys, value="ours")
     assert len(compared) == 15  # not the row that is quoted, which has no run
     assert set(compared.model[~compared.within]) == {"arcnn"}
     assert compare(table, tmp_path / "none.csv", keys=keys, value="ours") is None
+
+
+def test_a_file_too_large_for_git_leaves_the_reference_as_it_is(
+    results: Path, tmp_path: Path
+) -> None:
+    (results / "table1.csv").write_text("new")
+    (results / "table1.tex").write_text("x" * (MAX_BYTES + 1))
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    (reference / "table1.csv").write_text("old")
+    with pytest.raises(ValueError, match=r"table1.tex would take more than"):
+        keep(results, reference)
+    assert [file.read_text() for file in reference.iterdir()] == ["old"]
+    assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
