@@ -15,6 +15,12 @@ PYTHON    ?=
 # Give BIN=<environment>/bin to use an environment of your own as it is (the conda route).
 BIN       := .venv/bin
 
+# A misspelt name would be ignored, and the default run in its place.
+known := PROFILE DATASET DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON BIN
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
+$(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
+
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce ablation reference test bench lab lock clean clean-data clean-results FORCE
@@ -130,7 +136,7 @@ reproduce ablation: $(ready)
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
 
 reference: $(ready)
-	@$(python) -m arcnn.reporting.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.reporting --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
 
 test: $(ready)
 	@$(python) -m ruff check --quiet .
@@ -172,7 +178,7 @@ clean-results:
 
 help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
-	@echo "                    [PROFILE=smoke|demo|overfit|paper] [DATASET=...] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
+	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"

@@ -87,8 +87,9 @@ rule all:
 # `make ablation`: the questions that the paper leaves open, on frozen features.
 rule ablation:
     input:
-        expand("records/11_context_or_an_or_gate.{dataset}.json", dataset=DATASETS[0]),
-        expand("records/12_occlusion_order.{dataset}.json", dataset=DATASETS[0]),
+        f"records/11_context_or_an_or_gate.{DATASETS[0]}.json",
+        # Its test needs a published order of the classes.
+        ["records/12_occlusion_order.tabletop.json"] if DATASETS[0] == "tabletop" else [],
 
 
 rule introduction:
@@ -170,7 +171,8 @@ rule train:
         notebook=ancient(f"{NOTEBOOKS}/04_train.ipynb"),
         data="data/{dataset}.json",
     output:
-        f"{RUN_FOLDER}/train/model_final.pth",
+        # Not removed before the rule runs again: hours of training, which the notebook knows of.
+        update(f"{RUN_FOLDER}/train/model_final.pth"),
         f"{RUN_FOLDER}/train/record.json",
     log:
         "notebooks/04_train.{dataset}.{model}.seed{seed}.ipynb",
@@ -194,7 +196,7 @@ def whole(w):
 
 use rule train as train_whole with:
     output:
-        f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth",
+        update(f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth"),
         f"whole/{{variant}}/{RUN_FOLDER}/train/record.json",
     log:
         "notebooks/whole/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
@@ -283,7 +285,7 @@ for dataset in DATASETS:
         params:
             arguments(
                 **COMMON, dataset=dataset, seed=SEEDS[0], **OPTIONS,
-                class_name=config["figure5_class"].get(dataset, "cat"), figure=figure(5, dataset),
+                class_name=config["figure5_class"].get(dataset, ""), figure=figure(5, dataset),
             ),
         shell:
             RUN

@@ -7,8 +7,16 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-MODELS = ("arcnn", "arcnn_add", "orcnn")
 DATASETS = ("tabletop", "kins", "cocoa_cls", "d2sa", "cocoa", "own")
+
+
+def models_of(dataset: str) -> tuple[str, ...]:
+    """The models that have a configuration for a data set: one YAML file each."""
+    files = sorted((CONFIG_DIR / dataset).glob("*.yaml"))
+    return tuple(f.stem for f in files if not f.stem.startswith("Base-"))
+
+
+MODELS = models_of("tabletop")  # arcnn, arcnn_add, orcnn
 
 
 def add_arcnn_config(cfg: CfgNode) -> None:
@@ -49,7 +57,7 @@ def get_config(
 
     Args:
         dataset: one of :data:`DATASETS`.
-        model: one of :data:`MODELS`.
+        model: one of :func:`models_of` the data set; the paper's are on all of them.
         options: detectron2 overrides, ``[KEY, VALUE, KEY, VALUE, ...]``.
         seed: of weights, data order and augmentation.
         device: "cuda" or "cpu"; by default the GPU if there is one.
@@ -57,9 +65,10 @@ def get_config(
     Raises:
         ValueError: unknown data set or model, or an unknown key in ``options``.
     """
-    for what, value, known in (("dataset", dataset, DATASETS), ("model", model, MODELS)):
-        if value not in known:
-            raise ValueError(f'unknown {what} "{value}"; choose one of {", ".join(known)}')
+    if dataset not in DATASETS:
+        raise ValueError(f'unknown dataset "{dataset}"; choose one of {", ".join(DATASETS)}')
+    if model not in (known := models_of(dataset)):
+        raise ValueError(f'unknown model "{model}"; {dataset} has {", ".join(known)}')
     cfg = get_cfg()
     add_arcnn_config(cfg)
     cfg.merge_from_file(str(CONFIG_DIR / dataset / f"{model}.yaml"))

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from arcnn.config import DATASETS, MODELS, get_config
-from arcnn.data.registration import find_splits
+from arcnn.config import DATASETS, get_config, models_of
+from arcnn.data import AnnotationError, find_splits
+from arcnn.data.annotations import index_file
 from arcnn.experiments import VARIANTS
 from arcnn.paths import PROFILES, ROOT, data_folder, results_folder
 
@@ -61,7 +62,12 @@ def _read_profile(name: str) -> dict:
     if name not in known:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
     file = f"notebooks/profiles/{name}.yaml"
-    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    try:
+        profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{file} is not YAML: {error}") from error
+    if not isinstance(profile, dict):
+        raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
     base = _read_profile(profile.pop("base")) if "base" in profile else {"options": []}
     for key in profile:
         if key not in DEFAULTS:
@@ -85,12 +91,17 @@ def check_choices(profile: dict) -> None:
     for key in ("datasets", "models", "seeds"):
         if not profile[key]:
             raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
-    for key, known in (("datasets", DATASETS), ("models", MODELS)):
-        for value in profile[key]:
-            if value not in known:
-                raise ProfileError(f'{key}: unknown "{value}"; choose among {", ".join(known)}.')
-    if profile["ablation"]["trunk"] not in MODELS:
-        raise ProfileError(f"ablation: the trunk is one of {', '.join(MODELS)}.")
+    for dataset in profile["datasets"]:
+        if dataset not in DATASETS:
+            raise ProfileError(
+                f'datasets: unknown "{dataset}"; choose among {", ".join(DATASETS)}.'
+            )
+        known = models_of(dataset)
+        for model in profile["models"]:
+            if model not in known:
+                raise ProfileError(f'models: unknown "{model}"; choose among {", ".join(known)}.')
+        if profile["ablation"]["trunk"] not in known:
+            raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
     for variant in (*profile["ablation"]["variants"], *profile["ablation"]["whole"]):
         if variant not in VARIANTS:
             raise ProfileError(
@@ -116,10 +127,7 @@ def check_folders(profile: dict) -> Path:
         probe.write_text("x" * 4096)
         probe.unlink()
     except OSError as error:
-        raise ProfileError(
-            f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
-            "choose another folder with RESULTS=<folder>."
-        ) from error
+        raise ProfileError(_unwritable(results, error)) from error
     for dataset in profile["datasets"]:
         try:
             find_splits(dataset, data_folder(profile["data_root"]))
@@ -129,6 +137,25 @@ def check_folders(profile: dict) -> Path:
             # Not drawn yet, or deleted since: its report, if any, speaks of nothing.
             (results / "data" / "tabletop.json").unlink(missing_ok=True)
     return results
+
+
+def _unwritable(results: Path, error: OSError) -> str:
+    return (
+        f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
+        "choose another folder with RESULTS=<folder>."
+    )
+
+
+def name_own_classes(profile: dict) -> None:
+    """Give the network as many classes as the data set ``own`` has, unless the profile says."""
+    key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    if profile["datasets"] != ["own"] or key in profile["options"]:
+        return
+    file, _ = next(iter(find_splits("own", data_folder(profile["data_root"])).values()))
+    try:
+        profile["options"] = [*profile["options"], key, len(index_file(file).category_ids)]
+    except AnnotationError as error:
+        raise ProfileError(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,19 +180,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             profile["datasets"] = [chosen.dataset]
         for key in ("data_root", "results_root"):
             if getattr(chosen, key):
-                profile[key] = str(Path(getattr(chosen, key)).resolve())
-        if profile["data_root"]:
-            profile["data_root"] = str(ROOT / profile["data_root"])
+                profile[key] = str(Path(getattr(chosen, key)).expanduser().resolve())
+        if profile["data_root"]:  # a profile's own is relative to its results
+            results = results_folder(profile["profile"], profile["results_root"])
+            profile["data_root"] = str(results / profile["data_root"])
         if importlib.util.find_spec("ipykernel") is None:
             raise ProfileError(
                 "this environment has no Python kernel for notebooks: `make setup` installs it."
             )
         check_choices(profile)
         results = check_folders(profile)
+        name_own_classes(profile)
     except ProfileError as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
-    return run_snakemake(profile, results, chosen)
+    try:
+        return run_snakemake(profile, results, chosen)
+    except OSError as error:
+        print(f"make reproduce: {_unwritable(results, error)}", file=sys.stderr)
+        return 2
 
 
 def share_cores(profile: dict, cores: int) -> tuple[int, int]:

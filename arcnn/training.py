@@ -10,7 +10,7 @@ import torch
 from detectron2 import solver
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
+from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.modeling import build_model
@@ -23,12 +23,15 @@ from iopath.common.file_io import get_cache_dir
 from torch import nn
 from tqdm import tqdm
 
-from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.data import AmodalDatasetMapper, split_name, split_records
+from arcnn.data.registration import sha256
+from arcnn.modeling import MaskLogits
 from arcnn.paths import write_whole
 
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pth"
+MASK_KINDS = MaskLogits._fields
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
 
 
@@ -45,17 +48,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 {"model": self.model.state_dict(), **state, **kwargs}, partial
             ),
         )
-        self.tag_last_checkpoint(f"{name}.pth")
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_whole(
-            Path(self.save_dir) / "last_checkpoint",
-            lambda partial: partial.write_text(last_filename_basename),
-        )
+    def get_checkpoint_file(self) -> str:
+        """The newest one that is there, "" if there is none. (The stock file that says which one
+        is the last speaks of it also when it has been deleted since.)"""
+        found = sorted(Path(self.save_dir).glob("model_*.pth"))  # numbers come before "final"
+        return str(found[-1]) if found else ""
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
 
 
 class ProgressBar(HookBase):
-    """One line in notebook and terminal: iterations, total loss, time left."""
+    """One line in notebook and terminal: iterations, total loss, mask losses, time left."""
 
     def before_train(self) -> None:
         self.bar = tqdm(
@@ -69,7 +74,11 @@ class ProgressBar(HookBase):
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % 5 == 0:
             latest = self.trainer.storage.latest_with_smoothing_hint(window_size=LOG_PERIOD)
-            self.bar.set_postfix_str(f"loss {latest['total_loss'][0]:.2f}", refresh=False)
+            shown = [f"loss {latest['total_loss'][0]:.2f}"]
+            for kind in MASK_KINDS:
+                if f"loss_{kind}_mask" in latest:
+                    shown.append(f"{kind} {latest[f'loss_{kind}_mask'][0]:.2f}")
+            self.bar.set_postfix_str(", ".join(shown), refresh=False)
         self.bar.update()
 
     def after_train(self) -> None:
@@ -91,13 +100,19 @@ def train(cfg: CfgNode) -> Path:
 
     Raises:
         FileNotFoundError: data or initial weights are missing; says what to put where.
-        ValueError: the folder holds a run with another configuration.
+        ValueError: the folder holds a run with another configuration or on other data.
         FloatingPointError: a loss became infinite or NaN.
     """
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
     _check_same_config(cfg, output / "config.yaml")
+    _train(cfg, output)
+    # The caller may be a notebook, which lives on: give the GPU's memory back.
+    torch.cuda.empty_cache()
+    return output / FINAL_WEIGHTS
 
+
+def _train(cfg: CfgNode, output: Path) -> None:
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
     model = build_model(cfg)
@@ -139,7 +154,8 @@ def train(cfg: CfgNode) -> Path:
         )
         trainer.reset_data_loader(lambda: loader)
         trainer.train(start, cfg.SOLVER.MAX_ITER)
-    return output / FINAL_WEIGHTS
+    elif not (output / FINAL_WEIGHTS).exists():  # deleted; the last checkpoint has the same
+        checkpointer.save(Path(FINAL_WEIGHTS).stem, iteration=trainer.iter)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -162,18 +178,19 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _check_same_config(cfg: CfgNode, file: Path) -> None:
-    """Never resume a run that was started with other settings."""
+    """Never resume a run that was started with other settings or on other data."""
     ours = cfg.clone()
     ours.defrost()
     # Where a run lies and what it runs on may change between two starts of it.
     ours.OUTPUT_DIR, ours.MODEL.DEVICE, ours.SOLVER.AMP.ENABLED = "", "", False
-    text = ours.dump()
+    annotations = Path(MetadataCatalog.get(split_name(cfg, "train")).json_file)
+    text = ours.dump() + f"# {annotations.name}: SHA-256 {sha256(annotations)}\n"
     if file.is_file() and file.read_text() != text:
         theirs = set(file.read_text().splitlines())
         changed = [line.strip() for line in text.splitlines() if line not in theirs]
         raise ValueError(
-            f"{file.parent} holds a run with other settings (now: {', '.join(changed)}). Delete "
-            "that folder to train anew, or choose another results folder to keep both."
+            f"{file.parent} holds a run with other settings or data (now: {', '.join(changed)}). "
+            "Delete that folder to train anew, or choose another results folder to keep both."
         )
     write_whole(file, lambda partial: partial.write_text(text))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import SizeMismatchError, read_image
 from PIL import Image
 from pycocotools import mask as mask_util
 
@@ -23,6 +23,8 @@ from arcnn.data import (
     register_dataset,
     split_records,
 )
+from arcnn.data.annotations import MAX_SKIPPED, allow_skipped, allowed_share
+from arcnn.data.check import check
 from arcnn.modeling import mask_targets
 
 
@@ -72,7 +74,10 @@ def write_file(path: Path, annotation: dict) -> Path:
 @pytest.mark.parametrize("name", ["cocoa_cls", "cocoa_cls_polygons", "kins_2019", "kins_2020"])
 def test_every_schema_gives_the_same_record(name: str, tmp_path: Path) -> None:
     loaded = load_annotations(write_file(tmp_path / "any_name.json", schema(name)), tmp_path)
-    assert (loaded.class_names, loaded.category_ids) == (["cyclist", "car"], [1, 4])
+    kins = name.startswith("kins")  # has its own classes
+    ids = [1, 2, 4, 5, 6, 7, 8] if kins else [1, 4]
+    assert loaded.category_ids == ids and len(loaded.class_names) == len(ids)
+    assert loaded.class_names[ids.index(4)] == "car"
     (record,) = loaded.records
     (annotation,) = record["annotations"]
     amodal, visible = square_masks()
@@ -80,7 +85,7 @@ def test_every_schema_gives_the_same_record(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks["amodal"], amodal)
     np.testing.assert_array_equal(masks["visible"], visible)
     np.testing.assert_array_equal(masks["occlusion"], amodal & ~visible)
-    assert annotation["bbox"] == [2, 2, 8, 8] and annotation["category_id"] == 1
+    assert annotation["bbox"] == [2, 2, 8, 8] and annotation["category_id"] == ids.index(4)
     assert annotation["occlusion_rate"] == pytest.approx(0.5)
     assert record["file_name"] == str(tmp_path / "000003.png")
 
@@ -113,7 +118,7 @@ def test_a_bad_record_is_named(change: dict, named: str, tmp_path: Path) -> None
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file = write_file(tmp_path / "cut.json", schema("cocoa_cls"))
     file.write_text(file.read_text()[:-40])
-    with pytest.raises(AnnotationError, match="cut.json is not complete JSON"):
+    with pytest.raises(AnnotationError, match="cut.json cannot be used: truncated or broken JSON"):
         load_annotations(file, tmp_path)
     modal = {k: v for k, v in schema("cocoa_cls").items() if k in ("segmentation", "id")}
     with pytest.raises(AnnotationError, match="visible_mask"):
@@ -148,6 +153,8 @@ def test_a_missing_data_set_says_what_to_put_where(tmp_path: Path) -> None:
 def test_overfitting_uses_the_one_split_that_is_there(tmp_path: Path) -> None:
     file = tmp_path / "COCO_amodal_val2014_with_classes.json"
     write_file(file, schema("cocoa_cls"))
+    (tmp_path / "val2014").mkdir()
+    Image.new("RGB", (12, 10)).save(tmp_path / "val2014/000003.png")
     for name in ("cocoa_cls_train", "cocoa_cls_val"):
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
@@ -155,8 +162,112 @@ def test_overfitting_uses_the_one_split_that_is_there(tmp_path: Path) -> None:
     cfg = arcnn.get_config("cocoa_cls", "arcnn", device="cpu")
     with pytest.raises(FileNotFoundError, match="overfit"):
         split_records(cfg, "train")
-    cfg = arcnn.get_config("cocoa_cls", "arcnn", options=["DATASETS.OVERFIT_IMAGES", 1])
+    options = ["DATASETS.OVERFIT_IMAGES", 1, "MODEL.ROI_HEADS.NUM_CLASSES", 2]
+    cfg = arcnn.get_config("cocoa_cls", "arcnn", options=options)
     assert split_records(cfg, "train") == split_records(cfg, "val") != []
+
+
+def own(root: Path, *names: str) -> Path:
+    """A made data set ``own`` of 99 good images and these; every one has the same object."""
+    (root / "own/train").mkdir(parents=True)
+    names = [f"{k}.png" for k in range(99)] + list(names)
+    for name in names:
+        if "/" not in name:
+            Image.new("RGB", (12, 10), (9, 9, 9)).save(root / "own/train" / name)
+    images = [
+        {"id": k, "file_name": n, "height": 10, "width": 12} for k, n in enumerate(names, start=1)
+    ]
+    rows = [schema("cocoa_cls") | {"id": i["id"], "image_id": i["id"]} for i in images]
+    content = {"images": images, "categories": [{"id": 4, "name": "car"}], "annotations": rows}
+    (root / "own/train.json").write_text(json.dumps(content))
+    return root / "own/train"
+
+
+def test_training_gets_what_the_check_lets_pass(tmp_path: Path) -> None:
+    photos = own(tmp_path, "gone.png", "cut.png", "cut.jpg", "large.png", "link.png", "../out.png")
+    (photos / "gone.png").unlink()
+    for name in ("cut.png", "cut.jpg"):
+        (photos / name).write_bytes((photos / name).read_bytes()[:-20])
+    Image.new("RGB", (13, 10)).save(photos / "large.png")
+    (photos / "link.png").unlink()
+    Image.new("RGB", (12, 10)).save(tmp_path / "elsewhere.png")
+    (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    report = check(tmp_path / "own/train.json", photos, progress=False)
+    assert (report.used, report.skipped_objects, report.objects) == (99, 6, 105)
+    with pytest.raises(AnnotationError, match="6 of 105 objects.*image 100: missing image"):
+        register_dataset("own", tmp_path)
+    register_dataset("own", tmp_path, max_skipped=0.06)
+    assert len(DatasetCatalog.get("own_train")) == 99
+    problems = MetadataCatalog.get("own_train").problems
+    assert [(p.image_id, p.kind) for p in problems] == [
+        (p.image_id, p.kind) for p in report.problems
+    ]
+    register_dataset("own", tmp_path, max_skipped=0.06, allow_links=True)
+    assert len(DatasetCatalog.get("own_train")) == 100
+    assert len(load_annotations(tmp_path / "own/train.json", photos).records) == 104
+
+
+def test_a_share_once_allowed_stays_allowed(tmp_path: Path) -> None:
+    photos = own(tmp_path, "one.png", "two.png")
+    for name in ("one.png", "two.png"):
+        (photos / name).unlink()
+    file = tmp_path / "own/train.json"
+    assert allowed_share(file) == MAX_SKIPPED
+    allow_skipped(file, MAX_SKIPPED)
+    assert not (tmp_path / "own/max_skipped.txt").exists()
+    with pytest.raises(AnnotationError, match="2 of 101 objects"):
+        register_dataset("own", tmp_path)
+    allow_skipped(file, 0.05)
+    register_dataset("own", tmp_path)
+    assert len(DatasetCatalog.get("own_train")) == 99
+    assert check(file, photos, progress=False).usable
+    (tmp_path / "own/max_skipped.txt").write_text("5 %")
+    with pytest.raises(AnnotationError, match="number from 0 to 1"):
+        register_dataset("own", tmp_path)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_no_images_at_all_is_one_sentence(empty: bool, tmp_path: Path) -> None:
+    photos = own(tmp_path)
+    for file in photos.iterdir():
+        file.unlink()
+    if not empty:
+        photos.rmdir()
+    with pytest.raises(FileNotFoundError, match="folder of the images.*data/README.md"):
+        register_dataset("own", tmp_path)
+    report = check(tmp_path / "own/train.json", photos, progress=False)
+    (problem,) = report.problems
+    assert (problem.kind, problem.action) == ("no images", "error")
+    assert report.used == 99 and not report.usable  # the masks were looked at
+
+
+def test_an_image_that_breaks_off_inside_is_named_with_the_cure(tmp_path: Path) -> None:
+    photos = own(tmp_path, "broken.png")
+    whole = (photos / "broken.png").read_bytes()
+    place = whole.index(b"IDAT") + 8
+    (photos / "broken.png").write_bytes(whole[:place] + bytes(8) + whole[place + 8 :])
+    register_dataset("own", tmp_path)
+    record = DatasetCatalog.get("own_train")[-1]
+    with pytest.raises(OSError, match=r"broken\.png cannot be read .*--decode"):
+        AmodalDatasetMapper(True, augmentations=[])(record)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_images_are_read_as_detectron2_reads_them(suffix: str, turned: int, tmp_path: Path) -> None:
+    photos = own(tmp_path, f"a.{suffix}")
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    size = (10, 12, 3) if turned < 5 else (12, 10, 3)
+    picture = Image.fromarray(random.integers(0, 256, size, np.uint8))
+    picture.save(photos / f"a.{suffix}", exif=exif)
+    register_dataset("own", tmp_path)
+    record = DatasetCatalog.get("own_train")[-1]
+    ours = AmodalDatasetMapper(False, augmentations=[])(record)["image"].numpy()
+    theirs = read_image(record["file_name"], format="BGR")
+    np.testing.assert_array_equal(ours, theirs.transpose(2, 0, 1))
+    assert record["file_name"].endswith(f"a.{suffix}")
 
 
 def test_every_real_cocoa_cls_record_loads(real_data: Path) -> None:
@@ -164,13 +275,16 @@ def test_every_real_cocoa_cls_record_loads(real_data: Path) -> None:
     for folder in ("cocoa_cls_val5", "cocoa_cls_val100_records"):
         file = real_data / folder / "COCO_amodal_val2014_with_classes.json"
         raw = {a["id"]: a for a in json.loads(file.read_text())["annotations"]}
-        for record in load_annotations(file, real_data / folder / "val2014").records:
+        loaded = load_annotations(file, real_data / folder / "val2014")
+        assert not loaded.problems
+        for record in loaded.records:
             for annotation in record["annotations"]:
                 masks, source = decode_masks(annotation), raw[annotation["id"]]
                 assert not (masks["visible"] & ~masks["amodal"]).any()
                 assert masks["amodal"].sum() == source["area"]
                 rate = masks["occlusion"].sum() / masks["amodal"].sum()
-                assert rate == pytest.approx(source["occlude_rate"], abs=1e-3)
+                assert rate == pytest.approx(source["occlude_rate"], abs=1e-8)  # its rounding
+                assert annotation["occlusion_rate"] == source["occlude_rate"]
                 if "invisible_mask" in source:
                     hidden = mask_util.decode(source["invisible_mask"]).astype(bool)
                     np.testing.assert_array_equal(masks["occlusion"], hidden)

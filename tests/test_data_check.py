@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from arcnn.data import AnnotationError, decode_masks, load_annotations
+from arcnn.data import annotations as loaders
 from arcnn.data.annotations import to_json_rle
 from arcnn.data.check import Report, check
 from arcnn.data.jsonstream import BrokenJSON, read_elements, scan
@@ -76,6 +77,10 @@ SKIPPED = {
     "visible mask apart from the amodal one": {"visible_mask": rle(square(0, 0, 2))},
     "no such image": {"image_id": 5},
     "empty amodal mask": {"segmentation": rle(np.zeros((H, W)))},
+    "bad amodal mask      ": {"segmentation": {"size": [H, W], "counts": [22.9, 98.9]}},
+    "bad amodal mask       ": {"segmentation": {"size": [H, W], "counts": [2**62] * 4 + [H * W]}},
+    "bad amodal mask        ": {"segmentation": {"size": 5, "counts": BROKEN}},
+    "bad amodal mask         ": {"segmentation": [[1, 2, 10**400, 4, 5, 6]]},
 }
 REPAIRED = {
     "bad polygon": {"segmentation": [GOOD, [1, 2, 3, 4]]},
@@ -85,6 +90,10 @@ REPAIRED = {
     "zero-size box": {"bbox": [2, 2, 0, 6]},
     "NaN or nonsense in the box": {"bbox": [2, 2, float("nan"), 6]},
     "occlusion rate differs": {"occlude_rate": 0.9},
+    "occlusion rate differs ": {"occlude_rate": 10**400},
+    "NaN or nonsense in the box ": {"bbox": [10**400, 2, 6, 6]},
+    "bad occluders": {"occluders": 5},
+    "bad occluders ": {"occluders": [[1]]},
 }
 
 
@@ -107,6 +116,227 @@ def test_what_can_be_mended_is_mended_and_counted(kind: str, tmp_path: Path) -> 
     loaded = load_annotations(tmp_path / "made.json", tmp_path)
     masks = decode_masks(loaded.records[0]["annotations"][1])
     assert not (masks["visible"] & ~masks["amodal"]).any()
+
+
+@pytest.mark.parametrize("number", [[1, 2], {"a": 1}, None, float("nan")])
+def test_an_id_that_is_none_is_replaced(number: object, tmp_path: Path) -> None:
+    report = report_on(tmp_path, annotation(), annotation(id=number))
+    assert report.counts == {"repaired": {"annotation without an id": 1}} and report.used == 2
+    loaded = load_annotations(tmp_path / "made.json", tmp_path)
+    assert [a["id"] for a in loaded.records[0]["annotations"]] == [7, 8]
+
+
+@pytest.mark.parametrize("size", [5, [H, W, 3], [[H], W], [10**400, W], None])
+def test_an_image_without_a_size_takes_it_from_the_masks_or_the_file(
+    size: object, tmp_path: Path
+) -> None:
+    images = [{"id": 3, "file_name": "3.png"}]
+    odd = {"size": size, "counts": rle(square())["counts"]}
+    report = report_on(tmp_path, annotation(id=8, segmentation=odd), annotation(), images=images)
+    assert report.counts == {"skipped": {"bad amodal mask": 1}} and report.used == 1
+    images = [{"id": 3, "file_name": "3.png", "height": 10**400, "width": "12"}]
+    report = report_on(tmp_path, annotation(), images=images)
+    assert report.counts == {"repaired": {"bad image size": 1}} and report.used == 1
+    loaded = load_annotations(tmp_path / "made.json", tmp_path)
+    assert (loaded.records[0]["height"], loaded.records[0]["width"]) == (H, W)
+
+
+CUP = {"id": 1, "name": "cup"}
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [[CUP, {"name": "pen"}], [CUP, {"id": 2}], [CUP, {"id": "2", "name": "pen"}], [CUP, CUP],
+     [CUP, {"id": 1, "name": "pen"}], [CUP, 5]],
+)  # fmt: skip
+def test_bad_categories_are_an_error(categories: list, tmp_path: Path) -> None:
+    file = write(tmp_path, annotation())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"categories": categories}))
+    report = check(file, tmp_path, progress=False)
+    assert sum(report.counts["error"].values()) == 1 and not report.usable
+    assert report.used == 1 and report.instances == {"cup": 1}
+    with pytest.raises(AnnotationError, match="made.json cannot be used: .*category"):
+        load_annotations(file, tmp_path)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000])
+def test_values_without_end_are_an_error(value: str, tmp_path: Path) -> None:
+    file = write(tmp_path, annotation())
+    text = file.read_text()
+    for before in ('{"info": ', text[:-1] + ', "info": ', text[:-2] + ", "):
+        file.write_text(before + value)
+        with pytest.raises(BrokenJSON, match="not readable"):
+            list(scan(file))
+        report = check(file, tmp_path, progress=False)
+        assert report.errors and not report.usable
+
+
+def test_what_follows_the_last_brace_is_an_error(tmp_path: Path) -> None:
+    file = write(tmp_path, annotation())
+    whole = file.read_text()
+    for rest in ("}", "{}", whole, "\0", "x"):
+        file.write_text(whole + "\n" + rest)
+        report = check(file, tmp_path, progress=False)
+        assert report.counts["error"] == {"truncated or broken JSON": 1} and report.used == 1
+        file.write_text("{}" + rest)
+        with pytest.raises(BrokenJSON, match="behind its last brace"):
+            list(scan(file))
+    file.write_text(whole + " \n\n")
+    assert check(file, tmp_path, progress=False).usable
+
+
+def test_a_file_with_nothing_in_it_is_no_error(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"images": []}))
+    report = check(file, tmp_path, progress=False)
+    assert report.usable and report.instances == {"cup": 0}
+    assert load_annotations(file, tmp_path).records == []
+
+
+@pytest.mark.parametrize("entry", [5, None, "3.png", [3], {"id": [3]}, {"file_name": "3.png"}])
+def test_an_entry_of_the_images_that_is_none_is_listed(entry: object, tmp_path: Path) -> None:
+    good = {"id": 3, "file_name": "3.png", "height": H, "width": W}
+    report = report_on(tmp_path, annotation(), images=[entry, good])
+    assert report.counts == {"skipped": {"unreadable entry": 1}}
+    assert (report.used, report.skipped_objects) == (1, 0) and "list of images" in str(report)
+
+
+def test_the_unexpected_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [{"id": k, "file_name": "3.png", "height": H, "width": W} for k in (3, 4)]
+    read = loaders.read_image_objects
+
+    def failing(image: dict, *arguments: object, **options: object) -> object:
+        if image["id"] == 4:
+            raise RuntimeError("never seen before")
+        return read(image, *arguments, **options)
+
+    monkeypatch.setattr(loaders, "read_image_objects", failing)
+    report = report_on(tmp_path, annotation(), annotation(id=8, image_id=4), images=images)
+    (problem,) = report.problems
+    assert (problem.image_id, problem.lost) == (4, 1) and "never seen before" in str(report)
+    assert (report.used, report.objects) == (1, 2)
+
+
+def test_more_than_a_report_lists_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcnn.data.check.LISTED", 2)
+    report = report_on(tmp_path, *(annotation(id=k, category_id=99) for k in range(5)))
+    assert len(report.problems) == 2 and "unknown category id: ... and 3 more" in str(report)
+
+
+def region(**changes: object) -> dict:
+    return {"segmentation": GOOD, "name": "cup", "isStuff": 0, "order": 1} | changes
+
+
+def entry_file(folder: Path, name: str, *regions: object, **fields: object) -> None:
+    Image.new("RGB", (W, H)).save(folder / "3.jpg")
+    Image.new("RGB", (W, H)).save(folder / "4.jpg")
+    content = {"id": 1, "image_id": 3, "url": "http://somewhere/3.jpg", "regions": regions}
+    (folder / f"{name}.json").write_text(json.dumps(content | fields))
+
+
+def test_a_folder_of_entries_names_the_file(tmp_path: Path) -> None:
+    entry_file(tmp_path, "a", region(), region(segmentation=[1, 2, 3, 4]))
+    entry_file(tmp_path, "b", region(), 5, id=2, image_id=4, url="http://somewhere/4.jpg")
+    (tmp_path / "c.json").write_text("{")
+    report = check(tmp_path, tmp_path, progress=False)
+    assert {p.file for p in report.problems} == {"a.json", "b.json", "c.json"}
+    assert "annotation 1002 of image 3 of a.json" in str(report)
+    assert (report.objects, report.used, report.skipped_objects) == (4, 1, 3)
+    (tmp_path / "c.json").unlink()
+    with pytest.raises(AnnotationError, match="3 of 4 objects.*a.json.*b.json"):
+        load_annotations(tmp_path, tmp_path)
+
+
+def test_ids_given_twice_in_a_folder_are_mended(tmp_path: Path) -> None:
+    entry_file(tmp_path, "a", region())
+    entry_file(tmp_path, "b", region(), image_id=4, url="http://somewhere/4.jpg")
+    loaded = load_annotations(tmp_path, tmp_path)
+    (problem,) = loaded.problems
+    assert (problem.kind, problem.action) == ("duplicate annotation id", "repaired")
+    assert problem.file == "b.json" and "it gets the id 2" in problem.detail
+    assert [a["id"] for r in loaded.records for a in r["annotations"]] == [1001, 2001]
+    entry_file(tmp_path, "c", region())  # a copy of the first
+    entry_file(tmp_path, "d", region(), region(), id=9)  # its image, described anew
+    report = check(tmp_path, tmp_path, progress=False)
+    assert report.counts["skipped"] == {"duplicate image id": 1}
+    assert (report.objects, report.used, report.skipped_objects) == (4, 2, 2)
+
+
+def test_the_limit_is_a_share_of_all_objects(tmp_path: Path) -> None:
+    # One of 3 objects of the first file is bad, which is one of 103 of both.
+    entry_file(tmp_path, "a", region(), region(), region(segmentation=[1, 2, 3, 4]))
+    others = {"id": 2, "image_id": 4, "url": "http://somewhere/4.jpg"}
+    entry_file(tmp_path, "b", *[region()] * 100, **others)
+    assert check(tmp_path, tmp_path, progress=False).usable
+    assert load_annotations(tmp_path, tmp_path).problems
+    # An image takes all of its objects along; its annotations' ids do not matter.
+    (tmp_path / "4.jpg").unlink()
+    report = check(tmp_path, tmp_path, progress=False)
+    assert (report.skipped_objects, report.objects) == (101, 103)
+    for share, fits in ((0.98, False), (0.99, True)):
+        assert check(tmp_path, tmp_path, progress=False, max_skipped=share).usable == fits
+        if not fits:
+            with pytest.raises(AnnotationError, match="101 of 103 objects"):
+                load_annotations(tmp_path, tmp_path, max_skipped=share)
+        else:
+            assert len(load_annotations(tmp_path, tmp_path, max_skipped=share).records) == 1
+
+
+def test_a_visible_polygon_of_two_points_is_named(tmp_path: Path) -> None:
+    report = report_on(tmp_path, annotation(visible_mask=[[1, 2, 3, 4]]))
+    assert [p.kind for p in report.problems] == ["bad polygon", "empty visible mask"]
+    assert "fewer than 3 points (2)" in report.problems[0].detail
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+    | st.sampled_from([10**400, H, W, 3, 7]),
+    lambda inner: st.lists(inner, max_size=7)
+    | st.dictionaries(st.sampled_from(["size", "counts", "id", "a"]), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+PLACES = {
+    "images": ["id", "file_name", "height", "width"],
+    "categories": ["id", "name"],
+    "annotations": [
+        *("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "a_segm"),
+        *("visible_mask", "invisible_mask", "occlude_rate", "occluders", "inmodal_seg", "i_segm"),
+        *("oco_id", "ico_id", "i_bbox", "inmodal_bbox", "regions", "depth_constraint"),
+    ],
+    "regions": ["segmentation", "visible_mask", "invisible_mask", "order", "occlude_rate", "area"],
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_nothing_in_any_field_is_the_end_of_the_report(data: st.DataObject) -> None:
+    place = data.draw(st.sampled_from(sorted(PLACES)))
+    name, value = data.draw(st.sampled_from(PLACES[place])), data.draw(ANYTHING)
+    change = data.draw(st.sampled_from([{name: value}, value]))
+    with tempfile.TemporaryDirectory() as folder:
+        found = annotation()
+        if place == "regions":
+            odd = region(**change) if isinstance(change, dict) and name in change else change
+            found = {"id": 1, "image_id": 3, "regions": [region(), odd]}
+        file = write(Path(folder), annotation(id=8), found)
+        content = json.loads(file.read_text())
+        if place != "regions":
+            last = content[place][-1]
+            content[place][-1] = last | change if isinstance(change, dict) else change
+        file.write_text(json.dumps(content))
+        report = check(file, folder, progress=False)
+        str(report)
+        json.dumps(report.to_json(), default=repr)
+        assert not any(p.kind == "image that cannot be read" for p in report.problems)
+        assert report.used + report.skipped_objects == report.objects
+        try:
+            loaded = load_annotations(file, folder, look_at_images=True, max_skipped=1)
+        except AnnotationError:
+            assert not report.usable or report.counts["error"]
+            return
+        assert sum(len(r["annotations"]) for r in loaded.records) == report.used
 
 
 def test_all_of_it_comes_in_one_report(tmp_path: Path) -> None:

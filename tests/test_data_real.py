@@ -4,17 +4,26 @@ No real KINS record may be passed on: those of these tests are made (arcnn.data.
 """
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
+from PIL import Image
 from pycocotools import mask as mask_util
 
 import arcnn
-from arcnn.data import decode_masks, load_annotations, register_dataset
-from arcnn.data.bench import bench_mapper, write_made_kins
+from arcnn.data import (
+    AmodalDatasetMapper,
+    decode_masks,
+    load_annotations,
+    register_dataset,
+    split_records,
+)
+from arcnn.data.annotations import to_json_rle
+from arcnn.data.bench import write_made_kins
 from arcnn.data.check import check
+from arcnn.data.cutouts import read_instances, read_photos
 from arcnn.data.known import compare_counts
 
 
@@ -49,7 +58,11 @@ def test_every_real_region_fits_together_and_names_its_occluders(real_data: Path
             if "invisible_mask" in region:
                 file_says = mask_util.decode(region["invisible_mask"]).astype(bool)
                 np.testing.assert_array_equal(hidden, file_says)
-            assert annotation["occlusion_rate"] == pytest.approx(region["occlude_rate"], abs=1e-3)
+            assert annotation["occlusion_rate"] == region["occlude_rate"]
+            whole = decode_masks(annotation)["amodal"].sum()
+            assert whole == region["area"]
+            rate = hidden.sum() / whole
+            assert rate == pytest.approx(region["occlude_rate"], abs=1e-8)  # the file's rounding
             # Exactly the objects named lie over it: they hide all of it that is hidden.
             fronts = [amodal[place[k]] for k in annotation["occluders"]]
             covered = np.logical_or.reduce(fronts) if fronts else np.zeros_like(hidden)
@@ -90,6 +103,125 @@ def test_made_kins_records_load_with_seven_classes(release: int, tmp_path: Path)
             )
 
 
+NAMES = ("cyclist", "pedestrian", "rider", "car", "tram", "truck", "van", "misc")
+
+
+@pytest.mark.parametrize("release", [2019, 2020])
+@pytest.mark.parametrize("listed", [8, 7, 0])
+def test_kins_has_seven_classes_whichever_list_its_file_has(
+    listed: int, release: int, tmp_path: Path
+) -> None:
+    file = write_made_kins(tmp_path / "any.json", release, images=1, objects=2)
+    content = json.loads(file.read_text())
+    names = [{"id": k, "name": n} for k, n in enumerate(NAMES, start=1)]
+    content["categories"] = [n for n in names if listed == 8 or n["id"] != 3][:listed]
+    if not listed:
+        del content["categories"]
+    first, second = content["annotations"]
+    first["category_id"], second["category_id"] = 8, 3
+    file.write_text(json.dumps(content))
+    loaded = load_annotations(file, tmp_path, max_skipped=1)
+    assert loaded.class_names == [n for n in NAMES if n != "rider"]
+    assert loaded.category_ids == [1, 2, 4, 5, 6, 7, 8]
+    assert loaded.records[0]["annotations"][0]["category_id"] == 6
+    (problem,) = (p for p in loaded.problems if p.action == "skipped")
+    assert (problem.kind, problem.detail) == ("unknown category id", "3")
+
+
+@pytest.mark.parametrize(
+    ("release", "mask", "box"), [(2019, "inmodal_seg", "inmodal_bbox"), (2020, "i_segm", "i_bbox")]
+)
+def test_the_visible_fields_of_kins_with_nothing_in_them(
+    release: int, mask: str, box: str, tmp_path: Path
+) -> None:
+    file = write_made_kins(tmp_path / "any.json", release, images=1, objects=4)
+    content = json.loads(file.read_text())
+    a, b, c, d = content["annotations"]
+    a[mask], a[box] = None, [1, 1, 0, 0]
+    del b[mask]
+    c[box] = [1, 1, float("nan"), 1]
+    content["categories"][0]["name"] = "dog"
+    file.write_text(json.dumps(content))
+    report = check(file, progress=False)
+    assert report.used == 4 and report.counts["repaired"]["empty visible mask"] == 2
+    assert report.counts["noted"] | {"area differs": 0} == {
+        "zero-size visible box": 1,
+        "NaN or nonsense in the visible box": 1,
+        "category of another name": 1,
+        "area differs": 0,
+    }
+
+
+@pytest.mark.parametrize("release", [2019, 2020])
+def test_made_kins_records_on_a_real_street_scene(
+    release: int, real_data: Path, tmp_path: Path
+) -> None:
+    """The photo is KITTI's, the records are made; through the check, registration and mapper."""
+    (tmp_path / "kins/training/image_2").mkdir(parents=True)
+    photo = tmp_path / "kins/training/image_2/000000.png"
+    photo.write_bytes((real_data / "kitti/000008.png").read_bytes())
+    name = {2019: "instances_train.json", 2020: "update_train_2020.json"}[release]
+    file = write_made_kins(tmp_path / "kins" / name, release, images=1)
+    report = check(file, photo.parent, decode=True, progress=False)
+    assert report.usable and not report.errors and report.used == 12
+    assert register_dataset("kins", tmp_path) == {"train": "kins_train"}
+    cfg = arcnn.get_config("kins", "arcnn", device="cpu")
+    example = AmodalDatasetMapper(cfg, True)(split_records(cfg, "train")[0])
+    assert example["image"].shape == (3, 800, 2650)
+    found = example["instances"]
+    assert len(found) == 12 and found.gt_classes.max() < 7
+    hidden = found.gt_masks.tensor & ~found.gt_visible_masks.tensor
+    assert not (found.gt_visible_masks.tensor & ~found.gt_masks.tensor).any() and hidden.any()
+
+
+def test_every_real_modal_record_is_read(real_data: Path) -> None:
+    folder = real_data / "coco_modal88"
+    content = read_instances(folder / "annotations/instances_train2017.json")
+    photos, problems = read_photos(content, folder / "train2017")
+    assert not problems and len(photos) == 88 and all(Path(p.file_name).is_file() for p in photos)
+    areas = {o.id: mask_util.area(o.rle) for p in photos for o in p.objects}
+    assert areas.keys() == {a["id"] for a in content["annotations"]} and len(areas) == 690
+    for annotation in content["annotations"]:
+        if annotation["iscrowd"]:
+            continue
+        # COCO's areas are those of the polygons, before they became pixels.
+        tolerance = max(20, 0.05 * annotation["area"])
+        assert areas[annotation["id"]] == pytest.approx(annotation["area"], abs=tolerance)
+
+
+def test_made_records_in_the_format_of_d2sa(tmp_path: Path) -> None:
+    """No real D2SA record is at hand: these are made, with the fields and names of its files."""
+    (tmp_path / "d2sa/images").mkdir(parents=True)
+    Image.new("RGB", (12, 10)).save(tmp_path / "d2sa/images/D2S_000001.jpg")
+    whole = np.zeros((10, 12), bool)
+    whole[2:8, 2:8] = True
+    seen = whole.copy()
+    seen[:, 5:] = False
+    masks = {"segmentation": whole, "visible_mask": seen, "invisible_mask": whole & ~seen}
+    annotation = {
+        name: to_json_rle(mask_util.encode(np.asfortranarray(mask, np.uint8)))
+        for name, mask in masks.items()
+    }
+    annotation |= {"id": 1, "image_id": 1, "category_id": 60, "iscrowd": 0, "area": 36}
+    annotation |= {"bbox": [2, 2, 6, 6], "occlude_rate": 0.5}
+    content = {
+        "info": {"description": "a made record in the format of D2SA; not D2SA"},
+        "images": [{"id": 1, "file_name": "D2S_000001.jpg", "height": 10, "width": 12}],
+        "categories": [{"id": k, "name": f"article {k}"} for k in range(1, 61)],
+        "annotations": [annotation],
+    }
+    (tmp_path / "d2sa/D2S_amodal_validation.json").write_text(json.dumps(content))
+    (tmp_path / "d2sa/D2S_amodal_augmented.json").write_text(json.dumps(content))
+    assert register_dataset("d2sa", tmp_path) == {"train": "d2sa_train", "val": "d2sa_val"}
+    assert not MetadataCatalog.get("d2sa_train").problems
+    cfg = arcnn.get_config("d2sa", "arcnn", device="cpu")
+    (record,) = split_records(cfg, "train")
+    assert record["annotations"][0]["category_id"] == 59
+    np.testing.assert_array_equal(
+        decode_masks(record["annotations"][0])["occlusion"], masks["invisible_mask"]
+    )
+
+
 def test_many_processes_read_the_same(tmp_path: Path) -> None:
     file = write_made_kins(tmp_path / "any.json", 2020, images=70, objects=2)
     assert load_annotations(file, tmp_path, workers=2) == load_annotations(file, tmp_path)
@@ -102,6 +234,7 @@ def test_raw_cocoa_and_d2sa_register(real_data: Path, tmp_path: Path) -> None:
     assert register_dataset("cocoa", tmp_path) == {"val": "cocoa_val"}
     source = real_data / "cocoa_cls_val5/COCO_amodal_val2014_with_classes.json"
     (tmp_path / "D2S_amodal_validation.json").symlink_to(source)
+    (tmp_path / "images").symlink_to(source.parent / "val2014")
     assert register_dataset("d2sa", tmp_path) == register_dataset("d2sa", tmp_path)
     assert arcnn.get_config("d2sa", "arcnn").MODEL.ROI_HEADS.NUM_CLASSES == 60
 
@@ -126,9 +259,3 @@ def test_the_misprint_is_named() -> None:
     assert "as published" in first and "as published" in second
     assert "2,476" in note and "misprint" in note
     assert compare_counts("tabletop", "train", 1, 1) == []
-
-
-def test_the_mapper_benchmark_compares_like_with_like(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
-        result = bench_mapper(images=1, repeats=1)
-    assert set(result) >= {"name", "ours_s", "peer_s", "peer", "ratio"}

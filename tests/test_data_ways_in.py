@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import tarfile
 import threading
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import arcnn
 from arcnn.data import decode_masks, load_annotations
 from arcnn.data.archives import UnsafeArchive, download, fetch, unpack
 from arcnn.data.check import check
@@ -116,7 +118,7 @@ def test_labelme_files_become_an_annotation_file(tmp_path: Path) -> None:
     shapes = [("cup amodal", 1, WHOLE), ("cup visible", 1, SEEN), ("desk lamp", None, SEEN)]
     (tmp_path / "desk.json").write_text(json.dumps(labelme(*shapes)))
     counts = labelme_to_cocoa([tmp_path / "desk.json"], tmp_path / "own/train.json")
-    assert counts == {"images": 1, "annotations": 2, "classes": 2}
+    assert counts == {"images": 1, "annotations": 2, "classes": 2, "mended": 0}
     (tmp_path / "own/train").mkdir()
     Image.new("RGB", (12, 10)).save(tmp_path / "own/train/desk.png")
     report = check(tmp_path / "own/train.json", tmp_path / "own/train", progress=False)
@@ -139,6 +141,47 @@ def test_what_is_wrong_with_labelme_files_is_listed(tmp_path: Path) -> None:
     assert "group 2 has no amodal" in text and "b.json: not a labelme file" in text
 
 
+def test_shapes_that_say_too_little_are_listed(tmp_path: Path) -> None:
+    content = labelme(("cup", 1, WHOLE), ("cup", 2, WHOLE), ("cup", 3, [[1, 2], [3]]))
+    del content["shapes"][0]["label"], content["shapes"][1]["points"]
+    content["shapes"] += [5, content["shapes"][2] | {"points": WHOLE, "group_id": [1]}]
+    flat = labelme(("cup", None, [[2, 2], [8, 2], [5, 2]]))["shapes"][0]
+    aside = labelme(("pen amodal", 9, SEEN), ("pen visible", 9, [[6, 2], [8, 2], [8, 8]]))["shapes"]
+    content["shapes"] += [flat, *aside]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "b.json").write_text(json.dumps(labelme(("cup", None, WHOLE))))
+    with pytest.raises(ConversionError) as caught:
+        labelme_to_cocoa([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out.json")
+    text = str(caught.value)
+    for said in ("shape 0 has no label", "shape 1 (cup) has no points", "shape 2 (cup) has no"):
+        assert said in text
+    assert "shape 3 has no label" in text and "shape 4 (cup) has a group_id" in text
+    assert "the amodal mask has no pixel" in text and "apart from the amodal" in text
+    assert f"b.json: its image desk.png is that of {tmp_path / 'a.json'}" in text
+
+
+def test_what_a_conversion_mends_is_listed_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = [[0, 2], [5, 2], [5, 8], [0, 8]]
+    far = [[2, 2], [90, 2], [90, 8], [2, 8]]
+    shapes = [("cup amodal", 1, WHOLE), ("cup visible", 1, wide), ("pen", None, far)]
+    (tmp_path / "desk.json").write_text(json.dumps(labelme(*shapes)))
+    assert labelme_to_cocoa([tmp_path / "desk.json"], tmp_path / "own.json")["mended"] == 2
+    assert "group 1: visible mask: 12 of 30 pixels outside, cut away" in caplog.text
+    assert "leaves the image" in caplog.text and "desk.json" in caplog.text
+
+
+def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
+    guide = Path(arcnn.__file__).parents[1] / "data/reference/formats.md"
+    (example,) = re.findall(r"```json\n(.*?)```", guide.read_text(), re.DOTALL)
+    (tmp_path / "train.json").write_text(example)
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (640, 480)).save(tmp_path / "train/desk.png")
+    report = check(tmp_path / "train.json", tmp_path / "train", progress=False)
+    assert report.usable and not report.problems and report.instances == {"cup": 1}
+
+
 def test_a_coco_file_with_a_visible_mask_is_converted(tmp_path: Path) -> None:
     flat = [[float(v) for p in points for v in p] for points in (WHOLE, SEEN)]
     row = {"id": 1, "image_id": 3, "category_id": 1, "segmentation": [flat[0]], "iscrowd": 0}
@@ -151,5 +194,19 @@ def test_a_coco_file_with_a_visible_mask_is_converted(tmp_path: Path) -> None:
     coco_to_cocoa(tmp_path / "coco.json", tmp_path / "own.json", visible="seen")
     first, second = load_annotations(tmp_path / "own.json", tmp_path).records[0]["annotations"]
     assert first["occlusion_rate"] == pytest.approx(0.5) and second["occlusion_rate"] == 0
+    content["annotations"] += [row | {"id": 3, "seen": None}, {"id": 4, "image_id": 3}]
+    content["annotations"] += [row | {"id": 5, "image_id": 9}, row | {"id": 6, "seen": 5}]
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(ConversionError) as caught:
+        coco_to_cocoa(tmp_path / "bad.json", tmp_path / "own.json", visible="seen")
+    assert str(caught.value).splitlines() == [
+        "annotation 4 of image 3: no category_id, no segmentation",
+        "annotation 5 of image 9: no such image",
+        "annotation 6 of image 3: neither RLE nor polygons",
+    ]
+    del content["images"][0]["height"]
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(ConversionError, match="image sizes"):
+        coco_to_cocoa(tmp_path / "bad.json", tmp_path / "own.json", visible="seen")
     with pytest.raises(ConversionError, match="no annotation has the field"):
         coco_to_cocoa(tmp_path / "coco.json", tmp_path / "own.json", visible="wrong")

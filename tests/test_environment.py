@@ -198,6 +198,13 @@ def test_setup_does_every_step_once(setup: Setup):
     assert (code, asked) == (0, [])
 
 
+@pytest.mark.parametrize("misspelt", ["PROFLE=smoke", "profile=smoke"])
+def test_an_unknown_variable_is_refused(setup: Setup, misspelt: str):
+    code, said, asked = setup.make("reproduce", misspelt)
+    assert code != 0 and asked == []
+    assert f"unknown: {misspelt.split('=')[0]}; make takes PROFILE" in said
+
+
 def test_setup_looks_at_contents_not_times(setup: Setup):
     setup.setup()
     (before,) = setup.stamps

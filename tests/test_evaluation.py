@@ -1,6 +1,8 @@
 """The protocol: by hand, against pycocotools, on real records, and on bad input."""
 
+import contextlib
 import copy
+import io
 import json
 
 import numpy as np
@@ -10,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
+from pycocotools.cocoeval import COCOeval
 
 from arcnn.data import decode_masks, load_annotations
 from arcnn.evaluation import (
@@ -23,10 +26,12 @@ from arcnn.evaluation import (
     check_predictions,
     evaluate,
     paired_bootstrap,
+    protocol,
     read_results,
     to_results,
 )
 from arcnn.evaluation.__main__ import main
+from arcnn.tools import bench
 from arcnn.tools.bench import peer_evaluate
 
 SIZE = (40, 40)
@@ -201,6 +206,64 @@ def assert_same(metrics: dict, records: list, predictions: list, num_classes: in
 def test_equal_to_pycocotools(seed: int):
     records, predictions = random_case(seed)
     assert_same(evaluate(records, predictions, 3), records, predictions, 3)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("seed", range(6))
+def test_named_extras_are_pycocotools_too(seed: int, monkeypatch):
+    """Other occlusion rates, the strict reading, and COCO's sizes."""
+    records, predictions = random_case(seed)
+    metrics = evaluate(records, predictions, 3)
+
+    def same(task: str, expected: dict) -> None:
+        ours = {metric: metrics[task][metric] for metric in METRICS}
+        assert ours == pytest.approx(expected, abs=1e-9), task
+
+    def kept(annotation: dict) -> bool:
+        return 1 - annotation["occlusion_rate"] <= 0.85
+
+    for rate in (0.25, 0.40):
+        with monkeypatch.context() as patch:
+            patch.setattr(bench, "OCCLUSION_RATE", rate)
+            same(f"occluded@{rate:.2f}", bench.peer_evaluate(records, predictions, 3, "occluded"))
+    only_occluded = [
+        r | {"annotations": [a for a in r["annotations"] if a["iscrowd"] or kept(a)]}
+        for r in records
+    ]
+    same("occluded_strict", bench.peer_evaluate(only_occluded, predictions, 3, "amodal"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_size_splits_are_those_of_pycocotools(seed: int, monkeypatch):
+    records, predictions = random_case(seed)
+    sizes = {"s": (0, 60), "m": (60, 120), "l": (120, 1e5)}  # the objects here are small
+    monkeypatch.setattr(protocol, "SIZES", sizes)
+    metrics = evaluate(records, predictions, 3)["amodal"]
+    entries = [
+        a | {"image_id": r["image_id"], "area": int(mask_util.area(a["segmentation"]))}
+        for r in records
+        for a in r["annotations"]
+    ]
+    found_ = [
+        p | {"area": int(mask_util.area(p["segmentation"])), "iscrowd": 0} for p in predictions
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        stock = COCOeval(bench._coco(records, entries, 3), bench._coco(records, found_, 3), "segm")
+        stock.params.areaRng = [[0, 1e10], *map(list, sizes.values())]
+        stock.evaluate()
+        stock.accumulate()
+        stock.summarize()
+    expected = dict(
+        zip(
+            ["APs", "APm", "APl", "ARs", "ARm", "ARl"],
+            [*stock.stats[3:6], *stock.stats[9:12]],
+            strict=True,
+        )
+    )
+    for name, value in expected.items():
+        assert (metrics[name] is None and value == -1) or metrics[name] == pytest.approx(
+            100 * value
+        )
 
 
 def test_more_than_100_detections_of_a_class():
@@ -393,6 +456,10 @@ def test_bootstrap_where_there_is_no_number():
         ({"category_id": "cup"}, "class 'cup'"),
         ({"score": float("nan")}, "score is nan"),
         ({"score": None}, "score is None"),
+        ({"score": float("inf")}, "score is inf"),
+        ({"score": 10**400}, "not a finite number"),
+        ({"image_id": [7]}, "no such image"),
+        ({"segmentation": {"size": 40, "counts": "0"}}, "size 40"),
         ({"segmentation": None}, "no segmentation"),
         ({"segmentation": rle(np.zeros((4, 5)))}, "size"),
         ({"visible_mask": rle(np.zeros((40, 41)))}, "visible_mask has the size"),
@@ -500,6 +567,7 @@ def test_command_reads_uncompressed_runs(files):
         ('[{"image_id": 1, ', "not complete JSON"),
         ('{"annotations": []}', "not a COCO result list"),
         ('[{"image_id": 1, "category_id": 999, "score": 1}]', "no class 999"),
+        ('[{"image_id": [1], "category_id": 1, "score": 1}]', "no such image"),
     ],
 )
 def test_command_writes_nothing_on_bad_input(files, capsys, text: str, message: str):
@@ -509,6 +577,23 @@ def test_command_writes_nothing_on_bad_input(files, capsys, text: str, message: 
     assert main(call) == 1
     assert message in capsys.readouterr().err
     assert out.read_text() == "before"
+
+
+def test_command_wants_masks_as_rle_and_a_number_of_draws(files, capsys):
+    truth, predictions, p, out, call = files
+    entry = to_results(predictions, truth.category_ids)[0]
+    for mask, message in (
+        ([[0, 0, 5, 0, 5, 5]], "polygons won't do"),
+        (entry["segmentation"] | {"size": None}, "prediction 0"),
+    ):
+        p.write_text(json.dumps([entry | {"segmentation": mask}]))
+        assert main(call) == 1
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*call, "--bootstrap", "-1"])
+    assert main([*call[2:], "--ground-truth", "nowhere.json"]) == 1
+    assert "there is no ground truth nowhere.json" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_command_counts_the_runs_of_every_mask(files, capsys):

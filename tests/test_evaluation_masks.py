@@ -50,6 +50,33 @@ def test_equal_bit_for_bit(seed: int):
                 assert rle == expected, (boxes[r].tolist(), height, width)
 
 
+def test_equal_on_images_of_kins_size():
+    generator = torch.Generator().manual_seed(4)
+    height, width = 375, 1242
+    centre = torch.rand(40, 2, generator=generator) * torch.tensor([width, height])
+    side = torch.exp(torch.randn(40, 2, generator=generator) + 4)
+    boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
+    noise = torch.rand(40, 28, 28, generator=generator)
+    for r, rle in enumerate(encode_masks(noise, boxes, height, width)):
+        assert rle == reference(noise[r : r + 1], boxes[r : r + 1], height, width), boxes[r]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_pastes_the_same_masks_in_little_memory():
+    generator = torch.Generator().manual_seed(5)
+    height, width = 375, 1242
+    centre = torch.rand(100, 2, generator=generator) * torch.tensor([width, height])
+    boxes = torch.cat([centre - 60, centre + 60], dim=1)
+    kinds = [torch.rand(100, 28, 28, generator=generator) for _ in range(3)]
+    expected = encode_mask_kinds(kinds, boxes, height, width)
+    torch.cuda.reset_peak_memory_stats()
+    found = encode_mask_kinds([k.cuda() for k in kinds], boxes.cuda(), height, width)
+    assert torch.cuda.max_memory_allocated() < 1e9
+    pairs = zip(sum(found, []), sum(expected, []), strict=True)
+    ious = [mask_util.iou([a], [b], [0]).item() for a, b in pairs]  # rounding may move a pixel
+    assert min(ious) > 0.98
+
+
 def test_full_image_and_adjoining_columns():
     box = torch.tensor([[-4.0, -4.0, 12.0, 10.0]])
     (rle,) = encode_masks(torch.ones(1, 28, 28), box, 6, 8)

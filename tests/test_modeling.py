@@ -1,6 +1,7 @@
 """Eq. (1), Eq. (2) and the three models, with every reading that the paper leaves open."""
 
-import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 import arcnn
+from arcnn.config import CONFIG_DIR, models_of
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.evaluation import predict_and_evaluate
 from arcnn.modeling import (
     ARCNNAddMaskHead,
     ARCNNMaskHead,
@@ -23,6 +26,8 @@ from arcnn.modeling import (
     mask_losses,
     mask_targets,
 )
+from arcnn.reproduce import check_choices, load_profile
+from arcnn.training import load_trained, train
 
 
 class Constant(nn.Module):
@@ -259,7 +264,9 @@ def test_every_model_gives_the_same_three_masks(model: str, tiny_config) -> None
         assert masks.min() >= 0 and masks.max() <= 1
 
 
-def test_another_papers_head_is_one_class(tiny_config) -> None:
+def test_another_papers_head_is_one_class_and_a_yaml(
+    tiny_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fourth model: everything downstream works from layers() alone."""
 
     class WholeOnly(ARCNNAddMaskHead):
@@ -267,11 +274,15 @@ def test_another_papers_head_is_one_class(tiny_config) -> None:
             whole = self.visible_head.layers(x)
             return MaskLogits(whole, whole, -whole)
 
-    ROI_MASK_HEAD_REGISTRY._do_register("WholeOnly", WholeOnly)
-    try:
-        cfg = tiny_config("arcnn_add", "MODEL.ROI_MASK_HEAD.NAME", "WholeOnly")
-        network = build_model(cfg).train()
-        with EventStorage():
-            assert "loss_amodal_mask" in network(copy.deepcopy(batch_of(cfg, 1)))
-    finally:
-        ROI_MASK_HEAD_REGISTRY._obj_map.pop("WholeOnly")
+    shutil.copytree(CONFIG_DIR, tmp_path / "configs")
+    (tmp_path / "configs" / "tabletop" / "whole_only.yaml").write_text(
+        "_BASE_: Base-Tabletop.yaml\nMODEL: {ROI_MASK_HEAD: {NAME: WholeOnly}}\n"
+    )
+    monkeypatch.setattr("arcnn.config.CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.setitem(ROI_MASK_HEAD_REGISTRY._obj_map, "WholeOnly", WholeOnly)
+    assert "whole_only" in models_of("tabletop")
+    check_choices(load_profile("demo") | {"models": ["whole_only"]})
+    cfg = tiny_config("whole_only", "SOLVER.MAX_ITER", 2)
+    train(cfg)
+    metrics, _ = predict_and_evaluate(cfg, load_trained(cfg))
+    assert metrics["amodal"]["AP"] is not None

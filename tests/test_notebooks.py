@@ -10,9 +10,16 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 
-from arcnn.notebooks import ProgressLines, UnknownParameterError, check_parameters, run_notebook
+from arcnn.notebooks import (
+    ProgressLines,
+    UnknownParameterError,
+    check_parameters,
+    main,
+    run_notebook,
+)
 from arcnn.paths import NOTEBOOKS
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -120,3 +127,18 @@ def test_a_failing_cell_fails_the_run_and_keeps_the_copy(
     )
     assert failed.returncode == 1 and "tiny.ipynb failed in cell" in failed.stderr
     assert "Traceback" not in failed.stderr.split("tiny.ipynb failed")[-1]
+
+
+def test_a_missing_kernel_is_a_sentence(
+    tiny_notebook: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def no_kernel(*_: object, **__: object) -> None:
+        raise NoSuchKernel("python3")
+
+    monkeypatch.setattr("arcnn.notebooks.papermill.execute_notebook", no_kernel)
+    monkeypatch.setattr(sys, "argv", ["notebooks", str(tiny_notebook), str(tmp_path / "o.ipynb")])
+    assert main() == 1
+    assert "no Python kernel for notebooks: `make setup` installs it" in capsys.readouterr().err

@@ -93,6 +93,26 @@ def test_every_form_has_the_numbers_and_their_records(results: Path) -> None:
     assert 'href="runs/kins/arcnn"' in (results / "t.svg").read_text()
 
 
+def test_a_fourth_model_gets_its_row_and_its_difference(results: Path) -> None:
+    make_run(results, "kins", "mine", 0, 40)
+    runs = collect_runs(results, ["kins"], [*MODELS, "mine"], [0])
+    table = table1(runs, ["kins"])
+    text = to_markdown(table, model_differences(runs, ["kins"]), runs.left_out)
+    assert "| mine | ours | [40.00](runs/kins/mine/seed0/record.json) |" in text
+    assert "this one training of mine against this one of ARCNN: is better" in text
+    assert "mine & ours" in to_latex(table)
+    table1_picture(table)
+
+
+def test_the_commit_says_that_files_were_edited(tmp_path: Path) -> None:
+    for seed, commit in enumerate(["0123456789+changes", None]):
+        run = make_run(tmp_path, "tabletop", "arcnn", seed, 50)
+        record = json.loads((run / "record.json").read_text()) | {"commit": commit}
+        (run / "record.json").write_text(json.dumps(record))
+    table = table1(collect_runs(tmp_path, ["tabletop"], MODELS, [0, 1]), ["tabletop"])
+    assert table.commit.iloc[0] == "0123456+ unknown"
+
+
 def test_with_one_seed_the_number_links_to_its_record(tmp_path: Path) -> None:
     make_run(tmp_path, "tabletop", "arcnn", 0, 50)
     runs = collect_runs(tmp_path, ["tabletop"], MODELS, [0])

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from arcnn.paths import PROFILES
-from arcnn.reproduce import DEFAULTS, ProfileError, check_choices, check_folders, load_profile, main
+from arcnn.reproduce import (
+    DEFAULTS,
+    ProfileError,
+    check_choices,
+    check_folders,
+    load_profile,
+    main,
+    name_own_classes,
+)
 
 REPRODUCE = [sys.executable, "-m", "arcnn.reproduce"]
 
@@ -51,6 +59,28 @@ def test_an_unknown_profile_or_parameter_is_named(
     monkeypatch.setattr("arcnn.reproduce.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):
         load_profile("mine")
+    for text, said in (("datasets: [", "is not YAML"), ("", "has no parameters")):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(ProfileError, match=f"mine.yaml {said}"):
+            load_profile("mine")
+
+
+def test_an_environment_without_a_kernel_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("arcnn.reproduce.importlib.util.find_spec", lambda name: None)
+    assert main(["--profile", "smoke"]) == 2
+    assert "no Python kernel for notebooks" in capsys.readouterr().err
+
+
+def test_own_data_says_how_many_classes_there_are(tmp_path: Path) -> None:
+    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "cup"}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    profile = load_profile("small") | {"data_root": str(tmp_path)}
+    name_own_classes(profile)
+    assert profile["options"][-2:] == ["MODEL.ROI_HEADS.NUM_CLASSES", 1]
+    name_own_classes(profile)  # what is said already stays
+    assert profile["options"].count("MODEL.ROI_HEADS.NUM_CLASSES") == 1
 
 
 def test_a_profile_may_build_on_another() -> None:

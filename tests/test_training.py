@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.checkpoint import Checkpointer
 from detectron2.engine import HookBase, SimpleTrainer
 
 from arcnn import training
@@ -61,7 +60,7 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tiny_config, monkey
         with pytest.raises(Interrupted):
             train(cfg)
     output = Path(cfg.OUTPUT_DIR)
-    assert (output / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert [file.name for file in output.glob("*.pth")] == ["model_0000003.pth"]
     assert not (output / "model_final.pth").exists()
     with pytest.raises(FileNotFoundError, match="04_train"):
         load_trained(cfg)
@@ -78,6 +77,10 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tiny_config, monkey
     assert (output / "model_final.pth").exists()
     train(cfg)  # complete: nothing more to do
     assert steps == [4, 5]
+    (output / "model_final.pth").unlink()  # as Snakemake does before it runs a rule again
+    (output / "model_0000003.pth").unlink(missing_ok=True)
+    train(cfg)  # the last checkpoint holds the same weights
+    assert steps == [4, 5] and (output / "model_final.pth").exists()
 
 
 def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkeypatch) -> None:
@@ -91,7 +94,6 @@ def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkey
         patch.setattr(training.torch, "save", cut_off)
         with pytest.raises(OSError, match="run the same again: what is finished is kept"):
             train(cfg)
-    assert not Checkpointer(torch.nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth*"))
     assert train(cfg).is_file()
 
@@ -100,6 +102,14 @@ def test_a_run_with_other_settings_is_not_mixed_up(tiny_config) -> None:
     train(tiny_config())
     with pytest.raises(ValueError, match=r"BASE_LR: 0.5.*Delete"):
         train(tiny_config("arcnn", "SOLVER.BASE_LR", 0.5))
+
+
+def test_a_run_on_other_data_is_not_gone_on_with(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    train(cfg)
+    monkeypatch.setattr(training, "sha256", lambda path: "that of other data")
+    with pytest.raises(ValueError, match=r"SHA-256 .*Delete"):
+        train(cfg)
 
 
 def test_a_log_cut_off_in_its_last_line_is_read(tmp_path: Path) -> None:

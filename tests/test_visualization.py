@@ -1,6 +1,7 @@
 """Figures: that they draw what is there, for any number of models and any data set."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -300,3 +301,34 @@ def test_best_and_worst_are_the_ends_of_the_list(record):
     chosen = visualization.best_and_worst(images, shifts, count=2)
     assert [d.record["image_id"] for d in chosen][:2] == [0, 1]
     assert len(chosen) == 4 and chosen[0].iou == 1 > chosen[-1].iou
+
+
+def test_the_most_occluded_class() -> None:
+    mask = mask_util.encode(np.ones((4, 4), np.uint8, order="F"))
+
+    def record(*objects: tuple[int, float]) -> dict:
+        annotations = [
+            {"category_id": k, "occlusion_rate": rate, "segmentation": mask, "iscrowd": 0}
+            for k, rate in objects
+        ]
+        return {"image_id": 1, "height": 4, "width": 4, "annotations": annotations}
+
+    records = [record((0, 0.14), (0, 0.1), (0, 0.0), (1, 0.15))]
+    assert visualization.most_occluded_class(records, ["cup", "cat"]) == "cat"
+    assert visualization.most_occluded_class([record((1, 0.0))], ["cup", "cat"]) == "cup"
+
+
+def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    figure = visualization.figure2()
+    for name in ("figure.png", "figure.svg"):
+        visualization.save(figure, tmp_path / "new" / name)
+        assert (tmp_path / "new" / name).stat().st_size > 1000
+
+    def cut_off(file: Path, **_: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", cut_off)
+    with pytest.raises(OSError, match="No space left"):
+        visualization.save(figure, tmp_path / "half.png")
+    assert not list(tmp_path.glob("half*"))

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from arcnn.data.annotations import MAX_SKIPPED
 from arcnn.data.check import check
 from arcnn.data.convert import coco_to_cocoa, labelme_to_cocoa
 from arcnn.data.rates import COCOA_CLS, RateDistribution
@@ -52,6 +51,7 @@ def _synthesize(arguments: argparse.Namespace) -> int:
         val_images=arguments.val,
         recipe=recipe,
         workers=arguments.workers,
+        allow_links=arguments.allow_links,
     )
     print(json.dumps(made, indent=1))
     return 0
@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-skipped",
         type=float,
-        default=MAX_SKIPPED,
-        help="share of the objects that may be left out (default: %(default)s)",
+        help="share of the objects that may be left out (default: 0.01, or what max_skipped.txt "
+        "beside FILE says)",
     )
     command.add_argument("--workers", type=int, help="processes (default: one per core)")
     command.add_argument("--decode", action="store_true", help="decode every pixel of the images")
@@ -141,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, help="processes (default: one per core)")
+    command.add_argument(
+        "--allow-links", action="store_true", help="use photos behind links out of their folder"
+    )
     command.set_defaults(run=_synthesize)
 
     command = commands.add_parser(

@@ -1,24 +1,17 @@
-"""Made records for trying and timing the loaders, and the timing of the mapper.
+"""Made records and photos, for trying and timing what reads them.
 
 No real KINS record may be passed on, so records in KINS' two schemas are made here: ellipses in the
 shape and number of street scenes, with some of the glitches that the real files have.
 """
 
 import json
-import statistics
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetMapper
-from detectron2.data import transforms as T
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as mask_util
 
-from arcnn.data.annotations import load_annotations, to_json_rle
-from arcnn.data.mapper import AmodalDatasetMapper
+from arcnn.data.annotations import to_json_rle
 
 KINS_CATEGORIES = [
     {"id": k, "name": name}
@@ -27,6 +20,7 @@ KINS_CATEGORIES = [
     )
 ]
 KINS_SIZE = 375, 1242  # H, W
+COCO_SIZE = 480, 640
 
 
 def _ellipse(x: float, y: float, rx: float, ry: float, points: int) -> np.ndarray:
@@ -106,69 +100,33 @@ def write_made_kins(path: Path, release: int, images: int, objects: int = 12) ->
     return path
 
 
-def bench_mapper(images: int = 12, repeats: int = 5) -> dict[str, Any]:
-    """Time the kit's mapper, three masks per object, against detectron2's own, one mask.
+def write_made_photos(folder: Path, images: int) -> Path:
+    """Photos in COCO's usual size with eight ellipses each, and their COCOA-cls file.
 
-    Both read the same images and augment alike (COCOA-cls' training sizes); detectron2's mapper
-    gets the amodal masks as bitmasks, which is what it would train on.
+    The outline is the whole ellipse, which nothing touches; of the visible mask, the right half is
+    missing. Who reads the outlines alone has a modal data set of whole objects.
 
     Returns:
-        ``name``, ``ours_s`` and ``peer_s`` (seconds per image, median of the repeats), ``peer``,
-        ``ratio`` and ``images_per_second`` of one worker.
+        The file, ``folder / "made.json"``; the photos lie beside it.
     """
-    height, width, objects = 480, 640, 8
-    with tempfile.TemporaryDirectory() as folder:
-        root, random = Path(folder), np.random.default_rng(0)
-        listed, annotations = [], []
-        for k in range(images):
-            coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-            picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-            picture.save(root / f"{k}.jpg", quality=90)
-            listed.append({"id": k, "file_name": f"{k}.jpg", "height": height, "width": width})
-            for j in range(objects):
-                x, y = random.uniform(100, width - 100), random.uniform(100, height - 100)
-                whole = _ellipse(x, y, random.uniform(20, 90), random.uniform(20, 90), 40)
-                masks = [
-                    to_json_rle(
-                        mask_util.merge(mask_util.frPyObjects([p.ravel().tolist()], height, width))
-                    )
-                    for p in (whole, _below(whole, x))
-                ]
-                annotations.append(
-                    {"id": k * objects + j + 1, "image_id": k, "category_id": 1}
-                    | {"segmentation": masks[0], "visible_mask": masks[1]}
-                )
-        content = {"images": listed, "categories": [{"id": 1, "name": "thing"}]}
-        file = root / "made.json"
-        file.write_text(json.dumps(content | {"annotations": annotations}))
-        records = load_annotations(file, root).records
-        sizes = (640, 672, 704, 736, 768, 800)
-        augmentations = [T.ResizeShortestEdge(sizes, 1333, "choice"), T.RandomFlip()]
-        mappers = {
-            "ours": AmodalDatasetMapper(True, augmentations=augmentations),
-            "peer": DatasetMapper(
-                is_train=True,
-                augmentations=augmentations,
-                image_format="BGR",
-                use_instance_mask=True,
-                instance_mask_format="bitmask",
-            ),
-        }
-        times: dict[str, list[float]] = {name: [] for name in mappers}
-        for repeat in range(repeats + 1):  # the first is a warm-up
-            for name, mapper in mappers.items():
-                np.random.seed(repeat)  # both draw the same sizes and flips
-                started = time.perf_counter()
-                for record in records:
-                    mapper(record)
-                if repeat:
-                    times[name].append((time.perf_counter() - started) / images)
-    ours, peer = (statistics.median(times[name]) for name in ("ours", "peer"))
-    return {
-        "name": "mapper, time per image",
-        "ours_s": ours,
-        "peer_s": peer,
-        "peer": "detectron2.data.DatasetMapper, one mask per object",
-        "ratio": ours / peer,
-        "images_per_second": 1 / ours,
-    }
+    random, (height, width) = np.random.default_rng(0), COCO_SIZE
+    listed, annotations = [], []
+    for k in range(images):
+        coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(picture)
+        listed.append({"id": k, "file_name": f"{k}.jpg", "height": height, "width": width})
+        for j in range(8):  # in 4 columns and 2 rows
+            x, y = np.array([80 + 160 * (j % 4), 120 + 240 * (j // 4)]) + random.uniform(-10, 10, 2)
+            whole = _ellipse(x, y, random.uniform(25, 65), random.uniform(25, 100), 40)
+            draw.polygon(whole.ravel().tolist(), fill=tuple(random.integers(0, 256, 3).tolist()))
+            outline, seen = ([p.ravel().tolist()] for p in (whole, _below(whole, x)))
+            annotations.append(
+                {"id": k * 8 + j + 1, "image_id": k, "category_id": 1, "iscrowd": 0}
+                | {"segmentation": outline, "visible_mask": seen}
+            )
+        picture.save(folder / f"{k}.jpg", quality=90)
+    content = {"images": listed, "categories": [{"id": 1, "name": "thing"}]}
+    file = folder / "made.json"
+    file.write_text(json.dumps(content | {"annotations": annotations}))
+    return file

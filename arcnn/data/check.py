@@ -16,9 +16,15 @@ from tqdm import tqdm
 from arcnn.data.annotations import (
     MAX_SKIPPED,
     AnnotationError,
+    Earlier,
     Problem,
+    allowed_share,
+    annotation_files,
     index_file,
+    missing_images,
+    name_file,
     read_images,
+    too_many_lost,
 )
 from arcnn.data.known import compare_counts
 from arcnn.data.pool import default_workers
@@ -49,18 +55,14 @@ class Report:
     skipped_objects: int = 0
     seconds: float = 0.0
 
-    def add(self, problem: Problem, objects: int = 1) -> None:
-        """Count a problem and list it, unless there are very many of its kind.
-
-        Args:
-            objects: that are left out because of it.
-        """
+    def add(self, problem: Problem) -> None:
+        """Count a problem and list it, unless there are very many of its kind."""
         kinds = self.counts.setdefault(problem.action, {})
         kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-        if kinds[problem.kind] <= LISTED:
+        told = problem.kind == "missing image" and "no images" in self.counts.get("error", {})
+        if kinds[problem.kind] <= LISTED and not told:
             self.problems.append(problem)
-        if problem.action == "skipped":
-            self.skipped_objects += objects
+        self.skipped_objects += problem.lost
 
     @property
     def errors(self) -> int:
@@ -70,9 +72,8 @@ class Report:
     @property
     def usable(self) -> bool:
         """Whether training may start: the file is whole, and not too much of it was left out."""
-        return not self.counts.get("error") and (
-            self.skipped_objects <= self.max_skipped * max(self.objects, 1)
-        )
+        too_many = too_many_lost(self.skipped_objects, self.objects, self.max_skipped)
+        return not self.counts.get("error") and not too_many
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -107,6 +108,13 @@ class Report:
             lines += [f"  {number:>7,} {kind}" for kind, number in sorted(kinds.items())]
         listed = [p for p in self.problems if p.action in ("error", "skipped")]
         lines += [f"  {p.action}: {p}" for p in listed]
+        shown = Counter((p.action, p.kind) for p in listed)
+        lines += [
+            f"  {action}: {kind}: ... and {number - shown[action, kind]:,} more"
+            for action in ("error", "skipped")
+            for kind, number in self.counts.get(action, {}).items()
+            if number > shown[action, kind]
+        ]
         share = self.skipped_objects / max(self.objects, 1)
         verdict = "usable" if self.usable else "not usable as it is"
         lines.append(
@@ -132,7 +140,7 @@ def check(
     *,
     dataset: str = "",
     split: str = "",
-    max_skipped: float = MAX_SKIPPED,
+    max_skipped: float | None = None,
     workers: int | None = None,
     decode: bool = False,
     allow_links: bool = False,
@@ -144,7 +152,8 @@ def check(
         json_file: the annotation file; for raw COCOA also a folder with one file per image.
         image_root: the folder of the images; None leaves the images out.
         dataset, split: compare with the published counts of these, where known.
-        max_skipped: share of the objects that may be left out, in [0, 1].
+        max_skipped: share of the objects that may be left out, in [0, 1]; by default 0.01, or what
+            the file ``max_skipped.txt`` beside the annotations says.
         workers: processes; by default one per core for large files.
         decode: decode every pixel of every image, which is slower.
         allow_links: accept links that lead out of the image folder.
@@ -152,22 +161,26 @@ def check(
 
     Raises:
         FileNotFoundError: no such file.
+        AnnotationError: ``max_skipped.txt`` says no share.
     """
     started, json_file = time.time(), Path(json_file)
     report = Report(
         file=str(json_file),
         images_folder=None if image_root is None else str(image_root),
-        max_skipped=max_skipped,
+        max_skipped=allowed_share(json_file) if max_skipped is None else max_skipped,
     )
-    files = sorted(json_file.glob("*.json")) if json_file.is_dir() else [json_file]
-    if not files:
-        raise FileNotFoundError(f"{json_file} holds no *.json")
-    options = {"decode": decode, "allow_links": allow_links, "images_too": image_root is not None}
+    files = annotation_files(json_file)
+    sentence = "" if image_root is None else missing_images(image_root)
+    if sentence:
+        report.add(Problem("no images", "error", None, None, sentence))
+    images_too = image_root is not None and not sentence
+    options = {"images_too": images_too, "decode": decode, "allow_links": allow_links}
     bar = tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1, disable=not progress)
     instances: Counter = Counter()
+    earlier = Earlier() if len(files) > 1 else None
     with bar:
         for file in files:
-            _check_file(file, image_root, report, instances, bar, workers, options)
+            _check_file(file, image_root, report, instances, bar, earlier, workers, options)
     report.instances = dict(instances)
     crowd = report.used - sum(instances.values())
     if crowd:
@@ -183,18 +196,21 @@ def _check_file(
     report: Report,
     instances: Counter,
     bar: tqdm,
+    earlier: Earlier | None,
     workers: int | None,
     options: dict[str, bool],
 ) -> None:
+    def add(problem: Problem) -> None:
+        report.add(name_file(problem, file, Path(report.file)))
+
     try:
-        index = index_file(file)
+        index = index_file(file, earlier)
     except AnnotationError as error:
-        report.add(Problem("not a readable annotation file", "error", None, None, str(error)))
+        add(Problem("not a readable annotation file", "error", None, None, str(error)))
         return
     for problem in index.problems:
-        report.add(problem)
-    unread = sum(p.action == "skipped" and p.kind != "duplicate image id" for p in index.problems)
-    report.objects += unread
+        add(problem)
+        report.objects += problem.lost
     report.schema = index.schema.title
     report.images += len(index.images)
     instances.update(dict.fromkeys(index.class_names, 0))
@@ -207,8 +223,7 @@ def _check_file(
         bar.update()
         report.objects += result.objects
         for problem in result.problems:
-            # A problem of the image itself takes all of its objects along.
-            report.add(problem, result.objects if problem.annotation_id is None else 1)
+            add(problem)
         if result.record is None:
             continue
         annotations = result.record["annotations"]

@@ -11,15 +11,17 @@ as whole if
 What covers an object without being annotated itself, a pole or a hand, goes unnoticed.
 """
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
+from arcnn.data.annotations import Problem, image_path
 from arcnn.data.rle import RLE, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -31,6 +33,7 @@ HALO = 2  # pixels along the outline whose colours come from farther inside
 
 LARGEST = 1.3  # a cut-out is kept so much larger than its photo would be at the size that is made
 MARGIN = 4  # pixels around a cut-out, room for its soft edge
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 class PhotoObject(NamedTuple):
@@ -65,38 +68,122 @@ class CutOut(NamedTuple):
     photo_side: float  # pixels, geometric mean of the photo's sides, in the scale of ``rgba``
 
 
-def read_photos(content: dict, image_root: str | Path) -> list[Photo]:
+def read_instances(path: str | Path) -> dict:
+    """The content of a COCO instances file.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no such file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no COCO instances file: not JSON ({error})") from error
+    known = content if isinstance(content, dict) else {}
+    lists = ("images", "annotations", "categories")
+    missing = [name for name in lists if not isinstance(known.get(name), list)]
+    if missing:
+        raise ValueError(f"{path} is no COCO instances file: no list of {', no '.join(missing)}")
+    return content
+
+
+def read_photos(content: dict, image_root: str | Path) -> tuple[list[Photo], list[Problem]]:
     """The photos of a COCO instances file with their objects, those without objects as well.
 
-    Objects that cannot be read are left out.
+    Args:
+        content: see :func:`read_instances`.
+        image_root: folder of the photos; nobody looks into it here.
+
+    Returns:
+        The photos, and what was left out: photos and objects whose entries cannot be used.
     """
+    photos: dict[int | str, Photo] = {}
+    problems = []
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
-    photos = []
-    for image in content["images"]:
-        size = image["height"], image["width"]
-        found = []
-        for annotation in by_image[image["id"]]:
-            try:
-                rle, _ = to_rle(annotation["segmentation"], *size)
-            except (ValueError, TypeError, KeyError):
-                continue
-            found.append((annotation, rle))
-        whole = [_is_whole(k, found, *size) for k in range(len(found))]
-        photos.append(
-            Photo(
-                image["id"],
-                str(Path(image_root) / image["file_name"]),
-                *size,
-                image.get("license"),
-                [
-                    PhotoObject(a["id"], a["category_id"], rle, ok)
-                    for (a, rle), ok in zip(found, whole, strict=True)
-                ],
+        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+            by_image[annotation["image_id"]].append(annotation)
+        else:
+            problems.append(
+                Problem("unreadable entry", "skipped", None, None, f"{annotation!r:.60}")
             )
-        )
-    return photos
+    categories = [c.get("id") for c in content["categories"] if isinstance(c, dict)]
+    for image in content["images"]:
+        try:
+            photo = _photo(image, image_root)
+        except ValueError as error:
+            number = image.get("id") if isinstance(image, dict) else None
+            problems.append(Problem("unusable image entry", "skipped", number, None, str(error)))
+            continue
+        if photo.id in photos:
+            detail = f"{photo.file_name}; the first is kept"
+            problems.append(Problem("duplicate image id", "skipped", photo.id, None, detail))
+            continue
+        found = []
+        for annotation in by_image[photo.id]:
+            try:
+                found.append((annotation, _outline(annotation, categories, photo)))
+            except (ValueError, TypeError) as error:
+                number = annotation.get("id")
+                problems.append(Problem("unusable object", "skipped", photo.id, number, str(error)))
+        objects = [
+            PhotoObject(a["id"], a["category_id"], rle, _is_whole(k, found, *photo[2:4]))
+            for k, (a, rle) in enumerate(found)
+        ]
+        photos[photo.id] = photo._replace(objects=objects)
+    return list(photos.values()), problems
+
+
+def _photo(image: Any, image_root: str | Path) -> Photo:
+    """A photo without its objects.
+
+    Raises:
+        ValueError: the entry is not complete, or leads out of the folder.
+    """
+    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
+        raise ValueError(f"no id in {image!r:.60}")
+    if not isinstance(image.get("file_name"), str):
+        raise ValueError("no file_name")
+    for name in ("height", "width"):
+        value = image.get(name)
+        if not isinstance(value, int | float) or value < 1 or not float(value).is_integer():
+            raise ValueError(f"{name} is {value!r}, which is no number of pixels")
+    path = image_path(image_root, image["file_name"])
+    size = int(image["height"]), int(image["width"])
+    return Photo(image["id"], path, *size, image.get("license"), [])
+
+
+def _outline(annotation: dict, categories: list, photo: Photo) -> RLE:
+    """The mask of an object.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    for name in ("id", "category_id", "segmentation"):
+        if name not in annotation:
+            raise ValueError(f"no {name}")
+    if annotation["category_id"] not in categories:
+        raise ValueError(f"unknown category id {annotation['category_id']}")
+    return to_rle(annotation["segmentation"], photo.height, photo.width)[0]
+
+
+def open_rgb(file_name: str, size: tuple[int, int] | None = None) -> Image.Image:
+    """A photo as RGB, upright.
+
+    Args:
+        size: ``(W, H)`` to give it, pixels.
+
+    Raises:
+        OSError: it is missing or unreadable.
+    """
+    with Image.open(file_name) as image:
+        # As arcnn.data.annotations.check_image has it: JPEG files alone may lie on their side.
+        turn = image.getexif().get(ORIENTATION, 1) if image.format == "JPEG" else 1
+        if size is not None:  # JPEG files are decoded at a half or a quarter of their size
+            image.draft("RGB", size[::-1] if turn >= 5 else size)
+        upright = ImageOps.exif_transpose(image) if turn != 1 else image
+        rgb = upright.convert("RGB")
+    return rgb if size is None else rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def _is_whole(k: int, found: list[tuple[dict, RLE]], height: int, width: int) -> bool:

@@ -79,6 +79,8 @@ class _Window:
                 if not self.more():
                     raise self.broken(f"is cut off or not JSON ({error.msg})") from error
                 continue
+            except (RecursionError, ValueError) as error:  # nested or written out without end
+                raise self.broken(f"holds a value that is not readable ({error})") from error
             # A number at the edge of the window may go on behind it: "1" as "1.5", "1." as "1.5".
             if self.text[end : end + 1] in _AFTER and end < len(self.text) or not self.more():
                 break
@@ -87,12 +89,21 @@ class _Window:
         self.at = end
         return value, start, end_at
 
+    def end(self) -> None:
+        """Nothing but white space may follow."""
+        if self.peek():
+            raise self.broken("goes on behind its last brace")
+
     def broken(self, what: str) -> BrokenJSON:
         return BrokenJSON(f"{what} at byte {self.base + self.at:,}")
 
 
-def scan(path: Path, chunk: int = CHUNK) -> Iterator[Element]:
+def scan(path: Path, chunk: int = CHUNK, *, keys: set[str] | None = None) -> Iterator[Element]:
     """Every element of the top-level lists of a file, and its other top-level values, in order.
+
+    Args:
+        chunk: bytes read at a time.
+        keys: takes in the top-level keys as they come, those of empty lists as well.
 
     Raises:
         BrokenJSON: when it comes to it, after the elements before; not one JSON object.
@@ -105,12 +116,16 @@ def scan(path: Path, chunk: int = CHUNK) -> Iterator[Element]:
             window.at = 3
         window.take("{")
         if window.peek() == "}":
+            window.take("}")
+            window.end()
             return
         while True:
             key, _, _ = window.value()
             if not isinstance(key, str):
                 raise window.broken("has a key that is no text")
             window.take(":")
+            if keys is not None:
+                keys.add(key)
             if window.peek() == "[":
                 window.take("[")
                 if window.peek() == "]":
@@ -123,6 +138,7 @@ def scan(path: Path, chunk: int = CHUNK) -> Iterator[Element]:
             else:
                 yield Element(key, *window.value())
             if window.take(",}") == "}":
+                window.end()
                 return
 
 

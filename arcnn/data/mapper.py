@@ -8,7 +8,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
+from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
+
+from arcnn.data.annotations import UNREADABLE
 
 
 class AmodalDatasetMapper:
@@ -49,12 +52,12 @@ class AmodalDatasetMapper:
             ``gt_visible_masks``.
 
         Raises:
-            OSError: the image is missing or unreadable.
+            OSError: the image is missing or unreadable; names the file and the cure.
             detectron2.data.detection_utils.SizeMismatchError: its size is not the record's.
         """
         example = copy.copy(record)
         annotations = [a for a in example.pop("annotations", []) if not a.get("iscrowd", 0)]
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        image = _read_image(record["file_name"], self.image_format)
         utils.check_image_size(example, image)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
@@ -63,6 +66,27 @@ class AmodalDatasetMapper:
         if self.is_train:
             example["instances"] = _instances(annotations, transforms, image.shape[:2])
         return example
+
+
+def _read_image(file_name: str, image_format: str) -> np.ndarray:
+    """An image as detectron2 reads it, upright, ``(H, W, 3)`` uint8.
+
+    Raises:
+        OSError: missing or broken.
+    """
+    try:
+        with Image.open(file_name) as image:
+            # First of all: detectron2's own reader asks a PNG for its EXIF data, swallows the error
+            # of decoding it, and goes on with the half of an image.
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return utils.convert_PIL_to_numpy(image, image_format)
+    except UNREADABLE as error:
+        raise OSError(
+            f"{file_name} cannot be read ({error}). Get the image again, or remove it: registering "
+            "then leaves it out. `python -m arcnn.data check FILE --images DIR --decode` finds all "
+            "images of this kind."
+        ) from error
 
 
 def _instances(

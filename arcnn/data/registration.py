@@ -8,7 +8,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
-from arcnn.data.annotations import MAX_SKIPPED, load_annotations
+from arcnn.data.annotations import load_annotations
 
 SPLITS = ("train", "val")
 
@@ -95,21 +95,28 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
 
 
 def register_dataset(
-    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED
+    dataset: str,
+    root: str | Path,
+    *,
+    max_skipped: float | None = None,
+    allow_links: bool = False,
 ) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
 
-    Registering again, also with another root, replaces the registration. What was repaired or left
-    out is in the metadata, under ``problems``.
+    Registering again, also with another root, replaces the registration. Images that are missing,
+    cut off, of another size or outside their folder are left out with their objects. What was
+    repaired or left out is in the metadata, under ``problems``.
 
     Args:
-        max_skipped: share of the objects that may be left out, in [0, 1].
+        max_skipped: share of the objects that may be left out, in [0, 1]; by default 0.01, or what
+            the file ``max_skipped.txt`` beside the annotations says.
+        allow_links: accept links that lead out of the image folder.
 
     Returns:
         Registered names by split.
 
     Raises:
-        FileNotFoundError: nothing of the data set is there.
+        FileNotFoundError: nothing of the data set is there, or no images beside annotations.
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
@@ -118,7 +125,13 @@ def register_dataset(
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(json_file, image_root, max_skipped=max_skipped)
+        loaded = load_annotations(
+            json_file,
+            image_root,
+            max_skipped=max_skipped,
+            look_at_images=True,
+            allow_links=allow_links,
+        )
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
@@ -152,11 +165,11 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: the split is not there.
-        ValueError: it has more classes than the model.
+        ValueError: it has another number of classes than the model.
     """
     name = split_name(cfg, split)
     classes, heads = len(MetadataCatalog.get(name).thing_classes), cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if classes > heads:
+    if classes != heads:
         raise ValueError(
             f"{name} has {classes} classes, the model {heads}: give the options "
             f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
@@ -171,11 +184,11 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
 def fingerprint(dataset: str, root: str | Path) -> dict[str, str]:
     """SHA-256 of every annotation file found, by split: what a record names as its data."""
     return {
-        split: _sha256(json_file) for split, (json_file, _) in find_splits(dataset, root).items()
+        split: sha256(json_file) for split, (json_file, _) in find_splits(dataset, root).items()
     }
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     """Of a file, or of all files of a folder in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:

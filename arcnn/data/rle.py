@@ -54,20 +54,26 @@ def check_rle(rle: RLE, height: int, width: int) -> RLE:
     """
     if not isinstance(rle, dict) or "counts" not in rle or "size" not in rle:
         raise ValueError("neither RLE nor polygons")
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"RLE of size {rle['size']} on an image of [{height}, {width}]")
+    size = rle["size"]
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        raise ValueError(f"RLE of size {size!r:.40} on an image of [{height}, {width}]")
     counts = rle["counts"]
     if isinstance(counts, list):
         try:
-            runs = np.asarray(counts, dtype=np.int64)
-        except (TypeError, ValueError, OverflowError) as error:
+            runs = np.asarray(counts)
+        except ValueError as error:  # lists of several lengths
             raise ValueError("broken counts: not whole numbers") from error
+        if runs.dtype.kind not in "iu":
+            raise ValueError("broken counts: not whole numbers")
     elif isinstance(counts, str | bytes):
         runs = run_lengths(counts)
     else:
         raise ValueError("broken counts: neither text nor a list")
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"broken counts: {runs.sum()} pixels instead of {height * width}")
+    pixels = height * width
+    if runs.ndim != 1 or (runs < 0).any() or (runs > pixels).any():  # their sum may overflow
+        raise ValueError("broken counts: a run that this image does not hold")
+    if runs.sum() != pixels:
+        raise ValueError(f"broken counts: {runs.sum()} pixels instead of {pixels}")
     if isinstance(counts, list):
         return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": counts}
@@ -108,7 +114,7 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wrong.append("a polygon that is no list of numbers")
             continue
         if points.ndim != 1 or len(points) % 2:

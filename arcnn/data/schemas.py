@@ -1,4 +1,4 @@
-"""The annotation files as they really are. Their own field names occur in this module alone.
+"""The annotation files as they really are. Their own field names are read in this module alone.
 
 ==========  =====================================  ==========================================
 schema      told by the field                      who occludes whom
@@ -12,12 +12,16 @@ cocoa_cls   ``visible_mask``                       ``occluders`` (the kit's own 
 ==========  =====================================  ==========================================
 
 A schema turns an entry of the file into :class:`FileObject` entries, nothing more: what is in them
-is checked and turned into internal records by :mod:`arcnn.data.annotations`.
+is checked and turned into internal records by :mod:`arcnn.data.annotations`. That module knows only
+the frame that COCO gave all of these files: lists of images, annotations and categories, their ids,
+and an image's name and size. What the kit itself writes (tabletop, conversions, pasted objects) has
+the fields of COCOA-cls.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 
@@ -32,6 +36,7 @@ class FileObject:
     visible: Any  # None: said to be all visible
     occlusion: Any = None  # only where the file has it
     box: Any = None  # XYWH, amodal; only looked at, the mask gives the box
+    visible_box: Any = None  # XYWH; only looked at
     area: Any = None  # pixels, amodal; only looked at
     rate: Any = None
     iscrowd: Any = False
@@ -45,29 +50,45 @@ class Schema(NamedTuple):
     name: str
     field: str  # the annotation field that tells it
     objects: Callable[[dict], list[FileObject]]  # of one entry of the file
-    categories: list[dict] | None = None  # where the file has none
+    categories: list[dict] | None = None  # these, whichever the file lists
     title: str = ""
 
 
-def _kins(entry: dict, amodal: str, visible: str, box: str, area: str) -> FileObject:
+# Files list a class "rider" (id 3) or not; no object is one.
+KINS_CATEGORIES = [
+    {"id": 1, "name": "cyclist"},
+    {"id": 2, "name": "pedestrian"},
+    {"id": 4, "name": "car"},
+    {"id": 5, "name": "tram"},
+    {"id": 6, "name": "truck"},
+    {"id": 7, "name": "van"},
+    {"id": 8, "name": "misc"},
+]
+
+
+def _kins(
+    entry: dict, amodal: str, visible: str, box: str, visible_box: str, area: str
+) -> FileObject:
+    seen = entry.get(visible)
     return FileObject(
         id=entry.get("id"),
         image_id=entry.get("image_id"),
         category_id=entry.get("category_id"),
         amodal=entry.get(amodal),
-        visible=entry.get(visible, []),
+        visible=[] if seen is None else seen,  # no visible mask: nothing is seen
         box=entry.get(box),
+        visible_box=entry.get(visible_box),
         area=entry.get(area),
         iscrowd=entry.get("iscrowd", False),
     )
 
 
 def _kins_2019(entry: dict) -> list[FileObject]:
-    return [_kins(entry, "segmentation", "inmodal_seg", "bbox", "area")]
+    return [_kins(entry, "segmentation", "inmodal_seg", "bbox", "inmodal_bbox", "area")]
 
 
 def _kins_2020(entry: dict) -> list[FileObject]:
-    found = _kins(entry, "a_segm", "i_segm", "a_bbox", "a_area")
+    found = _kins(entry, "a_segm", "i_segm", "a_bbox", "i_bbox", "a_area")
     cluster, order = entry.get("oco_id"), entry.get("ico_id")
     # 0: overlaps nobody, so nobody is in front of it. That is known, other than a missing field.
     if isinstance(order, int):
@@ -128,14 +149,31 @@ def _cocoa(entry: dict) -> list[FileObject]:
     return found
 
 
+def image_of_entry(entry: dict) -> dict:
+    """The image of raw COCOA's one file per image, which has no list of images.
+
+    Its name is that of the address; its size comes from elsewhere.
+    """
+    name = PurePosixPath(str(entry.get("url", ""))).name or f"{entry.get('image_id')}.jpg"
+    return {"id": entry.get("image_id"), "file_name": name}
+
+
 # The first whose field occurs: a KINS 2020 file may carry stock fields besides.
 SCHEMAS = (
-    Schema("kins_2020", "a_segm", _kins_2020, title="KINS, release of 2020"),
-    Schema("kins_2019", "inmodal_seg", _kins_2019, title="KINS, release of 2019"),
-    Schema("cocoa", "regions", _cocoa, COCOA_CATEGORIES, title="raw COCOA"),
+    Schema("kins_2020", "a_segm", _kins_2020, KINS_CATEGORIES, "KINS, release of 2020"),
+    Schema("kins_2019", "inmodal_seg", _kins_2019, KINS_CATEGORIES, "KINS, release of 2019"),
+    Schema("cocoa", "regions", _cocoa, COCOA_CATEGORIES, "raw COCOA"),
     Schema("cocoa_cls", "visible_mask", _cocoa_cls, title="COCOA-cls, D2SA and the kit's own"),
 )
 BY_NAME = {schema.name: schema for schema in SCHEMAS}
+# The list of objects in an entry of raw COCOA; other files have an entry per object.
+REGIONS = BY_NAME["cocoa"].field
+
+
+def count_objects(entry: Any) -> int:
+    """How many objects an entry of a file holds, also one that cannot be read."""
+    regions = entry.get(REGIONS) if isinstance(entry, dict) else None
+    return len(regions) if isinstance(regions, list) else 1
 
 
 def find_schema(fields: Iterable[str]) -> Schema:
@@ -154,10 +192,3 @@ def find_schema(fields: Iterable[str]) -> Schema:
         f"{', '.join(sorted(map(str, fields))) or 'no field'}. From an ordinary (modal) COCO file, "
         "`python -m arcnn.data synthesize` makes amodal data"
     )
-
-
-def drop_unused_rider(schema: Schema, categories: list[dict], used: set) -> list[dict]:
-    """KINS lists a class "rider" (id 3) that has no instance: 7 classes, not 8."""
-    if not schema.name.startswith("kins"):
-        return categories
-    return [c for c in categories if c["name"] != "rider" or c["id"] in used]

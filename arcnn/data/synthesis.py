@@ -10,44 +10,55 @@ learns from their outlines, and finding them is no mistake.
 
 import functools
 import json
+import logging
 import math
 import os
 import pickle
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from pycocotools import mask as mask_util
-from scipy import ndimage
 from tqdm import tqdm
 
-from arcnn.data.annotations import dumps, to_json_rle
-from arcnn.data.cutouts import CutOut, Photo, cut_out, read_photos
+from arcnn.data.annotations import Problem, check_image, dumps, to_json_rle
+from arcnn.data.cutouts import CutOut, Photo, cut_out, open_rgb, read_instances, read_photos
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "val")
 RECIPE_FILE = "recipe.json"
-VERSION = 1  # of the rules below; another one gives other images
+LEFT_OUT_FILE = "left_out.txt"
+VERSION = 2  # of the rules below; another one gives other images
 
 CLOSE = 0.02  # how near a rate has to come to its target
 TRIES = 6  # objects tried for one place, and directions or places tried for each
-FULFILLED = 0.84  # share of the wanted occlusions that room is found for, as measured
+FULFILLED = 0.85  # share of the wanted occlusions that room is found for, as measured
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What the images are made with.
 
+    No image has more objects pasted, and no object more occluders, than the recipe says. Fewer are
+    possible: an object that finds no room is not pasted, and who was to be covered by it stays with
+    the occluders it has. Of two occluders or more for each, few objects can be occluded at all
+    unless many are pasted; the fewest occluders go before the distribution of rates. The summary in
+    ``recipe.json`` counts the objects by their number of occluders.
+
     Args:
         image_size: longest side, pixels.
         objects: fewest and most objects pasted into an image.
-        occluders: fewest and most objects that cover one occluded object.
+        occluders: fewest and most objects that lie over one occluded object, also those that lie
+            over a part of it that another one hides already.
         scale: of a pasted object, relative to its size in its own photo.
         sizes: smallest and largest square root of a pasted object's area, by that of the image's.
         region: of the image that centres of freely placed objects lie in, ``(x0, y0, x1, y1)`` as
@@ -73,7 +84,9 @@ class Recipe:
         for name in ("objects", "occluders", "scale", "sizes"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} is {low} to {high}; give two numbers, the smaller first")
+                raise ValueError(
+                    f"{name} is {low} to {high}; give two numbers above 0, the smaller first"
+                )
         x0, y0, x1, y1 = self.region
         if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
             raise ValueError(f"region is {self.region}; give left, top, right, bottom in 0 to 1")
@@ -92,7 +105,6 @@ class Item:
     area: int
     source: dict[str, Any]
     in_front: list[int] = field(default_factory=list)  # places of those that cover it
-    wanted: int = 1  # occluders that are to come
     seen: int = -1  # pixels of the visible mask
 
     def __post_init__(self) -> None:
@@ -102,16 +114,21 @@ class Item:
     def rate(self) -> float:
         return 1 - self.seen / self.area
 
-    @property
-    def needy(self) -> bool:
-        return self.target - self.rate > CLOSE and self.wanted > 0
+    def owed(self, recipe: Recipe) -> int:
+        """Occluders that it lacks to have the fewest allowed."""
+        return max(recipe.occluders[0] - len(self.in_front), 0) if self.target > CLOSE else 0
+
+    def needy(self, recipe: Recipe) -> bool:
+        """Whether somebody has to cover it, and may."""
+        lacks = self.target - self.rate > CLOSE or self.owed(recipe) > 0
+        return lacks and len(self.in_front) < recipe.occluders[1]
 
 
 class Patch(NamedTuple):
     """A cut-out at the size it is pasted with."""
 
     cut_out: CutOut
-    alpha: np.ndarray  # float32 (h, w) in [0, 1]
+    alpha: np.ndarray  # uint8 (h, w)
     mask: np.ndarray  # bool (h, w): where it is more than half opaque
     area: int
     mirrored: bool
@@ -129,13 +146,6 @@ class Made(NamedTuple):
 # ------------------------------------------------------------------------------------ one image
 
 
-def _open_photo(photo: Photo, image_size: int) -> np.ndarray:
-    with Image.open(photo.file_name) as image:
-        size = _size(photo, image_size)[::-1]
-        image.draft("RGB", size)  # JPEG files are decoded at a half or a quarter of their size
-        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX, reducing_gap=2.0))
-
-
 def _size(photo: Photo, image_size: int) -> tuple[int, int]:
     """(H, W) of an image with this longest side, in pixels."""
     scale = image_size / max(photo.height, photo.width)
@@ -151,16 +161,22 @@ def _encoded(masks: Sequence[np.ndarray]) -> list[dict]:
     return mask_util.encode(columns.transpose(2, 1, 0))
 
 
-def _with_small_masks(job: tuple[Photo, int]) -> Photo:
-    """The masks of a photo's objects at the size that is made, once and not for every image."""
-    photo, image_size = job
+def _prepared(job: tuple[Photo, int, str, bool]) -> Photo | Problem:
+    """A photo with the masks of its objects at the size that is made, once and not for every
+    image; or what is wrong with it."""
+    photo, image_size, image_root, allow_links = job
+    record = {"image_id": photo.id, "file_name": photo.file_name}
+    record |= {"height": photo.height, "width": photo.width}
+    problem = check_image(Path(image_root), record, decode=True, allow_links=allow_links)
+    if problem is not None and problem.action == "skipped":
+        return problem
     height, width = _size(photo, image_size)
     objects = []
     for found in photo.objects:
         mask = Image.fromarray(np.ascontiguousarray(mask_util.decode(found.rle)) * 255)
         small = np.asarray(mask.resize((width, height), Image.Resampling.BOX)) > 127
         objects.append(found._replace(small=_encoded([small])[0]))
-    return photo._replace(objects=objects)
+    return photo._replace(file_name=record["file_name"], objects=objects)
 
 
 def _patch(
@@ -183,13 +199,12 @@ def _patch(
         return None
     height, width = (max(round(scale * k), 3) for k in cut.rgba.shape[:2])
     alpha = Image.fromarray(cut.rgba[..., 3]).resize((width, height), Image.Resampling.BILINEAR)
-    alpha = np.asarray(alpha, np.float32)
+    # Lenses and JPEG give edges a width; it varies, so that no width tells what was pasted.
+    alpha = np.asarray(alpha.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.7))))
     mirrored = bool(random.random() < 0.5)
     if mirrored:
         alpha = alpha[:, ::-1]
-    # Lenses and JPEG give edges a width; it varies, so that no width tells what was pasted.
-    alpha = ndimage.gaussian_filter(alpha, random.uniform(0.4, 0.9), truncate=3) / np.float32(255)
-    mask = alpha > 0.5
+    mask = alpha > 127
     area = np.count_nonzero(mask)
     return Patch(cut, alpha, mask, area, mirrored) if area >= 30 else None
 
@@ -218,21 +233,34 @@ def _inside(patch: Patch, top: int, left: int, shape: tuple[int, int]) -> bool:
     return top >= 0 and left >= 0 and top + height <= shape[0] and left + width <= shape[1]
 
 
-def _spares(items: Sequence[Item], patch: Patch, top: int, left: int, besides: int = -1) -> bool:
-    """Whether a patch leaves everybody below the rate aimed at, ``besides`` this one."""
+def _spares(
+    items: Sequence[Item], patch: Patch, top: int, left: int, behind: int, recipe: Recipe
+) -> bool:
+    """Whether a patch over ``behind`` leaves all others what they are to reach: a rate, by a
+    number of occluders."""
     for k, item in enumerate(items):
-        if k == besides:
+        if k == behind or not _overlap(item.amodal, patch.mask, top, left):
             continue
-        covered = _overlap(item.visible, patch.mask, top, left)
-        if not covered:
-            continue
-        if item.rate + covered / item.area > item.target + CLOSE or item.target == 0:
+        lacking = item.target - item.rate
+        lacking -= _overlap(item.visible, patch.mask, top, left) / item.area
+        number = len(item.in_front) + 1
+        if item.target == 0 or lacking < -CLOSE or number > recipe.occluders[1]:
+            return False
+        # The last one that may cover it has to leave nothing over, the one before something.
+        if number == recipe.occluders[1] and lacking > CLOSE:
+            return False
+        if number < recipe.occluders[0] and lacking < CLOSE:
             return False
     return True
 
 
 def _over(
-    random: np.random.Generator, items: Sequence[Item], behind: int, goal: float, patch: Patch
+    random: np.random.Generator,
+    items: Sequence[Item],
+    behind: int,
+    goal: float,
+    patch: Patch,
+    recipe: Recipe,
 ) -> tuple[int, int] | None:
     """Where a patch has to go to raise the rate of an object to ``goal``: (top, left), or None.
 
@@ -255,20 +283,21 @@ def _over(
             return round(y + d * down), round(x + d * right)
 
         near, far = 0.0, reach
-        if _overlap(item.visible, patch.mask, *place(near)) < wanted:
+        covered = _overlap(item.visible, patch.mask, *place(near))
+        if covered < wanted:
             continue
         for _ in range(7):
             middle = (near + far) / 2
-            if _overlap(item.visible, patch.mask, *place(middle)) >= wanted:
-                near = middle
+            there = _overlap(item.visible, patch.mask, *place(middle))
+            if there >= wanted:
+                near, covered = middle, there
             else:
                 far = middle
         spot = place(near)
-        reached = item.rate + _overlap(item.visible, patch.mask, *spot) / item.area
         if (
-            abs(reached - goal) <= CLOSE
+            covered - wanted <= CLOSE * item.area
             and _inside(patch, *spot, shape)
-            and _spares(items, patch, *spot, besides=behind)
+            and _spares(items, patch, *spot, behind, recipe)
         ):
             return spot
     return None
@@ -295,7 +324,7 @@ def _paste(
     """Blend a patch into the image (float32, in place), and hide what lies below it."""
     top, left = spot
     window = slice(top, top + patch.mask.shape[0]), slice(left, left + patch.mask.shape[1])
-    below, alpha = image[window], patch.alpha[..., None]
+    below, alpha = image[window], patch.alpha[..., None] / np.float32(255)
     # A part of the way to the light of the place: as bright as a little of its surroundings.
     colors = _colors(patch)
     here, there = colors[patch.mask].mean(), below.mean()
@@ -307,7 +336,6 @@ def _paste(
         part = item.amodal[window] & patch.mask
         if part.any():
             item.in_front.append(len(items))
-            item.wanted -= 1
             item.visible[window] &= ~patch.mask
             item.seen = np.count_nonzero(item.visible)
     cut = patch.cut_out
@@ -335,8 +363,8 @@ def make_image(
     """One image, from its number alone."""
     random = np.random.default_rng([recipe.seed, SPLITS.index(split), index])
     photo = photos[random.integers(len(photos))]
-    image = _open_photo(photo, recipe.image_size).astype(np.float32)
-    shape = image.shape[:2]
+    shape = _size(photo, recipe.image_size)
+    image = np.asarray(open_rgb(photo.file_name, shape[::-1]), np.float32)
     side = float(np.sqrt(shape[0] * shape[1]))
     items, crowd = [], []
     for found in photo.objects:
@@ -354,16 +382,14 @@ def make_image(
         item.target = target
     coming = targets[len(items) :]
     # Everybody who is to be covered needs somebody who comes later.
-    lacking = sum(t > 0 for t in targets) - len(coming)
+    needed = recipe.occluders[0] * sum(t > 0 for t in targets)
+    lacking = min(needed, recipe.objects[1]) - len(coming)
     coming = [0.0] * max(lacking, 0) + coming
     for k, target in enumerate(coming):
-        needs = sum(item.needy for item in items) + sum(t > 0 for t in coming[k:])
-        spare = len(coming) - k - needs
-        placed = _next(random, items, recipe, cut_outs, photo, side, shape, spare)
+        placed = _next(random, items, coming[k:], recipe, cut_outs, photo, side, shape)
         if placed is not None:
             items.append(_paste(random, image, items, *placed))
             items[-1].target = target
-            items[-1].wanted = recipe.occluders[1]
     covered = functools.reduce(
         np.logical_or, (i.amodal for i in items if i.source["image_id"] != photo.id), False
     )
@@ -371,23 +397,35 @@ def make_image(
     return Made(np.clip(np.rint(image), 0, 255).astype(np.uint8), items, crowd, photo)
 
 
+def _in_need(items: Sequence[Item], recipe: Recipe, places: int) -> list[int]:
+    """Whom the next of so many ``places`` should cover, the most urgent first."""
+    needy = [k for k, item in enumerate(items) if item.needy(recipe)]
+    needy.sort(key=lambda k: items[k].rate - items[k].target)
+    # Who has too few occluders comes first, and nobody is begun who would end with too few.
+    begun = [k for k in needy if items[k].in_front and items[k].owed(recipe)]
+    places -= sum(items[k].owed(recipe) for k in begun)
+    return begun + [k for k in needy if k not in begun and items[k].owed(recipe) <= places]
+
+
 def _next(
     random: np.random.Generator,
     items: Sequence[Item],
+    coming: Sequence[float],
     recipe: Recipe,
     cut_outs: Sequence[CutOut],
     photo: Photo,
     side: float,
     shape: tuple[int, int],
-    spare: int,
 ) -> tuple[Patch, tuple[int, int]] | None:
-    """The next object to paste, and where: over the neediest, else where it covers nobody."""
-    needy = sorted(
-        (k for k, item in enumerate(items) if item.needy),
-        key=lambda k: items[k].rate - items[k].target,
-    )
-    free = None
-    for behind in [*needy[:2], None]:
+    """The next object to paste, and where: over the neediest, else where it covers nobody.
+
+    Args:
+        coming: the rates that those to be pasted are to reach, this one's first.
+    """
+    needs = sum(max(item.owed(recipe), 1) for item in items if item.needy(recipe))
+    needs += recipe.occluders[0] * sum(t > 0 for t in coming)
+    spare = len(coming) - needs
+    for behind in [*_in_need(items, recipe, len(coming))[:2], None]:
         for _ in range(TRIES if behind is not None else 2):
             cut = cut_outs[random.integers(len(cut_outs))]
             if cut.photo_id == photo.id:
@@ -395,23 +433,28 @@ def _next(
             least = 0.0
             if behind is not None:
                 item = items[behind]
-                goal = item.target
-                first = len(item.in_front) + 1
-                if first < recipe.occluders[0] or (
-                    first < recipe.occluders[1] and spare > 0 and random.random() < 0.5
-                ):  # leave some of it to the next one
-                    goal = item.rate + (goal - item.rate) * random.uniform(0.35, 0.65)
+                goal = _goal(random, item, recipe, spare)
                 least = 1.1 * (goal - item.rate) * item.area
             patch = _patch(random, cut, side, recipe, least)
             if patch is None:
                 continue
             if behind is not None:
-                spot = _over(random, items, behind, goal, patch)
+                spot = _over(random, items, behind, goal, patch, recipe)
             else:
                 spot = _free(random, items, patch, recipe, shape)
             if spot is not None:
                 return patch, spot
-    return free
+    return None
+
+
+def _goal(random: np.random.Generator, item: Item, recipe: Recipe, spare: int) -> float:
+    """The rate that an object's next occluder should bring it to."""
+    goal, number = item.target, len(item.in_front) + 1
+    fewest, most = recipe.occluders
+    if number < fewest or (number < most and spare > 0 and random.random() < 0.5):
+        # Some of it is left to the next one.
+        goal = item.rate + (goal - item.rate) * random.uniform(0.35, 0.65)
+    return max(goal, item.rate + CLOSE) if item.owed(recipe) else goal
 
 
 # ---------------------------------------------------------------------------------- annotations
@@ -419,13 +462,11 @@ def _next(
 
 def annotations_of(made: Made) -> list[dict]:
     """The objects as COCOA-cls annotations without ids; "occluders" index this list."""
-    rows = []
-    stacks = [[i.amodal for i in made.items] + [c[1] for c in made.crowd if c[2].any()]]
-    stacks.append([i.visible for i in made.items] + [c[2] for c in made.crowd if c[2].any()])
-    if not stacks[0]:
+    rows, crowd = [], [c for c in made.crowd if c[2].any()]
+    if not made.items and not crowd:
         return []
-    amodal, visible = (_encoded(stack) for stack in stacks)
-    crowd = [c for c in made.crowd if c[2].any()]
+    amodal = _encoded([i.amodal for i in made.items] + [c[1] for c in crowd])
+    visible = _encoded([i.visible for i in made.items] + [c[2] for c in crowd])
     for k, found in enumerate([*made.items, *crowd]):
         known = isinstance(found, Item)
         # What is hidden of a crowd is not known: only what is seen of it is said.
@@ -481,13 +522,7 @@ def _write_image(job: _Job) -> tuple[dict, list[dict]]:
 
 def _cut_photo(job: tuple[Photo, int]) -> list[CutOut]:
     photo, image_size = job
-    try:
-        with Image.open(photo.file_name) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError:
-        return []
-    if pixels.shape[:2] != (photo.height, photo.width):
-        return []
+    pixels = np.asarray(open_rgb(photo.file_name))
     return [cut_out(photo, o, pixels, image_size) for o in photo.objects if o.whole]
 
 
@@ -496,7 +531,8 @@ photos (arcnn.data.synthesis), so that every mask is exact, also where an object
 photographed these images. The annotations are in the COCOA-cls format; "occluders" lists the
 annotations in front of an object, "source" the photo and annotation that a piece comes from, with
 its licence. Objects marked iscrowd were in the photo already and are not known to be whole.
-recipe.json says what the set was made with.
+recipe.json says what the set was made with, left_out.txt, if there, which photos and objects of the
+source were not used, and why.
 """
 
 
@@ -515,36 +551,41 @@ def make_amodal(
     val_images: int = 100,
     recipe: Recipe | None = None,
     workers: int | None = None,
+    allow_links: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Make an amodal data set from a COCO-format modal one.
 
     Writes ``train/``, ``val/``, ``train.json``, ``val.json``, ``recipe.json`` and ``README.txt``.
     A folder that holds the same data set already is left as it is. The result does not depend on
-    the number of workers.
+    the number of workers. Photos that are missing, broken or of another size than recorded are left
+    out, as are objects that cannot be read; ``left_out.txt`` names them.
 
     Args:
         source: COCO instances file.
         image_root: folder of its images.
         folder: to write, for instance ``data/own``.
         workers: processes; by default one per core.
+        allow_links: use photos behind links that lead out of ``image_root``.
 
     Returns:
-        Counts, and by split the distance of the occlusion rates to those aimed at.
+        By split counts (``occluders``: objects by their number of occluders) and the distance of
+        the occlusion rates to those aimed at; under ``left_out`` what was left out, by kind.
 
     Raises:
-        ValueError: no whole object or no photo, or the folder holds something else.
+        ValueError: no COCO instances file, too few whole objects, or the folder holds something
+            else.
     """
     recipe, folder, source = recipe or Recipe(), Path(folder), Path(source)
     number = {"train": train_images, "val": val_images}
-    content = json.loads(source.read_text())
+    content = read_instances(source)
     wanted = json.loads(
         json.dumps({"version": VERSION, "images": number, "source": source.name} | asdict(recipe))
     )
     if folder.exists() and any(folder.iterdir()):
         return _existing(folder, wanted)
     workers = workers or default_workers()
-    photos = [p for p in read_photos(content, image_root) if os.path.exists(p.file_name)]
+    photos, problems = read_photos(content, image_root)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     summary: dict[str, Any] = {}
@@ -553,13 +594,20 @@ def make_amodal(
             if not number[split]:
                 continue
             (partial / split).mkdir(parents=True)
-            here = [(p, recipe.image_size) for p in photos if _split_of(p, recipe) == split]
-            here = list(in_order(_with_small_masks, here))
+            here = [
+                (p, recipe.image_size, str(image_root), allow_links)
+                for p in photos
+                if _split_of(p, recipe) == split
+            ]
+            found = list(in_order(_prepared, here))
+            problems += [p for p in found if isinstance(p, Problem)]
+            here = [p for p in found if isinstance(p, Photo)]
             cuts = _cut_outs(here, recipe, in_order)
             if not cuts or len({c.photo_id for c in cuts}) < 2:
                 raise ValueError(
                     f"{split}: {len(cuts)} whole objects in {len(here)} photos of {source}, which "
-                    "is too few; give a larger data set or another val_share."
+                    f"is too few; give a larger data set or another val_share. "
+                    f"Left out: {_counted(problems) or 'nothing'}."
                 )
             with (partial / f"{split}.library").open("wb") as stream:
                 pickle.dump((here, cuts), stream)
@@ -572,21 +620,37 @@ def make_amodal(
                 mininterval=1,
                 disable=not progress,
             )
-            rates = _write_file(partial / f"{split}.json", content, bar)
+            objects = _write_file(partial / f"{split}.json", content, bar)
             (partial / f"{split}.library").unlink()
-            summary[split] = {
-                "images": len(jobs),
-                "objects": len(rates),
-                "photos": len(here),
-                "cut_outs": len(cuts),
-                "distance": round(RateDistribution.of(rates).distance(recipe.rates), 3),
-            }
+            summary[split] = {"images": len(jobs), "photos": len(here), "cut_outs": len(cuts)}
+            summary[split] |= _achieved(objects, recipe)
+    summary["left_out"] = dict(Counter(p.kind for p in problems))
+    if problems:
+        text = "".join(f"{problem}\n" for problem in problems)
+        (partial / LEFT_OUT_FILE).write_text(text, errors="backslashreplace")
+        logger.warning("left out: %s; see %s", _counted(problems), folder / LEFT_OUT_FILE)
     (partial / "README.txt").write_text(README)
     (partial / RECIPE_FILE).write_text(json.dumps(wanted | {"summary": summary}, indent=1) + "\n")
     if folder.exists():
         folder.rmdir()
     os.replace(partial, folder)
     return summary
+
+
+def _counted(problems: Sequence[Problem]) -> str:
+    kinds = Counter(p.kind for p in problems)
+    return ", ".join(f"{number:,} x {kind}" for kind, number in kinds.items())
+
+
+def _achieved(objects: Sequence[dict], recipe: Recipe) -> dict[str, Any]:
+    """What the annotations that are no crowd have come to."""
+    rates = RateDistribution.of(a["occlude_rate"] for a in objects)
+    numbers = Counter(len(a["occluders"]) for a in objects)
+    return {
+        "objects": len(objects),
+        "occluders": {str(k): numbers[k] for k in sorted(numbers)},
+        "distance": round(rates.distance(recipe.rates), 3),
+    }
 
 
 def _existing(folder: Path, wanted: dict) -> dict[str, Any]:
@@ -618,7 +682,8 @@ def _cut_outs(photos: Sequence[Photo], recipe: Recipe, in_order: Callable) -> li
     return cuts[: recipe.cut_outs]
 
 
-def _write_file(path: Path, source: dict, made: Iterator[tuple[dict, list[dict]]]) -> list[float]:
+def _write_file(path: Path, source: dict, made: Iterator[tuple[dict, list[dict]]]) -> list[dict]:
+    """Write an annotation file; returns its annotations but those of crowds."""
     images, annotations = [], []
     for entry, rows in made:
         first = len(annotations) + 1
@@ -640,4 +705,4 @@ def _write_file(path: Path, source: dict, made: Iterator[tuple[dict, list[dict]]
         "annotations": annotations,
     }
     path.write_text(dumps(content))
-    return [a["occlude_rate"] for a in annotations if not a["iscrowd"]]
+    return [a for a in annotations if not a["iscrowd"]]

@@ -27,10 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
     parser.add_argument("--predictions", type=Path, required=True, metavar="P.json")
     parser.add_argument("--output", type=Path, required=True, metavar="metrics.json")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="of GT, for a file that does not say how large its images are (raw COCOA)",
+    )
+    parser.add_argument(
+        "--max-skipped",
+        type=float,
+        metavar="SHARE",
+        help="of GT's objects that may be left out, in [0, 1]",
+    )
     parser.add_argument("--boundary", action="store_true", help="boundary AP too; takes longer")
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="95 %% intervals of Table 1's numbers, from N draws of the images",
@@ -48,8 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a number of draws is 0 or more")
+    return number
+
+
 def _score(options: argparse.Namespace) -> dict:
-    truth = load_annotations(options.ground_truth, options.ground_truth.parent)
+    if not options.ground_truth.exists():
+        raise FileNotFoundError(f"there is no ground truth {options.ground_truth}")
+    images = options.images or options.ground_truth.parent
+    truth = load_annotations(options.ground_truth, images, max_skipped=options.max_skipped)
     predictions = read_results(options.predictions, truth.category_ids, truth.records)
     evaluation = Evaluation(
         truth.records,

@@ -67,19 +67,19 @@ def check_predictions(
 
 
 def _check_fields(prediction: dict, sizes: Mapping, num_classes: int) -> list[int]:
-    size = sizes.get(prediction.get("image_id"))
-    if size is None:
+    image_id = prediction.get("image_id")
+    if not isinstance(image_id, int | str) or image_id not in sizes:
         raise PredictionError("the ground truth has no such image")
     category, score = prediction.get("category_id"), prediction.get("score")
     if not isinstance(category, int) or not 0 <= category < num_classes:
         raise PredictionError(f"class {category!r} is not one of 0 to {num_classes - 1}")
     try:
-        valid = not math.isnan(score)
-    except TypeError:
+        valid = math.isfinite(score)
+    except (TypeError, OverflowError):
         valid = False
     if not valid:
-        raise PredictionError(f"its score is {score!r}, not a number")
-    return size
+        raise PredictionError(f"its score is {score!r:.40}, not a finite number")
+    return sizes[image_id]
 
 
 def _check_rle(mask: Any, key: str, size: list[int]) -> None:
@@ -87,8 +87,8 @@ def _check_rle(mask: Any, key: str, size: list[int]) -> None:
         mask_size, counts = mask["size"], mask["counts"]
     except (TypeError, KeyError):
         raise PredictionError(f"{key} is no RLE, a dict of size and counts") from None
-    if [*mask_size] != size:
-        raise PredictionError(f"{key} has the size {[*mask_size]}, its image {size} (H, W)")
+    if not isinstance(mask_size, list | tuple) or [*mask_size] != size:
+        raise PredictionError(f"{key} has the size {mask_size!r:.40}, its image {size} (H, W)")
     # In the last character of a whole RLE, the bit that announces another one is not set.
     last = counts[-1:] if isinstance(counts, bytes) else str(counts)[-1:].encode()
     if not isinstance(counts, (bytes, str)) or not last or (last[0] - 48) & 0x20:
@@ -128,13 +128,18 @@ def read_results(path: str | Path, category_ids: Sequence[int], records: Sequenc
                 f"{category!r}; its ids are {_few(category_ids)}"
             )
         entry["category_id"] = contiguous[category]
+        image_id = entry.get("image_id")
+        if not isinstance(image_id, int | str) or image_id not in sizes:
+            continue  # named by check_predictions
         for key in MASK_KEYS.values():
-            if entry.get(key) is not None and entry.get("image_id") in sizes:
+            if entry.get(key) is not None:
                 try:
-                    entry[key] = check_rle(entry[key], *sizes[entry["image_id"]])
-                except ValueError as error:
+                    if not isinstance(entry[key], dict):
+                        raise ValueError("no RLE, a dict of size and counts; polygons won't do")
+                    entry[key] = check_rle(entry[key], *sizes[image_id])
+                except (ValueError, TypeError) as error:
                     raise PredictionError(
-                        f"prediction {n} (image {entry['image_id']!r}), {key}: {error}"
+                        f"prediction {n} (image {image_id!r}), {key}: {error}"
                     ) from None
     return content
 

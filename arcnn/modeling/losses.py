@@ -46,6 +46,7 @@ def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
         for field in ("gt_masks", "gt_visible_masks")
     )
     visible = visible & amodal
+    # DEVIATION: not a third crop, see above.
     return MaskTargets(amodal, visible, amodal & ~visible)
 
 

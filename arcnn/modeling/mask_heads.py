@@ -225,7 +225,8 @@ class ARCNNAddMaskHead(AmodalMaskHead):
         if self.sum_of == "logits":
             amodal = v + o
         elif self.sum_of == "probs":
-            amodal = torch.logit(v.sigmoid() + o.sigmoid(), eps=1e-6)  # no gradient beyond 1
+            # No gradient beyond 1; float, since half precision rounds 1 - eps to 1.
+            amodal = torch.logit(v.float().sigmoid() + o.float().sigmoid(), eps=1e-6)
         else:
             # p = 1 - (1-p_v)(1-p_o) has the odds p/(1-p) = e^v + e^o + e^(v+o).
             amodal = torch.stack([v, o, v + o]).logsumexp(dim=0)

@@ -36,7 +36,8 @@ def commit() -> str | None:
     """The kit's commit, ``+changes`` behind it if files were edited; None without git."""
     try:
         described = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"],
+            ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--abbrev=40"]
+            + ["--dirty=+changes"],
             capture_output=True,
             text=True,
             check=True,

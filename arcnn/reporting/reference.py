@@ -1,15 +1,13 @@
 """Reference results: the small files of one run, kept in git, to look at and to compare with."""
 
-import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
-from arcnn.paths import ROOT, results_folder
+from arcnn.paths import ROOT
 
 REFERENCE = ROOT / "results" / "reference"
 KEPT = (
@@ -81,24 +79,3 @@ def compare(
     both["deviation"] = both.ours - both.reference
     both["within"] = both.deviation.abs() <= TOLERANCE
     return None if both.empty else both
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m arcnn.reporting.reference", description=__doc__
-    )
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--results-root", default="")
-    given = parser.parse_args(arguments)
-    try:
-        results = results_folder(given.profile, given.results_root)
-        kept = keep(results, REFERENCE / given.profile)
-    except (OSError, ValueError) as error:
-        print(f"make reference: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(kept)} files in {REFERENCE / given.profile}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -57,6 +57,16 @@ class Runs(NamedTuple):
         """The runs of one row of the table, by seed."""
         return {s: r for (d, m, s), r in self.runs.items() if (d, m) == (dataset, model)}
 
+    def others(self, dataset: str) -> list[str]:
+        """Models that are not in the paper, in the order of their runs."""
+        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_ROWS)
+        return list(dict.fromkeys(models))
+
+
+def row_name(model: str) -> str:
+    """The name in the table; a model that the paper doesn't have keeps its own."""
+    return MODEL_ROWS.get(model, model)
+
 
 def dataset_title(dataset: str) -> str:
     """The heading of a data set's block; says which have no numbers in the paper."""
@@ -121,7 +131,7 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     published = paper_table()
     rows = []
     for dataset in datasets:
-        for model in MODEL_ROWS:
+        for model in (*MODEL_ROWS, *runs.others(dataset)):
             ours = list(runs.of(dataset, model).values())
             in_paper = (dataset, model) in published.index
             if not in_paper and not ours:
@@ -144,7 +154,7 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
                         "high": interval.high if interval else float("nan"),
                         "difference": values.mean() - paper,
                         "seeds": len(values),
-                        "commit": " ".join(sorted({str(run.commit)[:7] for run in ours})),
+                        "commit": " ".join(sorted({_short(run.commit) for run in ours})),
                         "records": " ".join(run.record for run in ours),
                     }
                 )
@@ -159,7 +169,7 @@ def model_differences(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for dataset in datasets:
-        for first, second in PAIRS:
+        for first, second in (*PAIRS, *((other, "arcnn") for other in runs.others(dataset))):
             pair = [list(runs.of(dataset, model).values()) for model in (first, second)]
             if not all(pair):
                 continue
@@ -182,7 +192,7 @@ def sentences(differences: pd.DataFrame) -> list[str]:
     for (dataset, first, second), rows in differences.groupby(
         ["dataset", "first", "second"], sort=False
     ):
-        names = MODEL_ROWS[first], MODEL_ROWS[second]
+        names = row_name(first), row_name(second)
         parts: dict[str, list[str]] = {"better": [], "worse": [], "": []}
         for row in rows.itertuples():
             interval = Interval(row.difference, row.low, row.high)
@@ -263,6 +273,13 @@ def _escaped(text: str) -> str:
     return text
 
 
+def _short(commit: str | None) -> str:
+    """Seven digits, + for edited files."""
+    if commit is None:
+        return "unknown"
+    return commit[:7] + ("+" if commit.endswith("+changes") else "")
+
+
 def _seed(record: str) -> str:
     return Path(record).parent.name.removeprefix("seed")
 
@@ -276,12 +293,12 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
         if cells.paper.notna().any():
             source = "quoted by the paper" if first.quoted else "paper"
             numbers = [(f"{paper:.2f}", "") for paper in by_metric.paper]
-            lines.append((MODEL_ROWS[model], source, numbers, first))
+            lines.append((row_name(model), source, numbers, first))
         if first.seeds:
             ours = [_ours(row) for row in by_metric.itertuples()]
-            lines.append((MODEL_ROWS[model], "ours", ours, first))
+            lines.append((row_name(model), "ours", ours, first))
         elif not first.quoted:
-            lines.append((MODEL_ROWS[model], "ours", [(NO_RUN, "")] * len(COLUMNS), first))
+            lines.append((row_name(model), "ours", [(NO_RUN, "")] * len(COLUMNS), first))
     return lines
 
 

@@ -2,7 +2,8 @@
 
 Prints one JSON object a line: ``{"name", "ours_s", "peer_s", "peer", "ratio", ...}``. Both sides
 run in one process on the same input, in turns; the times are medians, the ratio is peer / ours.
-The input is drawn by rule: images of KINS' size with 60 detections each.
+The input is drawn by rule: images of KINS' size with 60 detections each, for the mapper photos of
+COCO's. Nobody else checks amodal files or makes them: ``check`` and ``synthesize`` have no peer.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import io
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil  # comes with ipykernel
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
@@ -28,8 +31,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from arcnn.data import AmodalDatasetMapper, load_annotations
-from arcnn.data.registration import find_split
-from arcnn.data.tabletop import make_tabletop
+from arcnn.data.bench import write_made_kins, write_made_photos
+from arcnn.data.pool import default_workers
+from arcnn.data.synthesis import Recipe, make_amodal
 from arcnn.evaluation import encode_mask_kinds, evaluate, visible_fraction
 from arcnn.evaluation.matching import MAX_DETECTIONS
 from arcnn.evaluation.predictions import MASK_KEYS
@@ -206,10 +210,11 @@ def _text(counts: bytes) -> str:
 def compare(
     name: str, peer: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int
 ) -> dict:
-    """Run both in turns and take medians, in seconds."""
+    """Run both in turns and take medians, in seconds; both draw the same random numbers."""
     times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(rounds):
+    for n in range(rounds):
         for side, call in (("peer", theirs), ("ours", ours)):
+            np.random.seed(n)
             started = time.perf_counter()
             call()
             times[side].append(time.perf_counter() - started)
@@ -264,20 +269,32 @@ def bench_evaluate(images: int, rounds: int) -> dict:
     return line | {"images": images, "detections": len(predictions)}
 
 
-def bench_mapper(rounds: int) -> dict:
-    """Images with three masks per object, against detectron2's mapper with one, same transforms."""
-    augmentations = [T.ResizeShortestEdge(320, 640), T.RandomFlip()]
+def mapper_sides(
+    folder: Path, images: int
+) -> tuple[list[dict], AmodalDatasetMapper, DatasetMapper]:
+    """Records of made photos, written to ``folder``, the kit's mapper, and detectron2's.
+
+    Both augment as in the training on COCOA-cls; detectron2's maps the amodal masks alone, as
+    bitmasks.
+    """
+    records = load_annotations(write_made_photos(folder, images), folder).records
+    sizes = (640, 672, 704, 736, 768, 800)
+    augmentations = [T.ResizeShortestEdge(sizes, 1333, "choice"), T.RandomFlip()]
+    ours = AmodalDatasetMapper(True, augmentations=augmentations)
+    theirs = DatasetMapper(
+        True,
+        augmentations=augmentations,
+        image_format="BGR",
+        use_instance_mask=True,
+        instance_mask_format="bitmask",
+    )
+    return records, ours, theirs
+
+
+def bench_mapper(images: int, rounds: int) -> dict:
+    """Photos with three masks per object, against detectron2's mapper with one."""
     with tempfile.TemporaryDirectory() as folder:
-        make_tabletop(Path(folder), train_images=16, val_images=1, seed=0, workers=1)
-        records = load_annotations(*find_split("tabletop", "train", folder)).records
-        ours = AmodalDatasetMapper(True, augmentations=augmentations)
-        theirs = DatasetMapper(
-            True,
-            augmentations=augmentations,
-            image_format="BGR",
-            use_instance_mask=True,
-            instance_mask_format="bitmask",
-        )
+        records, ours, theirs = mapper_sides(Path(folder), images)
         line = compare(
             "mapper",
             "detectron2.data.DatasetMapper, amodal mask alone",
@@ -285,7 +302,90 @@ def bench_mapper(rounds: int) -> dict:
             lambda: [theirs(record) for record in records],
             rounds,
         )
-    return line | {"images_per_s": round(len(records) / line["ours_s"], 1)}
+    return line | {"images": images, "images_per_s": round(images / line["ours_s"], 1)}
+
+
+def _alone(name: str, seconds: float) -> dict:
+    """The line of a measurement that has no peer."""
+    return {"name": name, "ours_s": round(seconds, 5), "peer_s": None, "peer": None, "ratio": None}
+
+
+def bench_check(images: int) -> dict:
+    """``python -m arcnn.data check`` of made records in the schema of KINS 2020.
+
+    ``peak_mb`` sums the resident memory of the command's processes, five times a second; what they
+    share is counted for each of them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_made_kins(Path(folder) / "made.json", 2020, images)
+        arguments = [sys.executable, "-m", "arcnn.data", "check", str(file)]
+        said = Path(folder) / "said.txt"
+        with said.open("wb") as out:
+            started, peak = time.perf_counter(), 0
+            command = psutil.Popen(arguments, stdout=out, stderr=subprocess.STDOUT)
+            while command.poll() is None:
+                peak = max(peak, _resident(command))
+                time.sleep(0.2)
+            seconds = time.perf_counter() - started
+        if command.returncode:
+            raise RuntimeError(f"the check of {images} made images failed: {said.read_text()}")
+        megabytes = file.stat().st_size / 1e6
+    return _alone("check", seconds) | {
+        "images": images,
+        "images_per_s": round(images / seconds, 1),
+        "file_mb": round(megabytes, 1),
+        "peak_mb": round(peak / 1e6),
+        "cores": default_workers(),
+    }
+
+
+def _resident(process: psutil.Process) -> int:
+    """Resident memory of a process and all that it started, bytes."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone in between
+            total += one.memory_info().rss
+    return total
+
+
+def bench_synthesize(images: int, modal: Path | None) -> dict:
+    """Amodal images with a longest side of 320 pixels, on one core: from opening a photo to the
+    written JPEG and its annotations.
+
+    Args:
+        modal: folder of a COCO data set, ``annotations/instances_X.json`` and ``X/``; without:
+            photos drawn by rule.
+    """
+    recipe = Recipe(image_size=320)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        if modal is None:
+            file, photos = write_made_photos(made, 40), made
+        else:
+            file = min((modal / "annotations").glob("instances_*.json"))
+            photos = modal / file.stem.removeprefix("instances_")
+        times = []
+        for number in (1, images + 1):  # the first for what is done once: reading and cutting
+            started, worked = time.perf_counter(), time.process_time()
+            make_amodal(
+                file,
+                photos,
+                made / f"{number}",
+                train_images=number,
+                val_images=0,
+                recipe=recipe,
+                workers=1,
+                progress=False,
+            )
+            times.append((time.perf_counter() - started, time.process_time() - worked))
+    seconds, processor = np.subtract(times[1], times[0]).tolist()
+    return _alone("synthesize", seconds) | {
+        "images": images,
+        "photos": "drawn by rule" if modal is None else str(modal),
+        "images_per_s": round(images / seconds, 1),
+        "images_per_processor_s": round(images / processor, 1),
+        "cutting_s": round(times[0][0], 2),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -293,16 +393,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m arcnn.tools.bench", description=__doc__)
     parser.add_argument("--images", type=int, default=300, help="for evaluate; KINS has 7517")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of evaluate")
-    parser.add_argument(
-        "--only", choices=("encode_masks", "evaluate", "mapper"), help="one measurement alone"
-    )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # one core: the ratio should not hang on how many there are
+    parser.add_argument("--check-images", type=int, default=1000, help="KINS has about 15000")
+    parser.add_argument("--made-images", type=int, default=200, help="for synthesize")
+    parser.add_argument("--modal", type=Path, help="COCO folder for synthesize (default: drawn)")
     benches = {
         "encode_masks": lambda: bench_encode_masks(15),
         "evaluate": lambda: bench_evaluate(options.images, options.rounds),
-        "mapper": lambda: bench_mapper(5),
+        "mapper": lambda: bench_mapper(16, 5),
+        "check": lambda: bench_check(options.check_images),
+        "synthesize": lambda: bench_synthesize(options.made_images, options.modal),
     }
+    parser.add_argument("--only", choices=benches, help="one measurement alone")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # one core: the ratio should not hang on how many there are
     for name, bench in benches.items():
         if options.only in (None, name):
             print(json.dumps(bench()), flush=True)

@@ -10,6 +10,7 @@ from arcnn.visualization.datasets import (
     front_shares,
     image_grid,
     instances_per_class,
+    most_occluded_class,
     object_sizes,
     objects_table,
     occlusion_rates,
@@ -46,7 +47,13 @@ from arcnn.visualization.predictions import (
     match_image,
     occluded_examples,
 )
-from arcnn.visualization.style import MASK_COLORS, MODEL_COLORS, MODEL_MARKERS, MODEL_NAMES
+from arcnn.visualization.style import (
+    MASK_COLORS,
+    MODEL_COLORS,
+    MODEL_MARKERS,
+    MODEL_NAMES,
+    save,
+)
 from arcnn.visualization.tables import table1_picture
 from arcnn.visualization.weights import (
     class_index,
@@ -91,6 +98,7 @@ __all__ = [
     "mask_iou",
     "mask_kinds",
     "match_image",
+    "most_occluded_class",
     "object_sizes",
     "objects_table",
     "occlusion_rates",
@@ -98,6 +106,7 @@ __all__ = [
     "order_probabilities",
     "precision_recall",
     "prediction_masks",
+    "save",
     "scene_maps",
     "scene_masks",
     "show_masks",

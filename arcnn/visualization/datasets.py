@@ -19,7 +19,7 @@ from arcnn.data import decode_masks
 from arcnn.visualization.masks import draw_masks, load_image, mask_legend
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, percent
 
-OCCLUDED = 0.15  # "occluded" in Table 1: an occlusion rate above this
+OCCLUDED = 0.15  # "occluded" in Table 1: an occlusion rate of this or more
 
 
 def objects_table(records: Sequence[dict], class_names: Sequence[str]) -> pd.DataFrame:
@@ -40,6 +40,13 @@ def objects_table(records: Sequence[dict], class_names: Sequence[str]) -> pd.Dat
     table = pd.DataFrame(rows, columns=["image_id", "class", "occlusion_rate", "area", "pixels"])
     side, share = np.sqrt(table["area"]), table["area"] / table["pixels"]
     return table.drop(columns="pixels").assign(side=side, image_share=share)
+
+
+def most_occluded_class(records: Sequence[dict], class_names: Sequence[str]) -> str:
+    """The class with the most objects that count as occluded in Table 1; the first one if none."""
+    objects = objects_table(records, class_names)
+    occluded = objects[objects["occlusion_rate"] >= OCCLUDED]["class"]
+    return occluded.value_counts().idxmax() if len(occluded) else class_names[0]
 
 
 @figure_function
@@ -87,8 +94,8 @@ def occlusion_rates(table: pd.DataFrame) -> Figure:
     rates = table["occlusion_rate"]
     groups = {
         "fully visible": (rates == 0).mean(),
-        f"up to {percent(OCCLUDED)}": ((rates > 0) & (rates <= OCCLUDED)).mean(),
-        f"above {percent(OCCLUDED)}": (rates > OCCLUDED).mean(),
+        f"below {percent(OCCLUDED)}": ((rates > 0) & (rates < OCCLUDED)).mean(),
+        f"{percent(OCCLUDED)} or more": (rates >= OCCLUDED).mean(),
     }
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=[1, 2])
     colors = [MASK_COLORS["visible"], "#E8A27A", MASK_COLORS["occlusion"]]
@@ -120,7 +127,7 @@ def occlusion_rates(table: pd.DataFrame) -> Figure:
 def instances_per_class(
     table: pd.DataFrame, class_names: Sequence[str], *, at_most: int = 40
 ) -> Figure:
-    """Objects per class, most frequent first, occluded ones (above 15 %) apart.
+    """Objects per class, most frequent first, occluded ones (15 % or more) apart.
 
     Args:
         table: from :func:`objects_table`.
@@ -128,7 +135,7 @@ def instances_per_class(
         at_most: how many classes to show; those without objects are only counted.
     """
     counts = (
-        table.assign(occluded=table["occlusion_rate"] > OCCLUDED)
+        table.assign(occluded=table["occlusion_rate"] >= OCCLUDED)
         .groupby(["class", "occluded"])
         .size()
         .unstack(fill_value=0)
@@ -138,13 +145,15 @@ def instances_per_class(
     counts = counts[counts.sum(axis=1) > 0]
     shown = counts.head(at_most)
     figure, axes = plt.subplots(figsize=(10, 0.24 * len(shown) + 1.2))
-    axes.barh(shown.index, shown[False], color=MASK_COLORS["visible"], label="up to 15 % hidden")
+    axes.barh(
+        shown.index, shown[False], color=MASK_COLORS["visible"], label="less than 15 % hidden"
+    )
     axes.barh(
         shown.index,
         shown[True],
         left=shown[False],
         color=MASK_COLORS["occlusion"],
-        label="more than 15 % hidden",
+        label="15 % or more hidden",
     )
     for y, total in enumerate(shown.sum(axis=1)):
         axes.text(total, y, f" {total:,}", va="center", fontsize=8.5)

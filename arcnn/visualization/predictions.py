@@ -59,9 +59,12 @@ class Example(NamedTuple):
 
 
 def load_predictions(
-    results: Path, dataset: str, models: Sequence[str], seed: int = 0
+    results: Path, dataset: str, models: Sequence[str], seed: int = 0, *, split: str = ""
 ) -> dict[str, list[dict]]:
     """The predictions of those of ``models`` that have a run, in the paper's column order.
+
+    Args:
+        split: registered name of the split that they are of, by default ``<dataset>_val``.
 
     Raises:
         FileNotFoundError: none of them has; says which notebook makes them.
@@ -70,7 +73,7 @@ def load_predictions(
     order = [m for m in MODEL_NAMES if m in files] + [m for m in files if m not in MODEL_NAMES]
     found = {m: json.loads(files[m].read_text()) for m in order if files[m].is_file()}
     # The files have the class ids of the annotation file, the records contiguous ones.
-    metadata = MetadataCatalog.get(f"{dataset}_val")
+    metadata = MetadataCatalog.get(split or f"{dataset}_val")
     contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     for entry in (entry for entries in found.values() for entry in entries):
         if "category_id" in entry:

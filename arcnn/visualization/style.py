@@ -6,12 +6,15 @@ lightness too, so that both sets survive colour blindness and grey print.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from arcnn.paths import write_whole
 
 MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
 MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
@@ -63,6 +66,12 @@ def figure_function(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         return figure
 
     return styled
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture in one piece (:func:`arcnn.paths.write_whole`), as its suffix says."""
+    kind = path.suffix.removeprefix(".")
+    write_whole(path, lambda partial: figure.savefig(partial, format=kind, bbox_inches="tight"))
 
 
 def percent(rate: float) -> str:
