@@ -155,7 +155,7 @@ def test_the_ablation_runs_on_top_of_it(smoke: Path) -> None:
     run = reproduce(smoke.parent, "--target", "ablation")
     assert run.returncode == 0, run.stdout + run.stderr
     for name in ("ablation.png", "ablation.csv", "occlusion_order.png"):
-        assert (smoke / name).stat().st_size > 200
+        assert (smoke / name).stat().st_size > 100
     record = json.loads(next((smoke / "records").glob("11_*.json")).read_text())
     assert "own-bias-logits-normal amodal AP" in record["metrics"]["whole"]
     assert any("no run" in sentence for sentence in record["left_out"])  # smoke trains a few only
