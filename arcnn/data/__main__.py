@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--image-size", type=int, default=320, help="longest side, pixels")
     for name, kind, low, high, words in (
         ("objects", int, 3, 6, "objects pasted into an image"),
-        ("occluders", int, 1, 2, "objects that cover an occluded one"),
+        ("occluders", int, 1, 2, "objects that cover an occluded one: the most always holds"),
         ("scale", float, 0.7, 1.4, "size, relative to that in an object's own photo"),
         ("sizes", float, 0.1, 0.5, "square root of an object's area, by that of the image's"),
     ):

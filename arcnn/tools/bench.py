@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil  # comes with ipykernel
+import psutil
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
