@@ -29,9 +29,9 @@ def reference(probs: torch.Tensor, box: torch.Tensor, height: int, width: int) -
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_bit_for_bit(seed: int):
-    """Boxes inside, across and outside the border, below a pixel, of no width; 1,000 a seed."""
+    """Boxes inside, across and outside the border, below a pixel, of no width; 750 boxes and 3,000 masks a seed."""
     generator = torch.Generator().manual_seed(seed)
-    for n in range(25):
+    for n in range(75):
         height, width = torch.randint(1, 80, (2,), generator=generator).tolist()
         size = torch.tensor([width, height])
         centre = (torch.rand(10, 2, generator=generator) * 1.6 - 0.3) * size
