@@ -29,7 +29,7 @@ def reference(probs: torch.Tensor, box: torch.Tensor, height: int, width: int) -
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_bit_for_bit(seed: int):
-    """Boxes inside, across and outside the border, below a pixel, of no width: 3,000 masks a seed."""
+    """Boxes in, across and outside the border, below a pixel, of no width: 3,000 masks a seed."""
     generator = torch.Generator().manual_seed(seed)
     for n in range(75):
         height, width = torch.randint(1, 80, (2,), generator=generator).tolist()
