@@ -16,7 +16,7 @@ import yaml
 
 from arcnn.config import DATASETS, get_config, models_of
 from arcnn.data import AnnotationError, find_splits
-from arcnn.data.annotations import index_file
+from arcnn.data.file_index import index_file
 from arcnn.experiments import VARIANTS
 from arcnn.paths import PROFILES, ROOT, data_folder, results_folder
 

@@ -23,8 +23,8 @@ from arcnn.data import (
     register_dataset,
     split_records,
 )
-from arcnn.data.annotations import MAX_SKIPPED, allow_skipped, allowed_share
 from arcnn.data.check import check
+from arcnn.data.problems import MAX_SKIPPED, allow_skipped, allowed_share
 from arcnn.modeling import mask_targets
 
 

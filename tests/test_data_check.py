@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from arcnn.data import AnnotationError, decode_masks, load_annotations
-from arcnn.data import annotations as loaders
+from arcnn.data import AnnotationError, decode_masks, image_records, load_annotations
 from arcnn.data.annotations import to_json_rle
 from arcnn.data.check import Report, check
 from arcnn.data.jsonstream import BrokenJSON, read_elements, scan
@@ -203,14 +202,14 @@ def test_an_entry_of_the_images_that_is_none_is_listed(entry: object, tmp_path: 
 
 def test_the_unexpected_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [{"id": k, "file_name": "3.png", "height": H, "width": W} for k in (3, 4)]
-    read = loaders.read_image_objects
+    read = image_records.read_image_objects
 
     def failing(image: dict, *arguments: object, **options: object) -> object:
         if image["id"] == 4:
             raise RuntimeError("never seen before")
         return read(image, *arguments, **options)
 
-    monkeypatch.setattr(loaders, "read_image_objects", failing)
+    monkeypatch.setattr(image_records, "read_image_objects", failing)
     report = report_on(tmp_path, annotation(), annotation(id=8, image_id=4), images=images)
     (problem,) = report.problems
     assert (problem.image_id, problem.lost) == (4, 1) and "never seen before" in str(report)

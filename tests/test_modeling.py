@@ -232,7 +232,9 @@ def batch_of(cfg: CfgNode, images: int) -> list[dict]:
 @pytest.mark.parametrize("model", arcnn.MODELS)
 def test_thirty_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> None:
     seed_all_rng(0)
-    cfg = tiny_config(model, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32, "INPUT.RANDOM_FLIP", "none")
+    wide = ("MODEL.FPN.OUT_CHANNELS", 64, "MODEL.ROI_BOX_HEAD.FC_DIM", 256)  # as in the demo
+    mask_heads = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 32)
+    cfg = tiny_config(model, *wide, *mask_heads, "INPUT.RANDOM_FLIP", "none")
     network = build_model(cfg).train()
     example = batch_of(cfg, 1)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.002)

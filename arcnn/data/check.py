@@ -13,21 +13,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from arcnn.data.annotations import (
-    MAX_SKIPPED,
-    AnnotationError,
-    Earlier,
-    Problem,
-    allowed_share,
-    annotation_files,
-    index_file,
-    missing_images,
-    name_file,
-    read_images,
-    too_many_lost,
-)
+from arcnn.data.file_index import Earlier, annotation_files, index_file
+from arcnn.data.image_files import missing_images
+from arcnn.data.image_records import read_images
 from arcnn.data.known import compare_counts
 from arcnn.data.pool import default_workers
+from arcnn.data.problems import (
+    MAX_SKIPPED,
+    AnnotationError,
+    Problem,
+    allowed_share,
+    name_file,
+    too_many_lost,
+)
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
 RATE_EDGES = np.linspace(0.0, 1.0, 11)

@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.annotations import Problem, image_path
+from arcnn.data.image_files import image_path
+from arcnn.data.problems import Problem
 from arcnn.data.rle import RLE, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -177,7 +178,7 @@ def open_rgb(file_name: str, size: tuple[int, int] | None = None) -> Image.Image
         OSError: it is missing or unreadable.
     """
     with Image.open(file_name) as image:
-        # As arcnn.data.annotations.check_image has it: JPEG files alone may lie on their side.
+        # As arcnn.data.image_files.check_image has it: JPEG files alone may lie on their side.
         turn = image.getexif().get(ORIENTATION, 1) if image.format == "JPEG" else 1
         if size is not None:  # JPEG files are decoded at a half or a quarter of their size
             image.draft("RGB", size[::-1] if turn >= 5 else size)

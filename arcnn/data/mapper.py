@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
-from arcnn.data.annotations import UNREADABLE
+from arcnn.data.image_files import UNREADABLE
 
 
 class AmodalDatasetMapper:

@@ -12,10 +12,10 @@ cocoa_cls   ``visible_mask``                       ``occluders`` (the kit's own 
 ==========  =====================================  ==========================================
 
 A schema turns an entry of the file into :class:`FileObject` entries, nothing more: what is in them
-is checked and turned into internal records by :mod:`arcnn.data.annotations`. That module knows only
-the frame that COCO gave all of these files: lists of images, annotations and categories, their ids,
-and an image's name and size. What the kit itself writes (tabletop, conversions, pasted objects) has
-the fields of COCOA-cls.
+is checked and turned into internal records by :mod:`arcnn.data.image_records`. The other modules
+know only the frame that COCO gave all of these files: lists of images, annotations and categories,
+their ids, and an image's name and size. What the kit itself writes (tabletop, conversions, pasted
+objects) has the fields of COCOA-cls.
 """
 
 import re

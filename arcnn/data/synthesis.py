@@ -27,9 +27,11 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
-from arcnn.data.annotations import Problem, check_image, dumps, to_json_rle
+from arcnn.data.annotations import dumps, to_json_rle
 from arcnn.data.cutouts import CutOut, Photo, cut_out, open_rgb, read_instances, read_photos
+from arcnn.data.image_files import check_image
 from arcnn.data.pool import default_workers, ordered_pool
+from arcnn.data.problems import Problem
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 
 logger = logging.getLogger(__name__)

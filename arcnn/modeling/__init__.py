@@ -1,5 +1,6 @@
 """The models: three mask heads for stock detectron2, registered on import."""
 
+from arcnn.modeling.backbone import build_short_resnet_fpn_backbone
 from arcnn.modeling.losses import MaskTargets, mask_losses, mask_targets, own_class_losses
 from arcnn.modeling.mask_heads import (
     AmodalMaskHead,
@@ -18,6 +19,7 @@ __all__ = [
     "MaskLogits",
     "MaskTargets",
     "ORCNNMaskHead",
+    "build_short_resnet_fpn_backbone",
     "mask_losses",
     "mask_targets",
     "own_class_losses",
