@@ -91,16 +91,13 @@ class ProgressLines(io.TextIOBase):
         print(f"   {self.name}: {line}", file=self.out, flush=True)
 
 
-def run_notebook(
-    notebook: Path, output: Path, parameters: dict[str, Any], name: str | None = None
-) -> None:
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
     """Execute ``notebook`` into ``output`` (``.ipynb``) and an HTML page beside it.
 
     Args:
         notebook: the source; stays as it is.
-        output: the executed copy.
+        output: the executed copy; its name stands before each line of progress.
         parameters: by name, for the notebook's ``parameters`` cell.
-        name: what its progress is printed under; by default the notebook's.
 
     Raises:
         UnknownParameterError: see :func:`check_parameters`.
@@ -118,7 +115,7 @@ def run_notebook(
             kernel_name="python3",
             kernel_manager_class=IpcKernelManager,
             progress_bar=False,
-            stderr_file=ProgressLines(name or notebook.stem, sys.stderr),  # tqdm's bars
+            stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
         )
     page, _ = nbconvert.HTMLExporter().from_notebook_node(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
@@ -141,11 +138,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     parameters = {name: yaml.safe_load(value) for name, value in arguments.parameter}
-    chosen = [str(parameters[k]) for k in ("dataset", "model", "seed") if k in parameters]
-    name = " ".join([arguments.notebook.stem, *chosen])
-    print(name, file=sys.stderr, flush=True)
+    print(arguments.output.stem, file=sys.stderr, flush=True)
     try:
-        run_notebook(arguments.notebook, arguments.output, parameters, name)
+        run_notebook(arguments.notebook, arguments.output, parameters)
     except PapermillExecutionError as error:
         print(
             f"{arguments.notebook.name} failed in cell {error.exec_count}: "

@@ -105,7 +105,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("results with a space")
     run = reproduce(root)
     assert run.returncode == 0, run.stdout + run.stderr
-    for notebook in ("01_prepare_data", "04_train tabletop orcnn 0", "06_table1"):
+    for notebook in ("01_prepare_data", "04_train.tabletop.orcnn.seed0", "06_table1"):
         assert notebook in run.stderr
     return root / "smoke"
 
