@@ -107,6 +107,9 @@ def check_choices(profile: dict) -> None:
             raise ProfileError(
                 f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
             )
+    for variant in profile["ablation"]["whole"]:
+        if VARIANTS[variant].times > 1:
+            raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
     try:
         for dataset in profile["datasets"]:
             get_config(dataset, profile["models"][0], options=profile["options"])

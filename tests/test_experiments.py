@@ -25,7 +25,7 @@ HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]
 
 
 def test_the_variants_are_the_readings_that_the_text_leaves_open():
-    grid = [v for v in VARIANTS if v.split("-")[0] in ("full", "own") and "detach" not in v]
+    grid = [v for v in VARIANTS if v.startswith(("full", "own")) and v.count("-") == 3]
     assert len(grid) == 16
     keys = {
         tuple(arcnn.get_config("tabletop", v.model, options=v.options).MODEL.ARCNN.values())
@@ -36,6 +36,9 @@ def test_the_variants_are_the_readings_that_the_text_leaves_open():
     assert default.MODEL == arcnn.get_config("tabletop", "arcnn").MODEL
     assert VARIANTS[DEFAULT].seeds >= 5 and VARIANTS[experiments.NO_BIAS].seeds >= 5
     assert {v.model for v in VARIANTS.values()} == set(arcnn.MODELS)
+    for name, variant in VARIANTS.items():
+        if name.endswith("-long"):
+            assert variant.options == VARIANTS[name.removesuffix("-long")].options
 
 
 @pytest.fixture
@@ -119,6 +122,16 @@ def test_agreement_tells_order_from_chance():
     assert agreement([np.eye(8)], truth, shuffles=10).rho == 0  # no context at all
 
 
+def test_agreement_tells_pairs_from_classes():
+    height = np.linspace(-3, 3, 8)  # what each class is, whoever the other
+    rule = 1 / (1 + np.exp(height[:, None] - height))
+    assert agreement([np.tile(height, (8, 1))], rule, shuffles=10).rho > 0.5
+    assert agreement([np.tile(height, (8, 1))], rule, pairs_only=True, shuffles=10).rho == 0
+    truth = known_order()
+    levels = truth + 5 * np.arange(8) - 3 * np.arange(8)[:, None]
+    assert agreement([levels], truth, pairs_only=True, shuffles=10).rho == pytest.approx(1)
+
+
 def test_agreement_leaves_out_pairs_that_never_meet():
     truth = known_order()
     truth[0, 1:4] = truth[1:4, 0] = 0
@@ -151,6 +164,8 @@ def ablation_folder(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactor
         for seed in ("0", "1"):
             call = ["head", *shared, "--variant", variant, "--seed", seed]
             assert main([*call, "--options", json.dumps([*tiny, *HEADS])]) == 0
+    call = ["head", *shared, "--variant", "add-logits-long", "--seed", "0"]
+    assert main([*call, "--options", json.dumps([*tiny, *HEADS])]) == 0
     return folder
 
 
@@ -173,6 +188,19 @@ def test_runs_are_gathered_and_compared(ablation_folder):
     by_run = {key: record["metrics"]["visible"] for key, record in found.records.items()}
     ablation(table, by_run, "visible").canvas.draw()
     agreements({"any": agreement([known_order()], known_order(), shuffles=10)}).canvas.draw()
+
+
+def test_like_is_compared_with_like(ablation_folder):
+    found = collect(ablation_folder, [DEFAULT, "add-logits", "add-logits-long"])
+    steps = {variant: r["parameters"]["steps"] for (variant, _), r in found.records.items()}
+    assert steps == {DEFAULT: 3, "add-logits": 3, "add-logits-long": 12}
+    assert np.isnan(differences(found, "visible", samples=10).difference["add-logits-long"])
+    twin = {(f"{DEFAULT}-long", 0): found.objects["add-logits-long", 0]}
+    both = found._replace(objects=found.objects | twin)
+    table = differences(both, "visible", samples=10)
+    assert table.difference["add-logits-long"] == 0 and table.difference["add-logits"] != 0
+    by_run = {key: record["metrics"]["visible"] for key, record in found.records.items()}
+    ablation(table, by_run, "visible").canvas.draw()
 
 
 def test_a_run_against_itself_shows_no_difference(ablation_folder):

@@ -41,6 +41,7 @@ def test_every_profile_is_whole(name: str) -> None:
         ("ablation", {"trunk": "resnet", "variants": [], "whole": []}, "the trunk is one of"),
         ("ablation", {"trunk": "orcnn", "variants": ["half"], "whole": []}, 'variant "half"'),
         ("ablation", {"trunk": "orcnn", "variants": [], "whole": ["half"]}, 'variant "half"'),
+        ("ablation", {"trunk": "orcnn", "variants": [], "whole": ["add-logits-long"]}, "alone"),
     ],
 )
 def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:

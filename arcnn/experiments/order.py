@@ -7,7 +7,7 @@ follow how often two classes meet, or make up for a missing bias.
 Matrices have class T in row T and class i in column i, as Eq. (1) has it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,12 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    weights: Sequence[np.ndarray], truth: np.ndarray, *, shuffles: int = 5000, seed: int = 0
+    weights: Sequence[np.ndarray],
+    truth: np.ndarray,
+    *,
+    pairs_only: bool = False,
+    shuffles: int = 5000,
+    seed: int = 0,
 ) -> Agreement:
     """Do the weights of several trainings follow a known relation between classes?
 
@@ -43,6 +48,9 @@ def agreement(
         weights: ``(C, C)`` each, one per seed.
         truth: ``(C, C)``. Pairs with 0 both ways never meet: they are left out, and so is the
             diagonal.
+        pairs_only: compare what is left when each class has its own level in the rows and in the
+            columns, of weights and truth alike. A class that is in front of *everything*, and whose
+            map everything weighs alike, agrees with the truth without any knowledge of pairs.
         shuffles: number of random permutations.
         seed: of the permutations.
     """
@@ -53,7 +61,8 @@ def agreement(
     def correlations(order: np.ndarray) -> np.ndarray:
         permuted = truth[np.ix_(order, order)]
         used = (permuted + permuted.T > 0) & other
-        return np.array([_spearman(w[used], permuted[used]) for w in weights])
+        left = _beyond_classes(used) if pairs_only else lambda values: values
+        return np.array([_spearman(left(w[used]), left(permuted[used])) for w in weights])
 
     found = correlations(np.arange(count))
     chance = np.array([correlations(rng.permutation(count)).mean() for _ in range(shuffles)])
@@ -67,6 +76,14 @@ def agreement(
         p=float((1 + as_far) / (1 + shuffles)),
         pairs=int(((truth + truth.T > 0) & other).sum()),
     )
+
+
+def _beyond_classes(used: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What the cells hold beyond a level for each row and one for each column (least squares)."""
+    rows, columns = np.nonzero(used)
+    levels = np.concatenate([np.eye(len(used))[rows], np.eye(len(used))[columns]], axis=1)
+    fit = levels @ np.linalg.pinv(levels)
+    return lambda values: np.round(values - fit @ values, 9)  # ties stay ties
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:

@@ -110,6 +110,8 @@ def run_variant(
     cfg = get_config(
         dataset, chosen.model, options=[*options, *chosen.options], seed=seed, device="cpu"
     )
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER *= chosen.times
     train, val = (load_features(features_file(folder, split)) for split in ("train", "val"))
     origin = json.loads((folder / "features.json").read_text())
     head = train_head(cfg, train)
@@ -125,7 +127,8 @@ def run_variant(
         run / "record.json",
         started=started,
         parameters={"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
-        | {"variant options": list(chosen.options), "options": list(options)},
+        | {"variant options": list(chosen.options), "options": list(options)}
+        | {"steps": cfg.SOLVER.MAX_ITER},
         metrics=summary(objects),
         joint=joint,
         origin={key: origin[key] for key in ("parameters", "dataset", "trunk_sha256")},
@@ -198,7 +201,8 @@ def differences(
     """Every variant's score and its difference from a reference, with 95 % intervals.
 
     The intervals come from drawing images and trainings anew, together: an object's IoU is compared
-    with that of the same object and the same seed.
+    with that of the same object and the same seed. A longer training is compared with the longer
+    training of the reference.
 
     Args:
         score: one of :data:`SCORES`.
@@ -208,7 +212,8 @@ def differences(
 
     Returns:
         By variant: ``score`` (percent, mean over seeds), ``spread`` (standard deviation over
-        seeds), ``seeds``, ``difference``, ``low``, ``high`` (points; NaN for the reference).
+        seeds), ``seeds``, ``difference``, ``low``, ``high`` (points; NaN for the reference, and
+        where it was not trained as long).
     """
     tables = {}
     for (variant, k), objects in collected.objects.items():
@@ -224,9 +229,11 @@ def differences(
             "spread": scores.std(ddof=1) if len(scores) > 1 else np.nan,
             "seeds": len(scores),
         }
-        shared = sorted(runs.keys() & tables[reference].keys())
-        if variant != reference and shared:
-            gains = np.array([runs[k][0] - tables[reference][k][0] for k in shared])  # (S, images)
+        like = f"{reference}-long" if variant.endswith("-long") else reference
+        other = tables.get(like, {})
+        shared = sorted(runs.keys() & other.keys())
+        if variant != like and shared:
+            gains = np.array([runs[k][0] - other[k][0] for k in shared])  # (S, images)
             counts = runs[shared[0]][1].to_numpy()
             drawn = [_draw(gains, counts, rng) for _ in range(samples)]
             row["difference"] = gains.sum() / (len(shared) * counts.sum())

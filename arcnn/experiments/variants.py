@@ -10,6 +10,7 @@ class Variant(NamedTuple):
     model: str
     options: tuple = ()  # detectron2 overrides: KEY, VALUE, ...
     seeds: int = 3
+    times: int = 1  # steps, as a multiple of the others'
 
 
 def _joints() -> dict[str, Variant]:
@@ -22,7 +23,8 @@ def _joints() -> dict[str, Variant]:
         options += ("MODEL.ARCNN.INPUT", maps, "MODEL.ARCNN.INIT", start)
         # The explanations part ways in the readings closest to the text: several trainings of
         # these, and five of the two that Figure 5 may show. The others complete the picture.
-        seeds = {"full": 5, "own": 3}[joined] if (maps, start) == ("logits", "normal") else 1
+        decisive = maps == "logits" and (start == "normal" or bias == "bias")
+        seeds = 1 if not decisive else 5 if (joined, start) == ("full", "normal") else 3
         joints[f"{joined}-{bias}-{maps}-{start}"] = Variant("arcnn", options, seeds)
     return joints
 
@@ -31,11 +33,6 @@ DEFAULT = "full-bias-logits-normal"  # the kit's ARCNN
 NO_BIAS = "full-nobias-logits-normal"
 VARIANTS: dict[str, Variant] = {
     **_joints(),
-    # L_AM trains the 1x1 convolution alone.
-    f"{DEFAULT}-detach": Variant("arcnn", ("MODEL.ARCNN.DETACH", True)),
-    "own-bias-logits-normal-detach": Variant(
-        "arcnn", ("MODEL.ARCNN.DETACH", True, "MODEL.ARCNN.OWN_CLASS", True)
-    ),
     "add-logits": Variant("arcnn_add"),
     "add-probs": Variant("arcnn_add", ("MODEL.ARCNN_ADD.SUM", "probs")),
     "add-noisy_or": Variant("arcnn_add", ("MODEL.ARCNN_ADD.SUM", "noisy_or")),
@@ -44,4 +41,17 @@ VARIANTS: dict[str, Variant] = {
     ),
     "orcnn": Variant("orcnn"),
     "orcnn-two_losses": Variant("orcnn", ("MODEL.ORCNN.OCCLUSION_LOSS", False)),
+}
+# The amodal loss trains the 1x1 convolution alone.
+VARIANTS |= {
+    f"{name}-detach": VARIANTS[name]._replace(
+        options=(*VARIANTS[name].options, "MODEL.ARCNN.DETACH", True), seeds=3
+    )
+    for name in ("full-bias-logits-normal", "full-bias-logits-identity")
+    + ("own-bias-logits-normal", "own-bias-logits-identity")
+}
+# A joint that is slow to learn is not a joint that cannot: those that the answer hangs on, longer.
+VARIANTS |= {
+    f"{name}-long": VARIANTS[name]._replace(seeds=3, times=4)
+    for name in (DEFAULT, "own-bias-logits-normal", "add-logits", "add-noisy_or")
 }

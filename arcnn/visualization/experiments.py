@@ -7,24 +7,31 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arcnn.experiments import VARIANTS, Agreement
+from arcnn.experiments import DEFAULT, VARIANTS, Agreement
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_name, model_style
 
-GROUPS = {  # title: which variants, by the parts of their names
-    "Eq. (1) on logits": lambda parts: "logits" in parts and parts[0] in ("full", "own"),
-    "Eq. (1) on probabilities": lambda parts: "probs" in parts and parts[0] in ("full", "own"),
-    "sum of the pieces": lambda parts: parts[0] == "add",
-    "subtraction": lambda parts: parts[0] == "orcnn",
-}
+
+def _group(variant: str) -> str:
+    """The title under which a variant stands."""
+    joint, *parts = variant.split("-")
+    if "long" in parts:
+        return "trained four times as long"
+    if joint in ("full", "own"):
+        return f"Eq. (1) on {'logits' if 'logits' in parts else 'probabilities'}"
+    return {"add": "sum of the pieces", "orcnn": "subtraction"}[joint]
 
 
 def _label(variant: str) -> str:
     words = {"full": "all classes", "own": "own class", "nobias": "no bias"}
-    words |= {"normal": "start 0", "identity": "start identity", "add": "sum of"}
+    words |= {"normal": "start 0", "identity": "start identity", "orcnn": "ORCNN"}
     words |= {"detach": "pieces detached", "two_losses": "without its third loss"}
-    words |= {"noisy_or": "noisy or", "probs": "probabilities", "orcnn": "ORCNN"}
-    parts = [p for p in variant.split("-") if p not in ("logits", "probs") or "add" in variant]
-    return ", ".join(words.get(p, p) for p in parts).replace("sum of, ", "sum of ")
+    sums = {"logits": "sum of logits", "probs": "sum of probabilities", "noisy_or": "noisy or"}
+    joint, *parts = variant.removesuffix("-long").split("-")
+    if joint == "add":
+        parts[0] = sums[parts[0]]
+    else:
+        parts = [joint, *(p for p in parts if p not in ("logits", "probs"))]
+    return ", ".join(words.get(p, p) for p in parts)
 
 
 @figure_function
@@ -39,17 +46,18 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
         by_run: the score by (variant, seed), percent.
         score: its name, for the axis.
     """
-    rows: list[tuple[str, list[str]]] = []
-    for title, belongs in GROUPS.items():
-        members = [v for v in table.index if belongs(v.split("-"))]
-        if members:
-            rows.append((title, sorted(members, key=lambda v: -table.score[v])))
-    height = sum(len(members) + 1.3 for _, members in rows)
+    groups: dict[str, list[str]] = {}
+    for variant in table.sort_values("score", ascending=False).index:
+        groups.setdefault(_group(variant), []).append(variant)
+    height = sum(len(members) + 1.3 for members in groups.values())
     figure, axes = plt.subplots(figsize=(10, 0.26 * height + 0.9))
-    reference = table.index[table.difference.isna()][0]
-    axes.axvline(table.score[reference], color=INK, linewidth=1, linestyle=":")
     y, ticks, labels = 0.0, [], []
-    for title, members in rows:
+    for title in sorted(groups, key=lambda title: (title.startswith("trained"), title)):
+        members = groups[title]
+        reference = DEFAULT if not title.startswith("trained") else f"{DEFAULT}-long"
+        if reference in table.index:
+            span = [y + 0.5, y + len(members) + 0.5]
+            axes.plot([table.score[reference]] * 2, span, color=INK, linewidth=1, linestyle=":")
         axes.text(0, y, title, transform=axes.get_yaxis_transform(), fontweight="bold", va="center")
         for variant in members:
             y += 1
@@ -87,6 +95,8 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
 
 
 def _interval(row: pd.Series) -> str:
+    if pd.isna(row.difference):
+        return ""
     return f"{row.difference:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
 
 
