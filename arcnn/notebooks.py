@@ -24,6 +24,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
+from traitlets.config import Config
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -117,7 +118,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             progress_bar=False,
             stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
         )
-    page, _ = nbconvert.HTMLExporter().from_notebook_node(
+    # A progress bar's hundreds of states overwrite each other in JupyterLab, not on a page.
+    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
+    page, _ = nbconvert.HTMLExporter(config=last_state).from_notebook_node(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
     )
     output.with_suffix(".html").write_text(page)

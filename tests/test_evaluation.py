@@ -462,10 +462,11 @@ def test_bootstrap_where_there_is_no_number():
         ({"segmentation": {"size": 40, "counts": "0"}}, "size 40"),
         ({"segmentation": None}, "no segmentation"),
         ({"segmentation": rle(np.zeros((4, 5)))}, "size"),
-        ({"visible_mask": rle(np.zeros((40, 41)))}, "visible_mask has the size"),
-        ({"occlusion_mask": [[0, 0, 5, 0, 5, 5]]}, "no RLE"),
-        ({"segmentation": {"size": [40, 40], "counts": "h"}}, "compressed RLE"),
-        ({"segmentation": {"size": [40, 40], "counts": ""}}, "compressed RLE"),
+        ({"visible_mask": rle(np.zeros((40, 41)))}, r"visible_mask: RLE of size \[40, 41\]"),
+        ({"occlusion_mask": [[0, 0, 5, 0, 5, 5]]}, "occlusion_mask: neither RLE"),
+        ({"segmentation": {"size": [40, 40], "counts": "h"}}, "segmentation: broken counts"),
+        ({"segmentation": {"size": [40, 40], "counts": ""}}, "segmentation: broken counts"),
+        ({"segmentation": {"size": [40, 40], "counts": [1600]}}, "compressed RLE"),
     ],
 )
 def test_bad_predictions_are_named(change: dict, message: str):

@@ -37,6 +37,9 @@ def test_the_variants_are_the_readings_that_the_text_leaves_open():
     assert VARIANTS[DEFAULT].seeds >= 5 and VARIANTS[experiments.NO_BIAS].seeds >= 5
     assert {v.model for v in VARIANTS.values()} == set(arcnn.MODELS)
     for name, variant in VARIANTS.items():
+        if name.startswith(("full", "own")):
+            cfg = arcnn.get_config("tabletop", "arcnn", options=variant.options)
+            assert name.endswith("-detach") == cfg.MODEL.ARCNN.DETACH, name
         if name.endswith("-long"):
             assert variant.options == VARIANTS[name.removesuffix("-long")].options
 

@@ -85,7 +85,9 @@ def tiny_notebook(tmp_path: Path) -> Path:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
     parameters = nbformat.v4.new_code_cell("max_iter: int = 1  # how often")
     parameters.metadata["tags"] = ["parameters"]
-    notebook.cells = [parameters, nbformat.v4.new_code_cell("print(10 / max_iter)")]
+    bar = 'import sys\nfor k in range(30):\n    print(f"\\rstate {k}", end="", file=sys.stderr)'
+    cells = ("print(10 / max_iter)", bar)
+    notebook.cells = [parameters, *map(nbformat.v4.new_code_cell, cells)]
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     return tmp_path / "tiny.ipynb"
 
@@ -96,12 +98,17 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_known_one(tiny_noteboo
         check_parameters(tiny_notebook, {"max_itr": 5})
 
 
-def test_a_notebook_is_run_into_a_copy_and_a_page(tiny_notebook: Path, tmp_path: Path) -> None:
+def test_a_notebook_is_run_into_a_copy_and_a_page(
+    tiny_notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     output = tmp_path / ("long " * 20) / "executed.ipynb"  # far beyond what a socket's path may be
     before = tiny_notebook.read_bytes()
     run_notebook(tiny_notebook, output, {"max_iter": 4})
     assert "2.5" in json.dumps(nbformat.read(output, as_version=4))
-    assert "2.5" in output.with_suffix(".html").read_text()
+    page = output.with_suffix(".html").read_text()
+    assert "2.5" in page
+    assert "executed: state" in capsys.readouterr().err
+    assert "state 29" in page and "state 3" not in page  # a bar's last state only
     assert tiny_notebook.read_bytes() == before
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from arcnn.experiments import whole_trainings
 from arcnn.paths import PROFILES
 from arcnn.reproduce import (
     DEFAULTS,
@@ -162,6 +163,10 @@ def test_the_ablation_runs_on_top_of_it(smoke: Path) -> None:
     assert any("no run" in sentence for sentence in record["left_out"])  # smoke trains a few only
     record = json.loads(next((smoke / "records").glob("12_*.json")).read_text())
     assert len(record["metrics"]["order: VW - OW, with bias"]["by_seed"]) == 2
+    (smoke / "whole" / "my_notes").mkdir()
+    whole, left_out = whole_trainings(smoke, "tabletop")
+    assert ("own-bias-logits-normal", "amodal AP") in whole.index
+    assert left_out == ["my_notes: no variant of the ablation"]
     again = reproduce(smoke.parent, "--target", "ablation")
     assert "Nothing to be done" in again.stderr + again.stdout
 

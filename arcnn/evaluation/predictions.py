@@ -48,7 +48,7 @@ def check_predictions(
                 if mask is None:
                     missing[kind].append(n)
                 elif not _is_sound(mask, size):
-                    _check_rle(mask, key, size)
+                    _check_mask(mask, key, size)
         except PredictionError as error:
             raise PredictionError(
                 f"prediction {n} (image {prediction.get('image_id')!r}): {error}"
@@ -84,24 +84,20 @@ def _check_fields(prediction: dict, sizes: Mapping, num_classes: int) -> list[in
 
 
 def _is_sound(mask: Any, size: list[int]) -> bool:
-    """The quick look at a mask, of which there are a million; else :func:`_check_rle` tells."""
+    """The quick look at a mask, of which there are a million; else :func:`_check_mask` tells."""
     try:
         return mask["size"] == size and not (ord(mask["counts"][-1]) - 48) & 0x20
     except (TypeError, KeyError, IndexError):
         return False
 
 
-def _check_rle(mask: Any, key: str, size: list[int]) -> None:
+def _check_mask(mask: Any, key: str, size: list[int]) -> None:
     try:
-        mask_size, counts = mask["size"], mask["counts"]
-    except (TypeError, KeyError):
-        raise PredictionError(f"{key} is no RLE, a dict of size and counts") from None
-    if not isinstance(mask_size, list | tuple) or [*mask_size] != size:
-        raise PredictionError(f"{key} has the size {mask_size!r:.40}, its image {size} (H, W)")
-    # In the last character of a whole RLE, the bit that announces another one is not set.
-    last = counts[-1:] if isinstance(counts, bytes) else str(counts)[-1:].encode()
-    if not isinstance(counts, (bytes, str)) or not last or (last[0] - 48) & 0x20:
-        raise PredictionError(f"the counts of {key} are not those of a compressed RLE")
+        check_rle(mask, *size)
+    except (ValueError, TypeError) as error:
+        raise PredictionError(f"{key}: {error}") from None
+    if not isinstance(mask["counts"], bytes | str):
+        raise PredictionError(f"{key}: its counts are a list, not those of a compressed RLE")
 
 
 def read_results(path: str | Path, category_ids: Sequence[int], records: Sequence[dict]) -> list:

@@ -266,7 +266,10 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
     own = collect_runs(results, [dataset], ["arcnn"], [0])
     rows, left_out = {}, own.left_out
     for reference in own.runs.values():
-        for folder in sorted((results / "whole").glob("*")):
+        for folder in sorted((results / "whole").glob("*/")):
+            if folder.name not in VARIANTS:
+                left_out.append(f"{folder.name}: no variant of the ablation")
+                continue
             model = VARIANTS[folder.name].model
             found = collect_runs(folder, [dataset], [model], [0])
             left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
