@@ -41,7 +41,7 @@ python := $(in_env) "$(bin)/python"
 # The stamp is written when set-up is complete. Its name holds a checksum of what the environment
 # is made from, and of where it lies, since an environment cannot be moved: so neither a fresh
 # checkout nor `touch` sets up anew, and a changed lock does.
-made_from := requirements.lock pyproject.toml arcnn/tools/install_detectron2.py
+made_from := requirements.lock pyproject.toml arcnn/workshop/install_detectron2.py
 checksum := $(firstword $(shell { pwd; cat $(made_from); } | cksum))
 stamp := .venv/.ready-$(checksum)
 
@@ -111,7 +111,7 @@ $(stamp):
 	    echo "Set-up: the packages could not be installed (pip's words are above). Is the network up, and is there room in this folder and in the one for temporary files ($${TMPDIR:-/tmp})? Put that right, then run the same command again." >&2; exit 1; }; \
 	done
 	@echo "Set-up 3/4: detectron2."
-	@$(PIP_SETTINGS) .venv/bin/python arcnn/tools/install_detectron2.py
+	@$(PIP_SETTINGS) .venv/bin/python arcnn/workshop/install_detectron2.py
 	@echo "Set-up 4/4: this kit, and a last check."
 	@{ $(PIP_SETTINGS) .venv/bin/python -m pip install -qq --no-deps --no-index --no-build-isolation --editable . \
 	  && $(PIP_SETTINGS) .venv/bin/python -m pip check >.venv/check.log 2>&1; } || { \
@@ -131,12 +131,12 @@ own-environment:
 # The questions that the paper leaves open: notebooks 11 and 12.
 ablation: target := --target ablation
 reproduce ablation: $(ready)
-	@$(python) -m arcnn.reproduce --profile "$(PROFILE)" $(target) \
+	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
 
 reference: $(ready)
-	@$(python) -m arcnn.reporting --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.workshop.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
 
 test: $(ready)
 	@$(python) -m ruff check --quiet .
@@ -147,7 +147,7 @@ test: $(ready)
 	@$(python) -m pytest -q
 
 bench: $(ready)
-	@$(python) -m arcnn.tools.bench $(BENCH_ARGS)
+	@$(python) tests/bench.py $(BENCH_ARGS)
 
 lab: $(ready)
 	@cd notebooks && $(python) -m jupyterlab $(LAB_ARGS)

@@ -1,4 +1,4 @@
-# The whole paper as one graph of notebooks. `make reproduce` runs it through arcnn/reproduce.py,
+# The whole paper as one graph of notebooks. `make reproduce` runs it through arcnn/workshop/reproduce.py,
 # with a profile (notebooks/profiles/*.yaml) as configuration and results/<profile>/ as the folder
 # that all outputs below are relative to.
 #
@@ -16,7 +16,7 @@ COMMON = {key: config[key] for key in ("profile", "data_root", "results_root")}
 OPTIONS = {"options": config["options"]}
 # As a file, not as a module: the package would bring torch into a process that has no use for it.
 RUN = " ".join(
-    [shlex.quote(sys.executable), "-P", shlex.quote(f"{workflow.basedir}/arcnn/notebooks.py")]
+    [shlex.quote(sys.executable), "-P", shlex.quote(f"{workflow.basedir}/arcnn/workshop/notebooks.py")]
     + ["{input.notebook:q} {log:q} {params}"]
 )
 EXPERIMENT = f"{shlex.quote(sys.executable)} -P -m arcnn.experiments"

@@ -1,28 +1,36 @@
 """Amodal segmentation just like doing a jigsaw: the models, data and protocol of ARCNN.
 
-Importing the package registers the three mask heads with detectron2.
+The house has two wings. What a reader of the paper opens:
+
+``modeling``       the three mask heads, Eq. (1), and their losses, Eq. (2)
+``config``         every switch, with ``configs/``; ``training`` trains what it says
+``data``           annotation files to records, the mapper, statistics, the drawn ``tabletop``
+``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it
+``visualization``  the figures; ``experiments`` the ablation that the paper lacks
+``names``          what several of them call by one name; ``files`` where things lie
+
+``workshop`` holds what runs and serves all that: setting up, running notebooks, checking,
+converting, fetching and pasting data. No model, loss or number of the paper is made there.
 """
 
-import logging
+import importlib.util
 import warnings
 
-try:
-    with warnings.catch_warnings():
-        # detectron2 uses torch.jit.script and torch.cuda.amp by their old names; nothing to be done
-        # about it here, and it would stand at the top of every notebook.
-        warnings.simplefilter("ignore", FutureWarning)
-        import detectron2.modeling  # noqa: F401
-except ModuleNotFoundError as error:
+import lazy_loader
+
+if importlib.util.find_spec("detectron2") is None:
     raise ModuleNotFoundError(
         "detectron2 is missing. `make setup` installs it into .venv; in an environment of your "
-        "own, run `python arcnn/tools/install_detectron2.py` once."
-    ) from error
+        "own, run `python arcnn/workshop/install_detectron2.py` once."
+    )
+# detectron2 calls these by names that torch is about to drop; nothing to be done about it here.
+warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
+warnings.filterwarnings("ignore", "`torch.cuda.amp", FutureWarning)
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
-# torch tells every caller of a name that detectron2 uses about its successor.
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-
-from arcnn import modeling  # noqa: E402
-from arcnn.config import DATASETS, MODELS, add_arcnn_config, get_config  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["DATASETS", "MODELS", "add_arcnn_config", "get_config", "modeling"]
+# Importing a part brings what that part needs, and no more.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"config": ["add_arcnn_config", "get_config"], "names": ["DATASETS", "MODELS"]},
+)

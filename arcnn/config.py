@@ -6,17 +6,16 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
+from arcnn.names import DATASETS
+
 CONFIG_DIR = Path(__file__).parent / "configs"
-DATASETS = ("tabletop", "kins", "cocoa_cls", "d2sa", "cocoa", "own")
 
 
 def models_of(dataset: str) -> tuple[str, ...]:
     """The models that have a configuration for a data set: one YAML file each."""
     files = sorted((CONFIG_DIR / dataset).glob("*.yaml"))
     return tuple(f.stem for f in files if not f.stem.startswith("Base-"))
-
-
-MODELS = models_of("tabletop")  # arcnn, arcnn_add, orcnn
 
 
 def add_arcnn_config(cfg: CfgNode) -> None:

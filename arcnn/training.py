@@ -24,14 +24,12 @@ from torch import nn
 from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_name, split_records
-from arcnn.data.registration import sha256
-from arcnn.modeling import MaskLogits
-from arcnn.paths import write_whole
+from arcnn.files import sha256, write_whole
+from arcnn.names import MASK_KINDS
 
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pth"
-MASK_KINDS = MaskLogits._fields
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
 
 

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
+import bench
 import numpy as np
 import pytest
 import torch
+from made import write_made_photos
 
-from arcnn.data.bench import write_made_photos
-from arcnn.data.check import check
-from arcnn.data.cutouts import read_instances, read_photos
-from arcnn.tools import bench
+from arcnn.workshop.check import check
+from arcnn.workshop.cutouts import read_instances, read_photos
 
 KEYS = {"name", "ours_s", "peer_s", "peer", "ratio"}
 

@@ -23,9 +23,9 @@ from arcnn.data import (
     register_dataset,
     split_records,
 )
-from arcnn.data.check import check
 from arcnn.data.problems import MAX_SKIPPED, allow_skipped, allowed_share
 from arcnn.modeling import mask_targets
+from arcnn.workshop.check import check
 
 
 def rle(mask: np.ndarray) -> dict:

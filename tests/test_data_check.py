@@ -15,10 +15,9 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from arcnn.data import AnnotationError, decode_masks, image_records, load_annotations
-from arcnn.data.annotations import to_json_rle
-from arcnn.data.check import Report, check
 from arcnn.data.jsonstream import BrokenJSON, read_elements, scan
-from arcnn.data.rle import check_rle, clip_polygon, run_lengths, to_rle
+from arcnn.data.masks import check_rle, clip_polygon, run_lengths, to_json_rle, to_rle
+from arcnn.workshop.check import Report, check
 
 H, W = 10, 12
 GOOD = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
@@ -219,7 +218,7 @@ def test_the_unexpected_costs_one_image(tmp_path: Path, monkeypatch: pytest.Monk
 def test_more_than_a_report_lists_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcnn.data.check.LISTED", 2)
+    monkeypatch.setattr("arcnn.workshop.check.LISTED", 2)
     report = report_on(tmp_path, *(annotation(id=k, category_id=99) for k in range(5)))
     assert len(report.problems) == 2 and "unknown category id: ... and 3 more" in str(report)
 

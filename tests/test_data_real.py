@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
+from made import write_made_kins
 from PIL import Image
 from pycocotools import mask as mask_util
 
@@ -20,11 +21,10 @@ from arcnn.data import (
     register_dataset,
     split_records,
 )
-from arcnn.data.annotations import to_json_rle
-from arcnn.data.bench import write_made_kins
-from arcnn.data.check import check
-from arcnn.data.cutouts import read_instances, read_photos
-from arcnn.data.known import compare_counts
+from arcnn.data.masks import to_json_rle
+from arcnn.workshop.check import check
+from arcnn.workshop.cutouts import read_instances, read_photos
+from arcnn.workshop.sources import compare_counts
 
 
 def test_raw_cocoa_and_cocoa_cls_agree_on_the_same_objects(real_data: Path) -> None:

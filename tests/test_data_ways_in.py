@@ -13,9 +13,9 @@ from PIL import Image
 
 import arcnn
 from arcnn.data import decode_masks, load_annotations
-from arcnn.data.archives import UnsafeArchive, download, fetch, unpack
-from arcnn.data.check import check
-from arcnn.data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.check import check
+from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.fetch import UnsafeArchive, download, fetch, unpack
 
 
 def test_an_archive_is_unpacked_where_it_should_be(tmp_path: Path) -> None:

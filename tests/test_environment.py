@@ -144,7 +144,7 @@ class Setup:
         self.kit = folder / "a kit"  # with a space, as in "My Documents"
         (self.kit / "arcnn/tools").mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", self.kit)
-        for name in ("requirements.lock", "pyproject.toml", "arcnn/tools/install_detectron2.py"):
+        for name in ("requirements.lock", "pyproject.toml", "arcnn/workshop/install_detectron2.py"):
             (self.kit / name).write_text(f"# {name}\n")
         self.log, self.fail = folder / "log", folder / "fail"
         self.python = self.executable(folder / "python-stand-in", STAND_IN)
@@ -188,7 +188,7 @@ def test_setup_does_every_step_once(setup: Setup):
     code, said, asked = setup.setup()
     assert code == 0, said
     steps = ["-m venv --clear .venv", "--requirement requirements.lock"]
-    steps += ["arcnn/tools/install_detectron2.py", "--editable .", "-m pip check"]
+    steps += ["arcnn/workshop/install_detectron2.py", "--editable .", "-m pip check"]
     positions = [next(i for i, line in enumerate(asked) if step in line) for step in steps]
     assert positions == sorted(positions)
     assert all("--require-hashes" in line for line in asked if "--requirement" in line)
@@ -314,11 +314,11 @@ def test_environment_of_ones_own_is_only_looked_at(setup: Setup, tmp_path: Path)
 
 def test_reproduce_passes_on_what_was_given(setup: Setup):
     _, said, asked = setup.setup("reproduce")
-    assert asked[-1] == "-m arcnn.reproduce --profile demo"
+    assert asked[-1] == "-m arcnn.workshop.reproduce --profile demo"
     given = ["PROFILE=overfit", "DATASET=cocoa_cls", "DATA_ROOT=/my data", "RESULTS=out", "CORES=4"]
     _, said, asked = setup.setup("reproduce", *given)
     assert asked == [
-        "-m arcnn.reproduce --profile overfit --dataset cocoa_cls --data-root /my data "
+        "-m arcnn.workshop.reproduce --profile overfit --dataset cocoa_cls --data-root /my data "
         "--results-root out --cores 4"
     ]
 

@@ -5,9 +5,11 @@ import copy
 import io
 import json
 
+import bench
 import numpy as np
 import pytest
 import torch
+from bench import peer_evaluate
 from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,8 +33,6 @@ from arcnn.evaluation import (
     to_results,
 )
 from arcnn.evaluation.__main__ import main
-from arcnn.tools import bench
-from arcnn.tools.bench import peer_evaluate
 
 SIZE = (40, 40)
 

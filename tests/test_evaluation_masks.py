@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from bench import peer_encode
 from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from arcnn.evaluation import detections, encode_mask_kinds, encode_masks
-from arcnn.tools.bench import peer_encode
 
 
 def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:

@@ -17,8 +17,8 @@ from arcnn.experiments.__main__ import main
 from arcnn.experiments.frozen import build_head, extract, predict, score, summary, train_head
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.runs import features_file
+from arcnn.files import run_folder
 from arcnn.modeling import MaskTargets
-from arcnn.paths import run_folder
 from arcnn.visualization import ablation, agreements
 
 HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]

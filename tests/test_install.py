@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from arcnn.tools import install_detectron2 as tool
+from arcnn.workshop import install_detectron2 as tool
 
 METADATA = """\
 Metadata-Version: 2.1

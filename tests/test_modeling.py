@@ -26,8 +26,8 @@ from arcnn.modeling import (
     mask_losses,
     mask_targets,
 )
-from arcnn.reproduce import check_choices, load_profile
 from arcnn.training import load_trained, train
+from arcnn.workshop.reproduce import check_choices, load_profile
 
 
 class Constant(nn.Module):

@@ -13,14 +13,14 @@ import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from papermill.exceptions import PapermillExecutionError
 
-from arcnn.notebooks import (
+from arcnn.files import NOTEBOOKS
+from arcnn.workshop.notebooks import (
     ProgressLines,
     UnknownParameterError,
     check_parameters,
     main,
     run_notebook,
 )
-from arcnn.paths import NOTEBOOKS
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
@@ -145,7 +145,7 @@ def test_a_missing_kernel_is_a_sentence(
     def no_kernel(*_: object, **__: object) -> None:
         raise NoSuchKernel("python3")
 
-    monkeypatch.setattr("arcnn.notebooks.papermill.execute_notebook", no_kernel)
+    monkeypatch.setattr("arcnn.workshop.notebooks.papermill.execute_notebook", no_kernel)
     monkeypatch.setattr(sys, "argv", ["notebooks", str(tiny_notebook), str(tmp_path / "o.ipynb")])
     assert main() == 1
     assert "no Python kernel for notebooks: `make setup` installs it" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from arcnn.evaluation import intervals, mean_of_trainings
-from arcnn.paths import run_folder
+from arcnn.files import run_folder, write_table
+from arcnn.names import TABLE_1
 from arcnn.reporting import (
-    COLUMNS,
     TOLERANCE,
     collect_runs,
     compare,
@@ -20,11 +20,10 @@ from arcnn.reporting import (
     table1,
     to_latex,
     to_markdown,
-    write_table,
 )
-from arcnn.reporting.reference import MAX_BYTES, keep
-from arcnn.reporting.table1 import METRIC_OF_COLUMN, sentences
+from arcnn.reporting.table import COLUMNS, sentences
 from arcnn.visualization import table1_picture
+from arcnn.workshop.reference import MAX_BYTES, keep
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")
 RNG = np.random.default_rng(0)
@@ -37,7 +36,7 @@ def make_run(results: Path, dataset: str, model: str, seed: int, level: float, *
     values = level + np.arange(5.0)
     metrics: dict = {}
     for column, value in zip(COLUMNS, values, strict=True):
-        task, key = METRIC_OF_COLUMN[column]
+        task, key = TABLE_1[column]
         metrics.setdefault(task, {})[key] = value
     noise = IMAGES + RNG.normal(0, 0.2, size=(201, 5))
     noise[0] = 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arcnn.experiments import whole_trainings
-from arcnn.paths import PROFILES
-from arcnn.reproduce import (
+from arcnn.files import PROFILES
+from arcnn.workshop.reproduce import (
     DEFAULTS,
     ProfileError,
     check_choices,
@@ -21,7 +21,7 @@ from arcnn.reproduce import (
     name_own_classes,
 )
 
-REPRODUCE = [sys.executable, "-m", "arcnn.reproduce"]
+REPRODUCE = [sys.executable, "-m", "arcnn.workshop.reproduce"]
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -58,7 +58,7 @@ def test_an_unknown_profile_or_parameter_is_named(
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
     (tmp_path / "mine.yaml").write_text("datasets: [tabletop]\nmodel: [arcnn]\n")
-    monkeypatch.setattr("arcnn.reproduce.PROFILES", tmp_path)
+    monkeypatch.setattr("arcnn.workshop.reproduce.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):
         load_profile("mine")
     for text, said in (("datasets: [", "is not YAML"), ("", "has no parameters")):
@@ -70,7 +70,7 @@ def test_an_unknown_profile_or_parameter_is_named(
 def test_an_environment_without_a_kernel_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("arcnn.reproduce.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("arcnn.workshop.reproduce.importlib.util.find_spec", lambda name: None)
     assert main(["--profile", "smoke"]) == 2
     assert "no Python kernel for notebooks" in capsys.readouterr().err
 

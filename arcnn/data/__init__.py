@@ -1,31 +1,14 @@
 """Data sets: files to internal records, registration, the mapper and the embedded ``tabletop``."""
 
-from arcnn.data.annotations import (
-    AmodalAnnotations,
-    AnnotationError,
-    decode_masks,
-    load_annotations,
-    occlusion_mask,
-)
-from arcnn.data.mapper import AmodalDatasetMapper
-from arcnn.data.registration import (
-    find_splits,
-    fingerprint,
-    register_dataset,
-    split_name,
-    split_records,
-)
+import lazy_loader
 
-__all__ = [
-    "AmodalAnnotations",
-    "AmodalDatasetMapper",
-    "AnnotationError",
-    "decode_masks",
-    "find_splits",
-    "fingerprint",
-    "load_annotations",
-    "occlusion_mask",
-    "register_dataset",
-    "split_name",
-    "split_records",
-]
+# Importing a part brings what that part needs, and no more.
+PARTS = {
+    "annotations": "AmodalAnnotations AnnotationError load_annotations",
+    "masks": "decode_masks occlusion_mask",
+    "mapper": "AmodalDatasetMapper",
+    "registration": "find_splits fingerprint register_dataset split_name split_records",
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}
+)

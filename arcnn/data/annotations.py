@@ -22,20 +22,15 @@ Real files have glitches. What can be mended is mended and what cannot is left o
 :class:`Problem`, and more objects left out than allowed is an error.
 """
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from pycocotools import mask as mask_util
+from typing import NamedTuple
 
 from arcnn.data.file_index import Earlier, annotation_files, index_file
 from arcnn.data.image_files import missing_images
 from arcnn.data.image_records import read_images
 from arcnn.data.problems import AnnotationError, Problem, allowed_share, name_file, too_many_lost
-from arcnn.data.rle import RLE
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +65,7 @@ def load_annotations(
             the file ``max_skipped.txt`` beside the annotations says.
         workers: processes; by default one per core for large files.
         look_at_images: leave out images that are missing, cut off, of another size or outside their
-            folder. Only headers are read; :func:`arcnn.data.check.check` looks closer.
+            folder. Only headers are read; :func:`arcnn.workshop.check.check` looks closer.
         allow_links: accept links that lead out of the image folder.
 
     Raises:
@@ -120,29 +115,3 @@ def load_annotations(
         problems=tuple(problems),
         schema=index.schema.name,
     )
-
-
-def occlusion_mask(amodal: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """The hidden part, bool: amodal and not visible. Any shape, the same for both."""
-    return amodal.astype(bool) & ~visible.astype(bool)
-
-
-def decode_masks(annotation: dict) -> dict[str, np.ndarray]:
-    """The three masks of one annotation of an internal record, bool ``(H, W)`` each."""
-    amodal = mask_util.decode(annotation["segmentation"]).astype(bool)
-    visible = mask_util.decode(annotation["visible_mask"]).astype(bool)
-    return {"amodal": amodal, "visible": visible, "occlusion": occlusion_mask(amodal, visible)}
-
-
-def to_json_rle(rle: RLE) -> dict[str, Any]:
-    """An RLE that JSON can hold: text instead of bytes."""
-    counts = rle["counts"]
-    return {
-        "size": [int(k) for k in rle["size"]],
-        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-    }
-
-
-def dumps(content: Any) -> str:
-    """Compact JSON with sorted keys; refuses NaN."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

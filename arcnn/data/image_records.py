@@ -12,9 +12,9 @@ from pycocotools import mask as mask_util
 
 from arcnn.data.file_index import FileIndex, as_key, entries_of, is_id, part_of_index
 from arcnn.data.image_files import check_image, image_path
+from arcnn.data.masks import RLE, area, intersection, to_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.problems import Problem, short
-from arcnn.data.rle import RLE, area, intersection, to_rle
 from arcnn.data.schemas import FileObject, count_objects
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """Where the data sets' files lie, and their registration with detectron2."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 from arcnn.data.annotations import load_annotations
-
-SPLITS = ("train", "val")
+from arcnn.files import sha256
+from arcnn.names import SPLITS
 
 
 class SplitFiles(NamedTuple):
@@ -186,13 +185,3 @@ def fingerprint(dataset: str, root: str | Path) -> dict[str, str]:
     return {
         split: sha256(json_file) for split, (json_file, _) in find_splits(dataset, root).items()
     }
-
-
-def sha256(path: Path) -> str:
-    """Of a file, or of all files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from arcnn.data import AnnotationError, load_annotations
 from arcnn.evaluation import Evaluation, PredictionError, bootstrap, read_results
 from arcnn.evaluation.protocol import ALL_TASKS, DEFAULT_TASKS, METRICS
-from arcnn.reporting import write_json
+from arcnn.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_name, split_records
 from arcnn.evaluation.masks import encode_mask_kinds
-from arcnn.evaluation.predictions import MASK_KEYS
 from arcnn.evaluation.protocol import evaluate
+from arcnn.names import MASK_KEYS
 
 
 def detections(instances: Instances, image_id: int) -> list[dict]:

@@ -12,13 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcnn.data.rle import check_rle
-
-MASK_KEYS = {
-    "amodal": "segmentation",
-    "visible": "visible_mask",
-    "occlusion": "occlusion_mask",
-}
+from arcnn.data.masks import check_rle
+from arcnn.names import MASK_KEYS
 
 
 class PredictionError(ValueError):

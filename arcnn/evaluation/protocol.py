@@ -38,10 +38,10 @@ from arcnn.evaluation.matching import (
     match,
     overlapping_pairs,
 )
-from arcnn.evaluation.predictions import MASK_KEYS, check_predictions
+from arcnn.evaluation.predictions import check_predictions
+from arcnn.names import MASK_KEYS, OCCLUSION_RATE
 
 TASKS = ("amodal", "visible", "occluded")  # the paper's
-OCCLUSION_RATE = 0.15  # "exceeds 15 %", Section 4.3
 OCCLUSION_LEVELS = {"occluded": OCCLUSION_RATE, "occluded@0.25": 0.25, "occluded@0.40": 0.40}
 STRICT, OCCLUSION = "occluded_strict", "occlusion"
 BOUNDARIES = {"amodal_boundary": "amodal", "visible_boundary": "visible"}

@@ -1,28 +1,14 @@
 """The questions that the paper leaves open, as experiments: which joint, and what did it learn?"""
 
-from arcnn.experiments.frozen import SCORES
-from arcnn.experiments.order import Agreement, agreement, meetings
-from arcnn.experiments.runs import (
-    CONSTANT_CONTEXT,
-    Collected,
-    collect,
-    differences,
-    whole_trainings,
-)
-from arcnn.experiments.variants import DEFAULT, NO_BIAS, VARIANTS, Variant
+import lazy_loader
 
-__all__ = [
-    "CONSTANT_CONTEXT",
-    "DEFAULT",
-    "NO_BIAS",
-    "SCORES",
-    "VARIANTS",
-    "Agreement",
-    "Collected",
-    "Variant",
-    "agreement",
-    "collect",
-    "differences",
-    "meetings",
-    "whole_trainings",
-]
+# Importing a part brings what that part needs, and no more.
+PARTS = {
+    "frozen": "SCORES",
+    "order": "Agreement agreement meetings",
+    "runs": "CONSTANT_CONTEXT Collected collect differences whole_trainings",
+    "variants": "DEFAULT NO_BIAS VARIANTS Variant",
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}
+)

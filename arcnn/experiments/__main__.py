@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arcnn.experiments.runs import make_features, run_variant
 from arcnn.experiments.variants import VARIANTS
-from arcnn.paths import data_folder
+from arcnn.files import data_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,17 +24,16 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.evaluation.protocol import OCCLUSION_RATE
+from arcnn.files import write_whole
 from arcnn.modeling import (
     AmodalMaskHead,
     MaskTargets,
     mask_targets,
     own_class_losses,
 )
-from arcnn.paths import write_whole
+from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer
 
-KINDS = MaskTargets._fields  # amodal, visible, occlusion
 SCORES = ("amodal, occluded objects", "amodal", "visible", "occlusion")
 
 
@@ -167,7 +166,7 @@ def predict(head: AmodalMaskHead, features: RoIFeatures, size: int = 256) -> Mas
         batch = features.batch(rows)
         maps = head.probs(head.layers(batch.x.float()))
         pick = torch.arange(len(rows))
-        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in KINDS])
+        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in MASK_KINDS])
     return MaskTargets(*(torch.cat(masks) for masks in zip(*parts, strict=True)))
 
 
@@ -181,7 +180,7 @@ def score(predicted: MaskTargets, features: RoIFeatures) -> pd.DataFrame:
         "class": features.classes.numpy(),
         "rate": features.rates.numpy(),
     }
-    for kind in KINDS:
+    for kind in MASK_KINDS:
         found, true = (getattr(masks, kind).flatten(1) for masks in (predicted, features.targets))
         iou = 100 * (found & true).sum(1) / (found | true).sum(1).clamp(min=1)
         table[kind] = iou.where(true.any(1), torch.nan).numpy()
@@ -192,5 +191,5 @@ def summary(objects: pd.DataFrame) -> dict[str, float]:
     """Mean IoU over objects by :data:`SCORES`, percent."""
     occluded = objects[objects.rate >= OCCLUSION_RATE]
     numbers = {"amodal, occluded objects": occluded.amodal}
-    numbers |= {kind: objects[kind] for kind in KINDS}
+    numbers |= {kind: objects[kind] for kind in MASK_KINDS}
     return {name: float(numbers[name].mean()) for name in SCORES}

@@ -20,7 +20,6 @@ import torch
 from arcnn.config import get_config
 from arcnn.data import register_dataset
 from arcnn.evaluation import intervals
-from arcnn.evaluation.protocol import OCCLUSION_RATE
 from arcnn.experiments.frozen import (
     SCORES,
     RoIFeatures,
@@ -34,9 +33,10 @@ from arcnn.experiments.frozen import (
 )
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
+from arcnn.files import run_folder, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
-from arcnn.paths import run_folder
-from arcnn.reporting import collect_runs, write_record, write_table
+from arcnn.names import OCCLUSION_RATE
+from arcnn.reporting import collect_runs, write_record
 from arcnn.training import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only

@@ -1,13 +1,18 @@
 """The models: three mask heads for stock detectron2, registered on import."""
 
 from arcnn.modeling.backbone import build_short_resnet_fpn_backbone
-from arcnn.modeling.losses import MaskTargets, mask_losses, mask_targets, own_class_losses
+from arcnn.modeling.losses import (
+    MaskLogits,
+    MaskTargets,
+    mask_losses,
+    mask_targets,
+    own_class_losses,
+)
 from arcnn.modeling.mask_heads import (
     AmodalMaskHead,
     ARCNNAddMaskHead,
     ARCNNMaskHead,
     JigsawConv,
-    MaskLogits,
     ORCNNMaskHead,
 )
 

@@ -6,15 +6,20 @@ of its RPN; the box is the amodal one because the records' ``bbox`` is.
 Shapes: R RoIs of all images together, C classes, M side of the mask maps.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from arcnn.modeling.mask_heads import MaskLogits
+
+class MaskLogits(NamedTuple):
+    """Maps before the sigmoid, float ``(R, C, M, M)`` each; ``None`` where a piece has no loss."""
+
+    amodal: Tensor
+    visible: Tensor
+    occlusion: Tensor | None
 
 
 class MaskTargets(NamedTuple):
@@ -50,7 +55,7 @@ def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
     return MaskTargets(amodal, visible, amodal & ~visible)
 
 
-def mask_losses(logits: "MaskLogits", instances: list[Instances]) -> dict[str, Tensor]:
+def mask_losses(logits: MaskLogits, instances: list[Instances]) -> dict[str, Tensor]:
     """``L_AM``, ``L_VM`` and ``L_OM``: binary cross entropy of the true class's maps, weight 1.
 
     Args:
@@ -69,7 +74,7 @@ def mask_losses(logits: "MaskLogits", instances: list[Instances]) -> dict[str, T
 
 
 def own_class_losses(
-    logits: "MaskLogits", targets: MaskTargets, classes: Tensor
+    logits: MaskLogits, targets: MaskTargets, classes: Tensor
 ) -> dict[str, Tensor]:
     """:func:`mask_losses` for targets that lie on the RoI grid already.
 

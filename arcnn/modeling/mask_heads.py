@@ -9,7 +9,6 @@ Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in
 """
 
 import abc
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -19,15 +18,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from arcnn.modeling.losses import mask_losses
-
-
-class MaskLogits(NamedTuple):
-    """Maps before the sigmoid, float ``(R, C, M, M)`` each; ``None`` where a piece has no loss."""
-
-    amodal: Tensor
-    visible: Tensor
-    occlusion: Tensor | None
+from arcnn.modeling.losses import MaskLogits, mask_losses
 
 
 def piece_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:

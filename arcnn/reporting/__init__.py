@@ -1,40 +1,14 @@
 """Records of runs, the paper's numbers, and Table 1."""
 
-from arcnn.reporting.paper import COLUMNS, paper_table
-from arcnn.reporting.record import (
-    device,
-    versions,
-    write_json,
-    write_record,
-    write_table,
-    write_text,
-)
-from arcnn.reporting.reference import REFERENCE, TOLERANCE, compare
-from arcnn.reporting.table1 import (
-    Run,
-    collect_runs,
-    model_differences,
-    table1,
-    to_latex,
-    to_markdown,
-)
+import lazy_loader
 
-__all__ = [
-    "COLUMNS",
-    "REFERENCE",
-    "TOLERANCE",
-    "Run",
-    "collect_runs",
-    "compare",
-    "device",
-    "model_differences",
-    "paper_table",
-    "table1",
-    "to_latex",
-    "to_markdown",
-    "versions",
-    "write_json",
-    "write_record",
-    "write_table",
-    "write_text",
-]
+# Importing a part brings what that part needs, and no more.
+PARTS = {
+    "comparison": "TOLERANCE compare",
+    "paper": "paper_table",
+    "record": "device versions write_record",
+    "table": "Run collect_runs model_differences table1 to_latex to_markdown",
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}
+)

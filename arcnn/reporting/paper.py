@@ -4,17 +4,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-COLUMNS = ("amodal AP", "amodal AR", "visible AP", "visible AR", "occluded AP")
+from arcnn.names import TABLE_1
 
 
 class Row(NamedTuple):
     dataset: str
     model: str
-    values: tuple[float, float, float, float, float]  # in the order of COLUMNS
+    values: tuple[float, float, float, float, float]  # in the order of names.TABLE_1
     quoted: bool = False  # the paper quotes the number from another paper
 
 
-TABLE_1 = (
+PUBLISHED = (
     Row("kins", "orcnn", (30.57, 19.88, 30.95, 20.6, 36.15)),
     Row("kins", "vrs_sp", (32.08, 20.9, 29.88, 19.88, 37.4), quoted=True),
     Row("kins", "arcnn_add", (30.2, 19.75, 30.89, 20.61, 36.27)),
@@ -29,8 +29,8 @@ TABLE_1 = (
 def paper_table() -> pd.DataFrame:
     """The published numbers: index (dataset, model), the five columns, and ``quoted`` (bool)."""
     rows = [
-        {"dataset": r.dataset, "model": r.model, **dict(zip(COLUMNS, r.values, strict=True))}
+        {"dataset": r.dataset, "model": r.model, **dict(zip(TABLE_1, r.values, strict=True))}
         | {"quoted": r.quoted}
-        for r in TABLE_1
+        for r in PUBLISHED
     ]
     return pd.DataFrame(rows).set_index(["dataset", "model"])

@@ -1,7 +1,6 @@
 """The record that ends every notebook: what was run, on what, with what, and what came out."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 import time
@@ -9,11 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from arcnn import data
-from arcnn.paths import ROOT, write_whole
+from arcnn.files import ROOT, write_json
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
 
@@ -45,21 +43,6 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece, see :func:`arcnn.paths.write_whole`."""
-    write_whole(path, lambda partial: partial.write_text(text))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON through :func:`write_text`; NaN, which is no JSON, is refused."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """CSV through :func:`write_text`, without the index."""
-    write_text(path, table.to_csv(index=False))
 
 
 def write_record(

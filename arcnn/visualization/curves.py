@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arcnn.visualization.style import figure_function, model_name, model_style
+from arcnn.names import model_name
+from arcnn.visualization.style import figure_function, model_style
 
 LOSSES = {  # the log's names, in the order of Eq. (2), then the RPN's own two
     "total_loss": "total",

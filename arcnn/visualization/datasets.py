@@ -16,10 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from pycocotools import mask as mask_util
 
 from arcnn.data import decode_masks
+from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.masks import draw_masks, load_image, mask_legend
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, percent
-
-OCCLUDED = 0.15  # "occluded" in Table 1: an occlusion rate of this or more
 
 
 def objects_table(records: Sequence[dict], class_names: Sequence[str]) -> pd.DataFrame:
@@ -45,7 +44,7 @@ def objects_table(records: Sequence[dict], class_names: Sequence[str]) -> pd.Dat
 def most_occluded_class(records: Sequence[dict], class_names: Sequence[str]) -> str:
     """The class with the most objects that count as occluded in Table 1; the first one if none."""
     objects = objects_table(records, class_names)
-    occluded = objects[objects["occlusion_rate"] >= OCCLUDED]["class"]
+    occluded = objects[objects["occlusion_rate"] >= OCCLUSION_RATE]["class"]
     return occluded.value_counts().idxmax() if len(occluded) else class_names[0]
 
 
@@ -94,8 +93,8 @@ def occlusion_rates(table: pd.DataFrame) -> Figure:
     rates = table["occlusion_rate"]
     groups = {
         "fully visible": (rates == 0).mean(),
-        f"below {percent(OCCLUDED)}": ((rates > 0) & (rates < OCCLUDED)).mean(),
-        f"{percent(OCCLUDED)} or more": (rates >= OCCLUDED).mean(),
+        f"below {percent(OCCLUSION_RATE)}": ((rates > 0) & (rates < OCCLUSION_RATE)).mean(),
+        f"{percent(OCCLUSION_RATE)} or more": (rates >= OCCLUSION_RATE).mean(),
     }
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=[1, 2])
     colors = [MASK_COLORS["visible"], "#E8A27A", MASK_COLORS["occlusion"]]
@@ -105,9 +104,9 @@ def occlusion_rates(table: pd.DataFrame) -> Figure:
     left.margins(y=0.12)
     right.hist(rates[rates > 0], bins=np.arange(0, 1.0001, 0.05), color=MASK_COLORS["occlusion"])
     right.margins(y=0.3)
-    right.axvline(OCCLUDED, color=INK, linestyle="--", linewidth=1.2)
+    right.axvline(OCCLUSION_RATE, color=INK, linestyle="--", linewidth=1.2)
     right.text(
-        OCCLUDED + 0.012,
+        OCCLUSION_RATE + 0.012,
         0.96,
         "right of here an object counts\nas occluded in Table 1",
         transform=right.get_xaxis_transform(),
@@ -135,7 +134,7 @@ def instances_per_class(
         at_most: how many classes to show; those without objects are only counted.
     """
     counts = (
-        table.assign(occluded=table["occlusion_rate"] >= OCCLUDED)
+        table.assign(occluded=table["occlusion_rate"] >= OCCLUSION_RATE)
         .groupby(["class", "occluded"])
         .size()
         .unstack(fill_value=0)

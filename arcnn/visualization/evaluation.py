@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcnn.evaluation.matching import IOU_THRESHOLDS, RECALL_LEVELS
-from arcnn.evaluation.protocol import OCCLUSION_LEVELS, OCCLUSION_RATE, TASKS, Evaluation
+from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
+from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.masks import draw_masks, load_image, prediction_masks
 from arcnn.visualization.predictions import match_image
 from arcnn.visualization.style import MASK_COLORS, figure_function

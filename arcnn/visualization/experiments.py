@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arcnn.experiments import DEFAULT, VARIANTS, Agreement
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_name, model_style
+from arcnn.names import model_name
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
 
 
 def _group(variant: str) -> str:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from pycocotools import mask as mask_util
 
 from arcnn.data import decode_masks
-from arcnn.paths import run_folder
-from arcnn.visualization.jigsaw import corner_text, jigsaw_rows, not_found
+from arcnn.files import run_folder
+from arcnn.names import MODEL_NAMES, model_name
 from arcnn.visualization.masks import (
     Masks,
     crop_window,
@@ -23,7 +23,8 @@ from arcnn.visualization.masks import (
     prediction_masks,
     show_image,
 )
-from arcnn.visualization.style import MODEL_NAMES, figure_function, model_name, percent
+from arcnn.visualization.pieces import corner_text, jigsaw_rows, not_found
+from arcnn.visualization.style import figure_function, percent
 
 MIN_SCORE = 0.3
 MIN_IOU = 0.5  # COCO's loosest threshold

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from arcnn.paths import write_whole
+from arcnn.files import write_whole
 
 MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
 MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
 
-MODEL_NAMES = {"orcnn": "ORCNN", "arcnn_add": "ARCNN-add", "arcnn": "ARCNN"}  # the paper's order
 MODEL_COLORS = {"orcnn": "#7F7F7F", "arcnn_add": "#DDAA33", "arcnn": "#882255"}
 MODEL_MARKERS = {"orcnn": "s", "arcnn_add": "^", "arcnn": "o"}
 
@@ -69,7 +68,7 @@ def figure_function(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture in one piece (:func:`arcnn.paths.write_whole`), as its suffix says."""
+    """Write a picture in one piece (:func:`arcnn.files.write_whole`), as its suffix says."""
     kind = path.suffix.removeprefix(".")
     write_whole(path, lambda partial: figure.savefig(partial, format=kind, bbox_inches="tight"))
 
@@ -87,11 +86,6 @@ def mask_handles() -> list[Patch | Line2D]:
     ]
     line = Line2D([], [], color=MASK_COLORS["amodal"], lw=2.2, label=MASK_NAMES["amodal"])
     return [*filled, line]
-
-
-def model_name(model: str) -> str:
-    """The display name; a model that the kit does not know keeps its own."""
-    return MODEL_NAMES.get(model, model)
 
 
 def model_style(model: str) -> dict[str, str]:

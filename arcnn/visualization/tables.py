@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from arcnn.reporting.paper import COLUMNS
-from arcnn.reporting.table1 import dataset_title, table_lines
+from arcnn.names import TABLE_1, dataset_title
+from arcnn.reporting.table import table_lines
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
 
 KIND_OF_COLUMN = {"amodal": "amodal", "visible": "visible", "occluded": "occlusion"}
@@ -19,19 +19,19 @@ def table1_picture(table: pd.DataFrame) -> Figure:
     Saved as SVG or PDF, every number of ours is a link to its record.
 
     Args:
-        table: from :func:`arcnn.reporting.table1`.
+        table: from :func:`arcnn.reporting.table`.
     """
     blocks = [(d, table_lines(rows)) for d, rows in table.groupby("dataset", sort=False)]
     height = sum(len(lines) + 2 for _, lines in blocks) + 0.5
     figure, axes = plt.subplots(figsize=(10, 0.27 * height))
     axes.set(xlim=(0, 10), ylim=(height, 0))
     axes.set_axis_off()
-    right = [3.6 + 1.45 * k for k in range(len(COLUMNS))]
+    right = [3.6 + 1.45 * k for k in range(len(TABLE_1))]
     y = 0.5
     for dataset, lines in blocks:
         axes.text(0, y, dataset_title(dataset), fontweight="bold", va="center")
         y += 1
-        for x, column in zip(right, COLUMNS, strict=True):
+        for x, column in zip(right, TABLE_1, strict=True):
             color = MASK_COLORS[KIND_OF_COLUMN[column.split()[0]]]
             axes.text(x, y, column, ha="right", va="center", color=color, fontsize=9)
         axes.text(10, y, "seeds", ha="right", va="center", fontsize=9)

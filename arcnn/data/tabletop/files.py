@@ -10,21 +10,22 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
+from arcnn.data.masks import encode
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.tabletop.scenes import (
     MIN_IMAGE_SIZE,
-    SPLITS,
     TABLE_FILE,
     TABLETOP_CLASSES,
     VERSION,
     Scene,
     draw_scene,
 )
+from arcnn.files import compact_json
+from arcnn.names import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +43,10 @@ occluder_probabilities.csv: P(row in front of column | the two overlap); where b
 # ---------------------------------------------------------------- annotations
 
 
-def _encode(masks: np.ndarray) -> list[dict[str, Any]]:
-    """(N, H, W) bool -> N RLEs with string counts."""
-    rles = mask_utils.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
-    return [
-        {"size": [int(k) for k in rle["size"]], "counts": rle["counts"].decode("ascii")}
-        for rle in rles
-    ]
-
-
 def scene_annotations(scene: Scene) -> list[dict[str, Any]]:
     """The scene's objects as COCOA-cls records without ids; "occluders" index the list."""
     amodal, visible, hidden = map(
-        _encode, (scene.amodal_masks, scene.visible_masks, scene.occlusion_masks)
+        encode, (scene.amodal_masks, scene.visible_masks, scene.occlusion_masks)
     )
     records = []
     for i, class_id in enumerate(scene.class_ids):
@@ -74,11 +66,6 @@ def scene_annotations(scene: Scene) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- writing
-
-
-def _dumps(content: Any) -> str:
-    """JSON that is the same bytes for the same content."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def _write_image(job: tuple[str, int, str, int, int]) -> list[dict[str, Any]]:
@@ -111,7 +98,7 @@ def _write_split(folder: Path, split: str, recipe: dict[str, int], draw_all: Cal
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(TABLETOP_CLASSES)],
         "annotations": annotations,
     }
-    (folder / f"tabletop_{split}.json").write_text(_dumps(content))
+    (folder / f"tabletop_{split}.json").write_text(compact_json(content))
 
 
 def _write_all(folder: Path, recipe: dict[str, int], workers: int) -> None:
@@ -121,7 +108,7 @@ def _write_all(folder: Path, recipe: dict[str, int], workers: int) -> None:
             _write_split(folder, split, recipe, draw_all)
     shutil.copyfile(TABLE_FILE, folder / TABLE_FILE.name)
     (folder / "README.txt").write_text(README)
-    (folder / RECIPE_FILE).write_text(_dumps(recipe))
+    (folder / RECIPE_FILE).write_text(compact_json(recipe))
 
 
 # ---------------------------------------------------------------- the data set

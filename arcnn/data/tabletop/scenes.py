@@ -20,12 +20,12 @@ import numpy as np
 
 from arcnn.data.tabletop.paint import Sprite, composite, draw_background, make_sprite
 from arcnn.data.tabletop.shapes import KINDS, REFERENCE_SIZE, Dice
+from arcnn.names import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1  # of the drawing rules: raise it whenever the same seed gives other annotations
-SPLITS = ("train", "val")
 TABLE_FILE = Path(__file__).with_name("occluder_probabilities.csv")
 
 MIN_IMAGE_SIZE = 64  # pixels: below, objects cannot be told apart

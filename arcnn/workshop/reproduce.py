@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from arcnn.config import DATASETS, get_config, models_of
+from arcnn.config import get_config, models_of
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.file_index import index_file
 from arcnn.experiments import VARIANTS
-from arcnn.paths import PROFILES, ROOT, data_folder, results_folder
+from arcnn.files import PROFILES, ROOT, data_folder, results_folder
+from arcnn.names import DATASETS
 
 DEFAULTS = {
     "datasets": None,
@@ -162,7 +163,7 @@ def name_own_classes(profile: dict) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.reproduce", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
     parser.add_argument("--profile", default="demo", help="a file of notebooks/profiles/")
     parser.add_argument("--dataset", help="one data set, in the place of the profile's")
     parser.add_argument("--data-root", help="folder of the data sets (default: data/)")

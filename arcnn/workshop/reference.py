@@ -1,15 +1,15 @@
-"""Reference results: the small files of one run, kept in git, to look at and to compare with."""
+"""``make reference``: keep the small files of one run in git, to look at and to compare with."""
 
+import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from PIL import Image
 
-from arcnn.paths import ROOT
+from arcnn.files import REFERENCE, results_folder
 
-REFERENCE = ROOT / "results" / "reference"
 KEPT = (
     "table1.*",
     "figure*.png",
@@ -21,9 +21,6 @@ KEPT = (
     "runs/*/*/seed*/record.json",
 )
 MAX_BYTES = 1_000_000
-# Points of AP or IoU. Two trainings of one model differ by up to two; another number of threads,
-# or another processor, is another training.
-TOLERANCE = 3.0
 
 
 def keep(results: Path, reference: Path) -> list[Path]:
@@ -55,27 +52,20 @@ def keep(results: Path, reference: Path) -> list[Path]:
     return [reference / file.relative_to(results) for file in files]
 
 
-def compare(
-    table: pd.DataFrame, reference: Path, *, keys: Sequence[str], value: str
-) -> pd.DataFrame | None:
-    """A table beside the reference's, with the same rows.
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reference", description=__doc__)
+    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--results-root", default="")
+    given = parser.parse_args(arguments)
+    try:
+        results = results_folder(given.profile, given.results_root)
+        kept = keep(results, REFERENCE / given.profile)
+    except (OSError, ValueError) as error:
+        print(f"make reference: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(kept)} files in {REFERENCE / given.profile}")
+    return 0
 
-    Args:
-        table: of this run.
-        reference: the CSV file of the reference run.
-        keys: the columns that name a row.
-        value: the column with the number, percent.
 
-    Returns:
-        The keys, ``ours``, ``reference``, ``deviation`` in points and ``within`` the
-        :data:`TOLERANCE`; ``None`` if there is no reference or it shares no row.
-    """
-    if not reference.is_file():
-        return None
-    both = table[[*keys, value]].merge(
-        pd.read_csv(reference)[[*keys, value]], on=list(keys), suffixes=("_ours", "_reference")
-    )
-    both = both.set_axis([*keys, "ours", "reference"], axis="columns").dropna()
-    both["deviation"] = both.ours - both.reference
-    both["within"] = both.deviation.abs() <= TOLERANCE
-    return None if both.empty else both
+if __name__ == "__main__":
+    sys.exit(main())

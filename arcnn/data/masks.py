@@ -159,3 +159,30 @@ def intersection(one: RLE, other: RLE) -> RLE:
 def area(rle: RLE) -> int:
     """Number of pixels."""
     return int(mask_util.area(rle))
+
+
+def occlusion_mask(amodal: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The hidden part, bool: amodal and not visible. Any shape, the same for both."""
+    return amodal.astype(bool) & ~visible.astype(bool)
+
+
+def decode_masks(annotation: dict) -> dict[str, np.ndarray]:
+    """The three masks of one annotation of an internal record, bool ``(H, W)`` each."""
+    amodal = mask_util.decode(annotation["segmentation"]).astype(bool)
+    visible = mask_util.decode(annotation["visible_mask"]).astype(bool)
+    return {"amodal": amodal, "visible": visible, "occlusion": occlusion_mask(amodal, visible)}
+
+
+def to_json_rle(rle: RLE) -> dict[str, Any]:
+    """An RLE that JSON can hold: text instead of bytes."""
+    counts = rle["counts"]
+    return {
+        "size": [int(k) for k in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
+
+
+def encode(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Bool masks ``(N, H, W)`` -> N RLEs with text counts, ready for JSON."""
+    rles = mask_util.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8))
+    return [to_json_rle(rle) for rle in rles]

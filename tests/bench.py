@@ -1,4 +1,4 @@
-"""How fast the kit is, beside what one would use without it: ``python -m arcnn.tools.bench``.
+"""How fast the kit is, beside what one would use without it: ``python tests/bench.py``.
 
 Prints one JSON object a line: ``{"name", "ours_s", "peer_s", "peer", "ratio", ...}``. Both sides
 run in one process on the same input, in turns; the times are medians, the ratio is peer / ours.
@@ -25,19 +25,19 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.layers import paste_masks_in_image
+from made import write_made_kins, write_made_photos
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from arcnn.data import AmodalDatasetMapper, load_annotations
-from arcnn.data.bench import write_made_kins, write_made_photos
 from arcnn.data.pool import default_workers
-from arcnn.data.synthesis import Recipe, make_amodal
 from arcnn.evaluation import encode_mask_kinds, evaluate, visible_fraction
 from arcnn.evaluation.matching import MAX_DETECTIONS
-from arcnn.evaluation.predictions import MASK_KEYS
-from arcnn.evaluation.protocol import OCCLUSION_RATE, TASKS
+from arcnn.evaluation.protocol import TASKS
+from arcnn.names import MASK_KEYS, OCCLUSION_RATE
+from arcnn.workshop.pasting import Recipe, make_amodal
 
 HEIGHT, WIDTH = 375, 1242  # a KITTI image
 CLASSES = 7
@@ -390,7 +390,7 @@ def bench_synthesize(images: int, modal: Path | None) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m arcnn.tools.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/bench.py", description=__doc__)
     parser.add_argument("--images", type=int, default=300, help="for evaluate; KINS has 7517")
     parser.add_argument("--rounds", type=int, default=3, help="of each side of evaluate")
     parser.add_argument("--check-images", type=int, default=1000, help="KINS has about 15000")

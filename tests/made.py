@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_util
 
-from arcnn.data.annotations import to_json_rle
+from arcnn.data.masks import to_json_rle
 
 KINS_CATEGORIES = [
     {"id": k, "name": name}

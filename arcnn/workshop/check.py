@@ -16,7 +16,6 @@ from tqdm import tqdm
 from arcnn.data.file_index import Earlier, annotation_files, index_file
 from arcnn.data.image_files import missing_images
 from arcnn.data.image_records import read_images
-from arcnn.data.known import compare_counts
 from arcnn.data.pool import default_workers
 from arcnn.data.problems import (
     MAX_SKIPPED,
@@ -26,6 +25,7 @@ from arcnn.data.problems import (
     name_file,
     too_many_lost,
 )
+from arcnn.workshop.sources import compare_counts
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
 RATE_EDGES = np.linspace(0.0, 1.0, 11)

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from arcnn.data import decode_masks, load_annotations, register_dataset
 from arcnn.data.__main__ import main
-from arcnn.data.check import check
-from arcnn.data.cutouts import open_rgb, read_instances, read_photos
 from arcnn.data.rates import COCOA_CLS, RateDistribution
-from arcnn.data.synthesis import Recipe, make_amodal
+from arcnn.workshop.check import check
+from arcnn.workshop.cutouts import open_rgb, read_instances, read_photos
+from arcnn.workshop.pasting import Recipe, make_amodal
 
 SIZE = 120
 

@@ -14,7 +14,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from arcnn.data.known import SOURCES, Source
+from arcnn.workshop.sources import SOURCES, Source
 
 logger = logging.getLogger(__name__)
 

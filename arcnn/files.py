@@ -1,12 +1,19 @@
 """Where things lie, from any working directory, and how a file gets there in one piece."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
+REFERENCE = ROOT / "results" / "reference"
 
 
 def data_folder(data_root: str = "") -> Path:
@@ -43,3 +50,33 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
             "same again: what is finished is kept."
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one piece, see :func:`write_whole`."""
+    write_whole(path, lambda partial: partial.write_text(text))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON through :func:`write_text`; NaN, which is no JSON, is refused."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """CSV through :func:`write_text`, without the index."""
+    write_text(path, table.to_csv(index=False))
+
+
+def compact_json(content: Any) -> str:
+    """JSON of one line with sorted keys: the same text for the same content. Refuses NaN."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256(path: Path) -> str:
+    """Of a file, or of all ``*.json`` of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -27,16 +27,17 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
-from arcnn.data.annotations import dumps, to_json_rle
-from arcnn.data.cutouts import CutOut, Photo, cut_out, open_rgb, read_instances, read_photos
 from arcnn.data.image_files import check_image
+from arcnn.data.masks import to_json_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.problems import Problem
 from arcnn.data.rates import COCOA_CLS, RateDistribution
+from arcnn.files import compact_json
+from arcnn.names import SPLITS
+from arcnn.workshop.cutouts import CutOut, Photo, cut_out, open_rgb, read_instances, read_photos
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val")
 RECIPE_FILE = "recipe.json"
 LEFT_OUT_FILE = "left_out.txt"
 VERSION = 2  # of the rules below; another one gives other images
@@ -529,7 +530,7 @@ def _cut_photo(job: tuple[Photo, int]) -> list[CutOut]:
 
 
 README = """Amodal data made from the photos of a modal data set: whole objects, pasted over other
-photos (arcnn.data.synthesis), so that every mask is exact, also where an object is hidden. Nobody
+photos (arcnn.workshop.pasting), so that every mask is exact, also where an object is hidden. Nobody
 photographed these images. The annotations are in the COCOA-cls format; "occluders" lists the
 annotations in front of an object, "source" the photo and annotation that a piece comes from, with
 its licence. Objects marked iscrowd were in the photo already and are not known to be whole.
@@ -706,5 +707,5 @@ def _write_file(path: Path, source: dict, made: Iterator[tuple[dict, list[dict]]
         "categories": source["categories"],
         "annotations": annotations,
     }
-    path.write_text(dumps(content))
+    path.write_text(compact_json(content))
     return [a for a in annotations if not a["iscrowd"]]

@@ -10,31 +10,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from arcnn.evaluation import Interval, intervals, mean_of_trainings
-from arcnn.paths import run_folder
-from arcnn.reporting.paper import COLUMNS, paper_table
+from arcnn.files import run_folder
+from arcnn.names import MODEL_NAMES, TABLE_1, dataset_title, model_name
+from arcnn.reporting.paper import paper_table
 
 logger = logging.getLogger(__name__)
 
-MODEL_ROWS = {
-    "orcnn": "ORCNN",
-    "vrs_sp": "VRS&SP",
-    "arcnn_add": "ARCNN-add",
-    "arcnn": "ARCNN",
-}
+COLUMNS = tuple(TABLE_1)
+
 PAIRS = (("arcnn", "orcnn"), ("arcnn", "arcnn_add"), ("arcnn_add", "orcnn"))
-DATASET_TITLES = {
-    "kins": "KINS",
-    "cocoa_cls": "COCOA-cls",
-    "tabletop": "tabletop (drawn by rule; the paper has no numbers for it)",
-}
-# The AR of the paper is AR@1 (results/README.md).
-METRIC_OF_COLUMN = {
-    "amodal AP": ("amodal", "AP"),
-    "amodal AR": ("amodal", "AR@1"),
-    "visible AP": ("visible", "AP"),
-    "visible AR": ("visible", "AR@1"),
-    "occluded AP": ("occluded", "AP"),
-}
 
 
 class Run(NamedTuple):
@@ -59,18 +43,8 @@ class Runs(NamedTuple):
 
     def others(self, dataset: str) -> list[str]:
         """Models that are not in the paper, in the order of their runs."""
-        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_ROWS)
+        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_NAMES)
         return list(dict.fromkeys(models))
-
-
-def row_name(model: str) -> str:
-    """The name in the table; a model that the paper doesn't have keeps its own."""
-    return MODEL_ROWS.get(model, model)
-
-
-def dataset_title(dataset: str) -> str:
-    """The heading of a data set's block; says which have no numbers in the paper."""
-    return DATASET_TITLES.get(dataset, f"{dataset} (the paper has no numbers for it)")
 
 
 def collect_runs(
@@ -109,7 +83,7 @@ def _read_run(results: Path, run: Path) -> tuple[Run, str]:
     draws = pd.read_csv(run / "draws.csv")
     if list(draws.columns) != list(COLUMNS):
         raise ValueError("draws.csv has other columns than Table 1")
-    numbers = {c: metrics[task][key] for c, (task, key) in METRIC_OF_COLUMN.items()}
+    numbers = {c: metrics[task][key] for c, (task, key) in TABLE_1.items()}
     settings = [record["dataset"]["sha256"], record["parameters"]["options"], len(draws)]
     where = str((run / "record.json").relative_to(results))
     data = record["dataset"]["sha256"]
@@ -131,7 +105,7 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     published = paper_table()
     rows = []
     for dataset in datasets:
-        for model in (*MODEL_ROWS, *runs.others(dataset)):
+        for model in (*MODEL_NAMES, *runs.others(dataset)):
             ours = list(runs.of(dataset, model).values())
             in_paper = (dataset, model) in published.index
             if not in_paper and not ours:
@@ -192,7 +166,7 @@ def sentences(differences: pd.DataFrame) -> list[str]:
     for (dataset, first, second), rows in differences.groupby(
         ["dataset", "first", "second"], sort=False
     ):
-        names = row_name(first), row_name(second)
+        names = model_name(first), model_name(second)
         parts: dict[str, list[str]] = {"better": [], "worse": [], "": []}
         for row in rows.itertuples():
             interval = Interval(row.difference, row.low, row.high)
@@ -293,12 +267,12 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
         if cells.paper.notna().any():
             source = "quoted by the paper" if first.quoted else "paper"
             numbers = [(f"{paper:.2f}", "") for paper in by_metric.paper]
-            lines.append((row_name(model), source, numbers, first))
+            lines.append((model_name(model), source, numbers, first))
         if first.seeds:
             ours = [_ours(row) for row in by_metric.itertuples()]
-            lines.append((row_name(model), "ours", ours, first))
+            lines.append((model_name(model), "ours", ours, first))
         elif not first.quoted:
-            lines.append((row_name(model), "ours", [(NO_RUN, "")] * len(COLUMNS), first))
+            lines.append((model_name(model), "ours", [(NO_RUN, "")] * len(COLUMNS), first))
     return lines
 
 

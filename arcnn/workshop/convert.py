@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from pycocotools import mask as mask_util
 
-from arcnn.data.annotations import dumps, to_json_rle
-from arcnn.data.rle import RLE, area, intersection, to_rle
+from arcnn.data.masks import RLE, area, intersection, to_json_rle, to_rle
+from arcnn.files import compact_json
 
 logger = logging.getLogger(__name__)
 
@@ -262,6 +262,6 @@ def _write(
     ]
     content = {"images": images, "categories": categories, "annotations": annotations}
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(dumps(content))
+    target.write_text(compact_json(content))
     counts = {"images": images, "annotations": annotations, "classes": categories}
     return {what: len(found) for what, found in counts.items()} | {"mended": len(mended)}

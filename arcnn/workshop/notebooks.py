@@ -1,0 +1,168 @@
+"""Run a notebook with parameters: papermill, strict about their names.
+
+``python -m arcnn.notebooks NOTEBOOK OUTPUT -p NAME VALUE ...`` executes a source notebook, keeps
+the executed copy (also when a cell fails) and its HTML, and shows progress bars as they come.
+"""
+
+import argparse
+import difflib
+import io
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import nbconvert
+import nbformat
+import papermill
+import yaml
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+from papermill.exceptions import PapermillExecutionError
+from traitlets import default
+from traitlets.config import Config
+
+
+class IpcKernelManager(AsyncKernelManager):
+    """Talk to the kernel through files: notebooks run side by side clash over TCP ports.
+
+    The files lie in a folder of this process's own, with a short name, since the path of a socket
+    may have 107 bytes at most.
+    """
+
+    @default("transport")
+    def _transport_default(self) -> str:
+        return "ipc"
+
+    @default("ip")
+    def _ip_default(self) -> str:
+        return str(Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "kernel")
+
+
+class UnknownParameterError(ValueError):
+    """A parameter that the notebook does not have; papermill alone would ignore it."""
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook's ``parameters`` cell does not define.
+
+    Raises:
+        UnknownParameterError: naming the notebook, the name, and the nearest known one.
+    """
+    # papermill logs a warning for every literal that it cannot type, such as a list.
+    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+    known = list(papermill.inspect_notebook(str(notebook)))
+    for name in parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f' Did you mean "{near[0]}"?' if near else ""
+            raise UnknownParameterError(
+                f'{notebook.name} has no parameter "{name}".{hint} It has: {", ".join(known)}.'
+            )
+
+
+class ProgressLines(io.TextIOBase):
+    """Passes on what a notebook prints, its progress bars as a line now and then.
+
+    A bar redraws itself several times a second; several notebooks at once would overwrite each
+    other's. So: the latest state as a line of its own, every ``period`` seconds.
+    """
+
+    def __init__(self, name: str, out: TextIO, period: float = 20.0) -> None:
+        self.name, self.out, self.period = name, out, period
+        self.last = -math.inf
+        self.bar = ""
+
+    def write(self, text: str) -> int:
+        for piece in text.replace("\r", "\n\r").split("\n"):
+            if piece.startswith("\r"):
+                self.bar = piece.strip()
+                if self.bar and time.monotonic() - self.last >= self.period:
+                    self._print(self.bar)
+            elif piece.strip():
+                self._print(piece.rstrip())
+        return len(text)
+
+    def _print(self, line: str) -> None:
+        self.last = time.monotonic()
+        print(f"   {self.name}: {line}", file=self.out, flush=True)
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+    """Execute ``notebook`` into ``output`` (``.ipynb``) and an HTML page beside it.
+
+    Args:
+        notebook: the source; stays as it is.
+        output: the executed copy; its name stands before each line of progress.
+        parameters: by name, for the notebook's ``parameters`` cell.
+
+    Raises:
+        UnknownParameterError: see :func:`check_parameters`.
+        PapermillExecutionError: a cell failed; ``output`` holds what was run until then.
+        NoSuchKernel: the environment has no Python kernel.
+    """
+    check_parameters(notebook, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="arcnn-") as sockets:
+        os.environ["JUPYTER_RUNTIME_DIR"] = sockets
+        executed = papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters,
+            kernel_name="python3",
+            kernel_manager_class=IpcKernelManager,
+            progress_bar=False,
+            stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
+        )
+    # A progress bar's hundreds of states overwrite each other in JupyterLab, not on a page.
+    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
+    page, _ = nbconvert.HTMLExporter(config=last_state).from_notebook_node(
+        nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
+    )
+    output.with_suffix(".html").write_text(page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m arcnn.notebooks", description=__doc__)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path, help="the executed notebook, .ipynb")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="VALUE is read as YAML",
+    )
+    arguments = parser.parse_args()
+    parameters = {name: yaml.safe_load(value) for name, value in arguments.parameter}
+    print(arguments.output.stem, file=sys.stderr, flush=True)
+    try:
+        run_notebook(arguments.notebook, arguments.output, parameters)
+    except PapermillExecutionError as error:
+        print(
+            f"{arguments.notebook.name} failed in cell {error.exec_count}: "
+            f"{error.ename}: {error.evalue}\nThe executed part is in {arguments.output}.",
+            file=sys.stderr,
+        )
+        return 1
+    except NoSuchKernel:
+        print(
+            "This environment has no Python kernel for notebooks: `make setup` installs it, or "
+            "`python -m pip install ipykernel` in an environment of your own.",
+            file=sys.stderr,
+        )
+        return 1
+    except (UnknownParameterError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
