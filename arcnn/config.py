@@ -4,12 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
 from arcnn.names import DATASETS
 
 CONFIG_DIR = Path(__file__).parent / "configs"
+
+# Keys with a way of their own: as an option they would contradict it.
+NO_OPTIONS = {
+    "SEED": "it is the parameter `seed` (`seeds` in a profile)",
+    "OUTPUT_DIR": "it follows from results folder, data set, model and seed",
+    "MODEL.DEVICE": "the GPU is taken if there is one; CUDA_VISIBLE_DEVICES= in front of the "
+    "command keeps a run on the CPU",
+}
 
 
 def models_of(dataset: str) -> tuple[str, ...]:
@@ -51,26 +60,32 @@ def get_config(
     options: Sequence = (),
     seed: int = 0,
     device: str | None = None,
+    output_dir: str | Path = "",
 ) -> CfgNode:
     """The configuration of one model on one data set, frozen.
 
     Args:
-        dataset: one of :data:`DATASETS`.
+        dataset: one of :data:`arcnn.names.DATASETS`.
         model: one of :func:`models_of` the data set; the paper's are on all of them.
         options: detectron2 overrides, ``[KEY, VALUE, KEY, VALUE, ...]``.
         seed: of weights, data order and augmentation.
         device: "cuda" or "cpu"; by default the GPU if there is one.
+        output_dir: where a training writes.
 
     Raises:
-        ValueError: unknown data set or model, or an unknown key in ``options``.
+        ValueError: unknown data set or model; in ``options`` an unknown key, or one of
+            :data:`NO_OPTIONS`.
     """
     if dataset not in DATASETS:
         raise ValueError(f'unknown dataset "{dataset}"; choose one of {", ".join(DATASETS)}')
     if model not in (known := models_of(dataset)):
         raise ValueError(f'unknown model "{model}"; {dataset} has {", ".join(known)}')
+    for key in options[::2]:
+        if key in NO_OPTIONS:
+            raise ValueError(f"options: {key} is none, {NO_OPTIONS[key]}.")
     cfg = get_cfg()
     add_arcnn_config(cfg)
-    cfg.merge_from_file(str(CONFIG_DIR / dataset / f"{model}.yaml"))
+    cfg.merge_from_file(str(CONFIG_DIR / dataset / f"{model}.yaml"), allow_unsafe=False)
     try:
         cfg.merge_from_list(list(options))
     except (AssertionError, KeyError) as error:
@@ -79,6 +94,30 @@ def get_config(
             "detectron2's configuration or of arcnn/config.py."
         ) from error
     cfg.SEED = seed
+    return _on_this_machine(cfg, device, output_dir)
+
+
+def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode:
+    """The configuration that a training keeps beside its weights, ``config.yaml``, frozen.
+
+    Raises:
+        FileNotFoundError: nothing was trained there.
+        ValueError: no configuration, or one of another version of the kit; names the file.
+    """
+    file = Path(output_dir) / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: run notebook 04_train for it first.")
+    cfg = get_cfg()
+    add_arcnn_config(cfg)
+    try:
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+    except (AssertionError, AttributeError, KeyError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is no configuration of this kit ({error}).") from error
+    return _on_this_machine(cfg, device, output_dir)
+
+
+def _on_this_machine(cfg: CfgNode, device: str | None, output_dir: str | Path) -> CfgNode:
+    cfg.OUTPUT_DIR = str(output_dir)
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Half precision is a GPU's business.
     cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")

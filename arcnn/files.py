@@ -1,11 +1,13 @@
 """Where things lie, from any working directory, and how a file gets there in one piece."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,3 +82,45 @@ def sha256(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def lock(path: Path) -> IO[str] | None:
+    """Take a lock file; None if another process has it.
+
+    The lock ends with the processes that hold it, however they end, so none is ever stale. The file
+    stays, with the process's number in it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+@contextlib.contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while something is done that only one process may do.
+
+    Args:
+        what: it is, for the sentence about another process: "trains".
+
+    Raises:
+        BlockingIOError: another process is at it.
+    """
+    held = lock(path)
+    if held is None:
+        raise BlockingIOError(
+            f"process {path.read_text().strip() or 'unknown'} {what} in {path.parent} already; "
+            "wait until it is done, or end it and run the same again."
+        )
+    with held:
+        try:
+            yield
+        finally:
+            fcntl.flock(held, fcntl.LOCK_UN)  # also for workers that inherited the open file

@@ -2,59 +2,213 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from detectron2 import solver
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
-from detectron2.utils.file_io import Detectron2Handler, PathManager
-from iopath.common.file_io import get_cache_dir
 from torch import nn
 from tqdm import tqdm
 
-from arcnn.data import AmodalDatasetMapper, split_name, split_records
-from arcnn.files import sha256, write_whole
+from arcnn.data.loader import build_train_loader, seed_of
+from arcnn.data.registration import split_fingerprint, split_records
+from arcnn.files import hold, write_json
 from arcnn.names import MASK_KINDS
+from arcnn.reporting.record import commit, device, moment
+from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
+from arcnn.weights import FINAL_WEIGHTS, Checkpointer, Checkpoints, load_initial_weights
 
 logger = logging.getLogger(__name__)
 
-FINAL_WEIGHTS = "model_final.pth"
+SESSIONS = "sessions.json"
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
 
 
-class AtomicCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer; a file that it has named is complete, whatever interrupts it."""
+class Training(NamedTuple):
+    """What :func:`train` did."""
 
-    def save(self, name: str, **kwargs: object) -> None:
-        if not self.save_dir or not self.save_to_disk:
-            return
-        state = {key: part.state_dict() for key, part in self.checkpointables.items()}
-        write_whole(
-            Path(self.save_dir) / f"{name}.pth",
-            lambda partial: torch.save(
-                {"model": self.model.state_dict(), **state, **kwargs}, partial
-            ),
-        )
+    weights: Path  # OUTPUT_DIR/model_final.pth
+    steps: int  # that this call made; 0 if the run was complete already
+    start: str  # a sentence: what the weights started from
 
-    def get_checkpoint_file(self) -> str:
-        """The newest one that is there, "" if there is none. (The stock file that says which one
-        is the last speaks of it also when it has been deleted since.)"""
-        found = sorted(Path(self.save_dir).glob("model_*.pth"))  # numbers come before "final"
-        return str(found[-1]) if found else ""
 
-    def has_checkpoint(self) -> bool:
-        return bool(self.get_checkpoint_file())
+def train(cfg: CfgNode) -> Training:
+    """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
+
+    Goes on from the last checkpoint found there. On a CPU, the same seed and number of threads
+    give the same weights to the last bit, interrupted or not: the order of the images, their
+    augmentation and every other draw follow from the seed and the iteration alone.
+
+    ``OUTPUT_DIR`` then holds ``model_final.pth``, the weights; ``config.yaml``, all settings;
+    ``metrics.json``, the losses, one JSON object a line (:func:`read_log`); ``data.json``, the
+    fingerprint of the training split; and ``sessions.json``, when what was trained on which device.
+
+    Args:
+        cfg: from :func:`arcnn.get_config`, with its data set registered.
+
+    Raises:
+        FileNotFoundError: data or initial weights are missing; says what to put where.
+        ValueError: the folder holds a run with other settings or on other data, or the initial
+            weights do not fit the backbone; names them.
+        BlockingIOError: another process trains in this folder.
+        FloatingPointError: a loss became infinite or NaN.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    with hold(output / ".lock", "trains"):
+        _check_same_run(cfg, output)
+        trained = _train(cfg, output)
+    # The caller may be a notebook, which lives on: give the GPU's memory back.
+    torch.cuda.empty_cache()
+    return trained
+
+
+def _train(cfg: CfgNode, output: Path) -> Training:
+    weights, last = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER
+    if weights.is_file():
+        weights.touch()  # as new as what was changed without a difference to it
+        return Training(weights, 0, "The run was complete already.")
+    seed_all_rng(cfg.SEED)
+    records = split_records(cfg, "train")
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+
+    # The loader is attached below: what it gives depends on where the training starts.
+    trainer_class = _AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+    trainer = trainer_class(model, [], optimizer)
+    checkpointer = Checkpointer(model, str(output), trainer=trainer)
+    # Before loading: the hooks' state (the scheduler's) is part of the checkpoint.
+    trainer.register_hooks(
+        [
+            SeedEveryStep(cfg.SEED),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
+            Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
+            ProgressBar(),
+        ]
+    )
+    first, start = 0, "Started from random weights."
+    if checkpointer.has_checkpoint():
+        checkpointer.resume_or_load("", resume=True)
+        first = trainer.iter + 1
+        start = f"Went on at iteration {first}."
+    elif cfg.MODEL.WEIGHTS:
+        start = load_initial_weights(cfg, checkpointer)
+
+    loader = build_train_loader(cfg, records, first)
+    trainer.reset_data_loader(lambda: loader)
+    session = Session(output / SESSIONS, start, first)
+    trainer.train(first, last)
+    session.end(last)
+    return Training(weights, last - first, start)
+
+
+class _AMPTrainer(AMPTrainer):
+    """Goes on also from a checkpoint that was made without mixed precision, on a CPU."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict({"grad_scaler": self.grad_scaler.state_dict()} | state_dict)
+
+
+class SeedEveryStep(HookBase):
+    """What a step draws (RoIs among the proposals, for instance) follows from its number."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        torch.manual_seed(seed_of(self.seed, 0, self.trainer.iter))
+
+
+def _check_same_run(cfg: CfgNode, output: Path) -> None:
+    """Never go on with a run that was started with other settings or on other data."""
+    file, data_file = output / "config.yaml", output / "data.json"
+    now, data = settings(cfg), split_fingerprint(cfg, "train")
+    if file.is_file():
+        before = read_settings(file)
+        changed = training_differences(now, before)
+        if (output / FINAL_WEIGHTS).is_file() and now[MAX_ITER] != before.get(MAX_ITER):
+            # Finished weights have left the optimizer's state behind.
+            changed = changed or [f"{MAX_ITER}: now {now[MAX_ITER]}, and the run is complete"]
+        if data_file.is_file():
+            changed += _data_difference(data, json.loads(data_file.read_text()))
+        if changed:
+            raise ValueError(
+                f"{output} holds a run with other settings or data ({'; '.join(changed)}). "
+                "Delete that folder to train anew, or choose another results folder to keep both."
+            )
+    write_settings(cfg, file)
+    write_json(data_file, data)
+
+
+def _data_difference(now: dict, before: dict) -> list[str]:
+    if now["used"] == before.get("used"):
+        return []
+    counts = (f"{d.get('images')} images with {d.get('objects')} objects" for d in (now, before))
+    return [f"training data: now {next(counts)}, before {next(counts)}, not the same ones"]
+
+
+class Session:
+    """A line of ``sessions.json``: from where to where a process trained, when, and on what.
+
+    One that was killed has no end.
+    """
+
+    def __init__(self, file: Path, start: str, first: int) -> None:
+        self.file = file
+        self.earlier = read_sessions(file.parent)
+        self.began = time.time()
+        self.line = {"start": start, "first": first, "last": None, "device": device()}
+        self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
+        self._write()
+
+    def end(self, last: int) -> None:
+        """Note that ``last`` iterations are done."""
+        self.line |= {"last": last, "seconds": round(time.time() - self.began, 1)}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.file, [*self.earlier, self.line])
+
+
+def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
+    """All sessions of a training, in order; empty if there was none."""
+    file = Path(output_dir) / SESSIONS
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """detectron2's SGD, or AdamW with the same keys, as ``SOLVER.OPTIMIZER`` says."""
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return solver.build_optimizer(cfg, model)
+    if cfg.SOLVER.OPTIMIZER != "AdamW":
+        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    return adamw(
+        parameters,
+        lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        # A fused step takes the loss's scale out of the gradients only after they were clipped.
+        fused=not cfg.SOLVER.AMP.ENABLED,
+    )
 
 
 class ProgressBar(HookBase):
@@ -81,151 +235,6 @@ class ProgressBar(HookBase):
 
     def after_train(self) -> None:
         self.bar.close()
-
-
-def train(cfg: CfgNode) -> Path:
-    """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
-
-    Goes on from the last checkpoint found there. On a CPU, the same seed and number of threads
-    give the same weights to the last bit; a resumed run differs in the order of its images.
-
-    Args:
-        cfg: from :func:`arcnn.get_config`, with its data set registered.
-
-    Returns:
-        The final weights, ``OUTPUT_DIR/model_final.pth``. ``OUTPUT_DIR/metrics.json`` has the
-        losses, one JSON object a line; read them with :func:`read_log`.
-
-    Raises:
-        FileNotFoundError: data or initial weights are missing; says what to put where.
-        ValueError: the folder holds a run with another configuration or on other data.
-        FloatingPointError: a loss became infinite or NaN.
-    """
-    output = Path(cfg.OUTPUT_DIR)
-    output.mkdir(parents=True, exist_ok=True)
-    _check_same_config(cfg, output / "config.yaml")
-    _train(cfg, output)
-    # The caller may be a notebook, which lives on: give the GPU's memory back.
-    torch.cuda.empty_cache()
-    return output / FINAL_WEIGHTS
-
-
-def _train(cfg: CfgNode, output: Path) -> None:
-    seed_all_rng(cfg.SEED)
-    records = split_records(cfg, "train")
-    model = build_model(cfg)
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
-
-    # The loader is attached below: what it draws depends on where the training starts.
-    trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-    trainer = trainer_class(model, [], optimizer)
-    checkpointer = AtomicCheckpointer(model, str(output), trainer=trainer)
-    # Before loading: the hooks' state (the scheduler's) is part of the checkpoint.
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(optimizer, scheduler),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=1),
-            hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
-            ProgressBar(),
-        ]
-    )
-    start = 0
-    if checkpointer.has_checkpoint():
-        checkpointer.resume_or_load("", resume=True)
-        start = trainer.iter + 1
-        logger.info("resuming at iteration %d", start)
-    elif cfg.MODEL.WEIGHTS:
-        checkpointer.load(initial_weights(cfg))
-
-    if start < cfg.SOLVER.MAX_ITER:
-        # A resumed run shuffles anew instead of repeating the images that it began with.
-        seed_all_rng(cfg.SEED + start)
-        loader = build_detection_train_loader(
-            records,
-            mapper=AmodalDatasetMapper(cfg, is_train=True),
-            sampler=TrainingSampler(len(records), seed=cfg.SEED + start),
-            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
-        trainer.reset_data_loader(lambda: loader)
-        trainer.train(start, cfg.SOLVER.MAX_ITER)
-    elif not (output / FINAL_WEIGHTS).exists():  # deleted; the last checkpoint has the same
-        checkpointer.save(Path(FINAL_WEIGHTS).stem, iteration=trainer.iter)
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """detectron2's SGD, or AdamW with the same keys, as ``SOLVER.OPTIMIZER`` says."""
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        return solver.build_optimizer(cfg, model)
-    if cfg.SOLVER.OPTIMIZER != "AdamW":
-        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
-    parameters = get_default_optimizer_params(
-        model,
-        base_lr=cfg.SOLVER.BASE_LR,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-    )
-    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return adamw(
-        parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, fused=True
-    )
-
-
-def _check_same_config(cfg: CfgNode, file: Path) -> None:
-    """Never resume a run that was started with other settings or on other data."""
-    ours = cfg.clone()
-    ours.defrost()
-    # Where a run lies and what it runs on may change between two starts of it.
-    ours.OUTPUT_DIR, ours.MODEL.DEVICE, ours.SOLVER.AMP.ENABLED = "", "", False
-    annotations = Path(MetadataCatalog.get(split_name(cfg, "train")).json_file)
-    text = ours.dump() + f"# {annotations.name}: SHA-256 {sha256(annotations)}\n"
-    if file.is_file() and file.read_text() != text:
-        theirs = set(file.read_text().splitlines())
-        changed = [line.strip() for line in text.splitlines() if line not in theirs]
-        raise ValueError(
-            f"{file.parent} holds a run with other settings or data (now: {', '.join(changed)}). "
-            "Delete that folder to train anew, or choose another results folder to keep both."
-        )
-    write_whole(file, lambda partial: partial.write_text(text))
-
-
-def initial_weights(cfg: CfgNode) -> str:
-    """A local file with the weights that training starts from, fetched at first use.
-
-    Raises:
-        FileNotFoundError: not there and not to be fetched; says which file to put where.
-    """
-    weights = cfg.MODEL.WEIGHTS
-    try:
-        return PathManager.get_local_path(weights)
-    except Exception as error:  # urllib, http and OS errors of every kind end up here
-        if not weights.startswith(Detectron2Handler.PREFIX):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: {weights} is not there") from error
-        name = weights.removeprefix(Detectron2Handler.PREFIX)
-        place = Path(get_cache_dir()) / "detectron2" / name
-        raise FileNotFoundError(
-            f"The initial weights could not be fetched ({error}). Download "
-            f"{Detectron2Handler.S3_DETECTRON2_PREFIX}{name} where there is a network and put it "
-            f"at {place}, or name a local file with the option MODEL.WEIGHTS."
-        ) from error
-
-
-def load_trained(cfg: CfgNode) -> nn.Module:
-    """The trained model of ``cfg.OUTPUT_DIR``, in inference mode.
-
-    Raises:
-        FileNotFoundError: it was not trained to its end yet.
-    """
-    weights = Path(cfg.OUTPUT_DIR) / FINAL_WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is not there: run notebook 04_train for it first.")
-    model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(weights))
-    return model.eval()
 
 
 def _log_lines(log: Path) -> Iterator[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode
 
-import arcnn
+from arcnn.config import get_config
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import make_tabletop
 
@@ -36,16 +36,18 @@ def tabletop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config(tabletop_root: Path, tmp_path: Path):
-    """``tiny_config(model, *options)``: a small tabletop configuration, data registered."""
+    """``tiny_config(model, *options)``: a small tabletop configuration, data registered. The run's
+    folder is ``tmp_path / run``."""
     register_dataset("tabletop", tabletop_root)
 
-    def config(model: str = "arcnn", *options: object, seed: int = 0) -> CfgNode:
-        return arcnn.get_config(
+    def config(model: str = "arcnn", *options: object, seed: int = 0, run: str = "run") -> CfgNode:
+        return get_config(
             "tabletop",
             model,
-            options=[*TINY, "OUTPUT_DIR", str(tmp_path / "train"), *options],
+            options=[*TINY, *options],
             seed=seed,
             device="cpu",
+            output_dir=tmp_path / run / "train",
         )
 
     return config

@@ -1,25 +1,40 @@
 """Training: reproducible, resumable, and never trusting what is half-written."""
 
+import json
+import multiprocessing
+import pickle
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.modeling import build_model
+from torch import nn
 
-from arcnn import training
+from arcnn import training, weights
+from arcnn.data import split_records
+from arcnn.data.loader import ExampleOrder
 from arcnn.evaluation import TASKS, predict_and_evaluate
-from arcnn.training import initial_weights, load_trained, read_log, train
+from arcnn.files import lock
+from arcnn.training import build_optimizer, read_log, read_sessions, train
+from arcnn.weights import initial_weights, load_trained
 
 MASK_LOSSES = {"loss_amodal_mask", "loss_visible_mask", "loss_occlusion_mask"}
 
 
 def weights_of(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, weights_only=False)["model"]
+    return torch.load(file, weights_only=True)["model"]
 
 
-def test_the_same_seed_gives_the_same_weights(tiny_config, tmp_path: Path) -> None:
+def names(folder: Path, pattern: str) -> list[str]:
+    return sorted(file.name for file in Path(folder).glob(pattern))
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_config) -> None:
     runs = {
-        name: weights_of(train(tiny_config("arcnn", "OUTPUT_DIR", str(tmp_path / name), seed=seed)))
+        name: weights_of(train(tiny_config("arcnn", seed=seed, run=name)).weights)
         for name, seed in (("first", 1), ("again", 1), ("other", 2))
     }
     first, again, other = runs["first"], runs["again"], runs["other"]
@@ -42,7 +57,8 @@ class Interrupted(RuntimeError):
     pass
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+def interrupt(cfg, monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """Train until an iteration, and no farther."""
     step = SimpleTrainer.run_step
 
     def run_step(self: SimpleTrainer) -> None:
@@ -50,21 +66,24 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
             raise Interrupted
         step(self)
 
-    monkeypatch.setattr(SimpleTrainer, "run_step", run_step)
-
-
-def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tiny_config, monkeypatch) -> None:
-    cfg = tiny_config()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
+        patch.setattr(SimpleTrainer, "run_step", run_step)
         with pytest.raises(Interrupted):
             train(cfg)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_run_ends_with_the_same_bytes(workers, tiny_config, monkeypatch) -> None:
+    options = ("DATALOADER.NUM_WORKERS", workers)
+    train(tiny_config("arcnn", run="undisturbed"))
+    cfg = tiny_config("arcnn", *options, run="interrupted")
+    interrupt(cfg, monkeypatch, 3)
+    interrupt(cfg, monkeypatch, 5)
     output = Path(cfg.OUTPUT_DIR)
-    assert [file.name for file in output.glob("*.pth")] == ["model_0000003.pth"]
+    assert names(output, "*.pth") == ["model_0000003.pth"]
     assert not (output / "model_final.pth").exists()
     with pytest.raises(FileNotFoundError, match="04_train"):
-        load_trained(cfg)
-
+        load_trained(output.parent)
     steps = []
 
     class Count(HookBase):
@@ -72,15 +91,52 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tiny_config, monkey
             steps.append(self.trainer.iter)
 
     monkeypatch.setattr(training, "ProgressBar", Count)
+    done = train(cfg)
+    assert steps == [4, 5] and done.steps == 2
+    other = output.parents[1] / "undisturbed/train/model_final.pth"
+    assert done.weights.read_bytes() == other.read_bytes()
+
+
+def test_a_finished_run_keeps_its_weights_once_and_nothing_else(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    interrupt(cfg, monkeypatch, 3)
+    interrupt(cfg, monkeypatch, 5)
+    done = train(cfg)
+    assert names(cfg.OUTPUT_DIR, "*.pth*") == ["model_final.pth"]
+    assert set(torch.load(done.weights, weights_only=True)) == {"model"}
+    before = done.weights.read_bytes(), (Path(cfg.OUTPUT_DIR) / "sessions.json").read_text()
+    again = train(cfg)
+    assert again.steps == 0
+    assert before == (
+        again.weights.read_bytes(),
+        (Path(cfg.OUTPUT_DIR) / "sessions.json").read_text(),
+    )
+
+
+def test_sessions_tell_how_the_weights_came_about(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    interrupt(cfg, monkeypatch, 5)
     train(cfg)
-    assert steps == [4, 5]
-    assert (output / "model_final.pth").exists()
-    train(cfg)  # complete: nothing more to do
-    assert steps == [4, 5]
-    (output / "model_final.pth").unlink()  # as Snakemake does before it runs a rule again
-    (output / "model_0000003.pth").unlink(missing_ok=True)
-    train(cfg)  # the last checkpoint holds the same weights
-    assert steps == [4, 5] and (output / "model_final.pth").exists()
+    first, second = read_sessions(cfg.OUTPUT_DIR)
+    assert (first["first"], first["last"], first["seconds"]) == (0, None, None)
+    assert (second["first"], second["last"]) == (4, 6) and second["seconds"] > 0
+    assert first["start"] == "Started from random weights."
+    assert {"device", "commit", "started"} < set(second)
+
+
+def test_the_order_of_examples_is_the_same_from_any_step_on(tiny_config) -> None:
+    cfg = tiny_config("arcnn", "SOLVER.IMS_PER_BATCH", 3)
+    records = [{"width": w, "height": 10} for w in (5, 20, 20, 5, 20, 20, 20)]
+
+    def take(first: int, count: int) -> list:
+        order = iter(ExampleOrder(records, cfg, first))
+        return [next(order) for _ in range(count)]
+
+    whole = take(0, 30)
+    assert [place for place, _ in whole] == list(range(30))
+    assert take(4, 18) == whole[12:]
+    for k in range(0, 30, 3):  # one orientation in each batch
+        assert len({records[i]["width"] > 10 for _, i in whole[k : k + 3]}) == 1
 
 
 def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkeypatch) -> None:
@@ -91,25 +147,107 @@ def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkey
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.torch, "save", cut_off)
+        patch.setattr(weights.torch, "save", cut_off)
         with pytest.raises(OSError, match="run the same again: what is finished is kept"):
             train(cfg)
-    assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth*"))
-    assert train(cfg).is_file()
+    assert not names(cfg.OUTPUT_DIR, "*.pth*")
+    assert train(cfg).weights.is_file()
 
 
 def test_a_run_with_other_settings_is_not_mixed_up(tiny_config) -> None:
     train(tiny_config())
-    with pytest.raises(ValueError, match=r"BASE_LR: 0.5.*Delete"):
+    with pytest.raises(ValueError, match=r"SOLVER.BASE_LR: now 0.5, before 0.001\).*Delete"):
         train(tiny_config("arcnn", "SOLVER.BASE_LR", 0.5))
+
+
+def test_settings_that_cannot_matter_do_not_keep_a_run_from_going_on(
+    tiny_config, monkeypatch
+) -> None:
+    steps = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (5,))
+    interrupt(tiny_config("arcnn", *steps), monkeypatch, 3)
+    other = ("SOLVER.CHECKPOINT_PERIOD", 3, "TEST.DETECTIONS_PER_IMAGE", 7, "SOLVER.MAX_ITER", 8)
+    assert train(tiny_config("arcnn", *steps, *other)).steps == 6
+    with pytest.raises(ValueError, match=r"MAX_ITER: now 9, and the run is complete"):
+        train(tiny_config("arcnn", *steps, *other, "SOLVER.MAX_ITER", 9))
+
+
+def test_more_iterations_of_a_cosine_are_another_training(tiny_config, monkeypatch) -> None:
+    interrupt(tiny_config(), monkeypatch, 3)
+    with pytest.raises(ValueError, match="SOLVER.MAX_ITER: now 9, before 6"):
+        train(tiny_config("arcnn", "SOLVER.MAX_ITER", 9))
+
+
+def test_a_setting_that_is_gone_is_named(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    interrupt(cfg, monkeypatch, 3)
+    with (Path(cfg.OUTPUT_DIR) / "config.yaml").open("a") as file:
+        file.write("FORMER: 3\n")
+    with pytest.raises(ValueError, match="FORMER: now not there, before 3"):
+        train(cfg)
 
 
 def test_a_run_on_other_data_is_not_gone_on_with(tiny_config, monkeypatch) -> None:
     cfg = tiny_config()
     train(cfg)
-    monkeypatch.setattr(training, "sha256", lambda path: "that of other data")
-    with pytest.raises(ValueError, match=r"SHA-256 .*Delete"):
+    records = split_records(cfg, "train")
+    monkeypatch.setattr("arcnn.data.registration.split_records", lambda *_: records[1:])
+    with pytest.raises(ValueError, match=r"training data: now 7 images .* before 8 .*Delete"):
         train(cfg)
+
+
+def hold_lock(path: str, held, release) -> None:
+    kept = lock(Path(path))
+    held.set()
+    release.wait()
+    assert kept is not None
+
+
+def test_two_trainings_never_share_a_folder(tiny_config) -> None:
+    cfg = tiny_config()
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    path = str(Path(cfg.OUTPUT_DIR) / ".lock")
+    other = context.Process(target=hold_lock, args=(path, held, release))
+    other.start()
+    held.wait(60)
+    with pytest.raises(BlockingIOError, match=rf"process {other.pid} trains in .* already"):
+        train(cfg)
+    release.set()
+    other.join()
+    assert train(cfg).steps == 6
+
+
+def test_a_run_begun_on_a_cpu_goes_on_in_mixed_precision(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    interrupt(cfg, monkeypatch, 3)
+    checkpoint = torch.load(Path(cfg.OUTPUT_DIR) / "model_0000001.pth", weights_only=False)
+    model = build_model(cfg)
+    trainer = training._AMPTrainer(model, [], build_optimizer(cfg, model))
+    trainer.load_state_dict(checkpoint["trainer"] | {"hooks": {}})
+    assert trainer.iter == 1
+
+
+def test_gradients_are_clipped_without_the_scale_of_mixed_precision(tiny_config) -> None:
+    cfg = tiny_config()
+    moments = []
+    for scale in (None, 65536.0):
+        layer = nn.Linear(3, 1, bias=False)
+        nn.init.ones_(layer.weight)
+        mixed = cfg.clone()
+        mixed.defrost()
+        mixed.SOLVER.AMP.ENABLED = scale is not None
+        optimizer = build_optimizer(mixed, layer)
+        loss = (layer.weight * torch.tensor([3.0, 0.0, 4.0])).sum()  # a gradient of norm 5
+        if scale is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+        moments.append(optimizer.state[layer.weight]["exp_avg_sq"])
+    assert moments[0].max() == pytest.approx(0.001 * 0.8**2, rel=1e-4)  # clipped to norm 1
+    np.testing.assert_allclose(moments[1], moments[0], rtol=1e-4)
 
 
 def test_a_log_cut_off_in_its_last_line_is_read(tmp_path: Path) -> None:
@@ -124,7 +262,7 @@ def test_missing_initial_weights_say_which_file_to_put_where(tiny_config, monkey
     def no_network(path: str) -> str:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(training.PathManager, "get_local_path", no_network)
+    monkeypatch.setattr(weights.PathManager, "get_local_path", no_network)
     name = "ImageNetPretrained/MSRA/R-50.pkl"
     cfg = tiny_config("arcnn", "MODEL.WEIGHTS", f"detectron2://{name}")
     with pytest.raises(FileNotFoundError, match=rf"Download \S+{name}.*put it at \S+{name}"):
@@ -133,18 +271,135 @@ def test_missing_initial_weights_say_which_file_to_put_where(tiny_config, monkey
         initial_weights(tiny_config("arcnn", "MODEL.WEIGHTS", "nowhere.pth"))
 
 
+def caffe2_resnet(cfg) -> dict[str, np.ndarray]:
+    """Made weights of this ResNet under the names of MSRA's ``R-50.pkl``, scales and shifts in the
+    place of statistics."""
+    made = {}
+    for key, value in build_model(cfg).backbone.bottom_up.state_dict().items():
+        if "running" in key or "num_batches" in key:
+            continue
+        name = key.replace("stem.conv1.norm", "res_conv1_bn").replace("stem.conv1", "conv1")
+        name = re.sub(r"res(\d)\.(\d+)\.", r"res\1_\2_", name)
+        for ours, theirs in (("conv1", "branch2a"), ("conv2", "branch2b")):
+            if name.startswith("res") and "res_conv1" not in name:
+                name = name.replace(ours, theirs)
+        name = name.replace("shortcut", "branch1").replace(".norm", "_bn")
+        name = name.replace("_bn.weight", "_bn_s").replace("_bn.bias", "_bn_b")
+        name = name.replace(".weight", "_w").replace(".bias", "_b")
+        made[name] = np.random.default_rng(len(made)).normal(size=value.shape).astype(np.float32)
+    return made
+
+
+def test_initial_weights_of_the_backbone_are_all_accounted_for(tiny_config, tmp_path: Path) -> None:
+    given = caffe2_resnet(tiny_config()) | {"fc1000_w": np.zeros((1000, 256), np.float32)}
+    file = tmp_path / "R-18.pkl"
+    file.write_bytes(pickle.dumps(given))
+    options = ("MODEL.WEIGHTS", str(file), "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-12)
+    done = train(tiny_config("arcnn", *options))
+    assert done.start == (
+        f"Started from {file}; new: the FPN, the RPN, the box head, the mask heads."
+    )
+    loaded = weights_of(done.weights)
+    np.testing.assert_array_equal(
+        loaded["backbone.bottom_up.stem.conv1.weight"].numpy(), given["conv1_w"]
+    )
+
+
+@pytest.mark.parametrize("lost", ["conv1_w", "res3_0_branch2a_w"])
+def test_initial_weights_that_do_not_fit_are_never_trained_on(
+    lost: str, tiny_config, tmp_path: Path
+) -> None:
+    given = caffe2_resnet(tiny_config())
+    del given[lost]
+    (tmp_path / "some.pkl").write_bytes(pickle.dumps(given))
+    foreign = {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), "fc.bias": torch.zeros(1000)}
+    torch.save(foreign, tmp_path / "torchvision.pth")
+    for name in ("some.pkl", "torchvision.pth"):
+        cfg = tiny_config("arcnn", "MODEL.WEIGHTS", str(tmp_path / name), run=f"from {name}")
+        with pytest.raises(ValueError, match=rf"{name}, does not fit.* no backbone.bottom_up"):
+            train(cfg)
+        assert not names(cfg.OUTPUT_DIR, "*.pth")
+
+
 def test_adamw_is_a_choice_and_an_unknown_optimizer_is_refused(tiny_config) -> None:
     cfg = tiny_config("arcnn", "SOLVER.OPTIMIZER", "SGD", "SOLVER.MAX_ITER", 1)
-    assert train(cfg).is_file()
+    assert train(cfg).weights.is_file()
     with pytest.raises(ValueError, match="AdamW"):
-        train(tiny_config("arcnn", "SOLVER.OPTIMIZER", "Adam", "OUTPUT_DIR", cfg.OUTPUT_DIR + "2"))
+        train(tiny_config("arcnn", "SOLVER.OPTIMIZER", "Adam", run="other"))
 
 
 @pytest.mark.parametrize("model", ["arcnn", "arcnn_add", "orcnn"])
 def test_from_training_to_metrics(model: str, tiny_config) -> None:
     cfg = tiny_config(model, "SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
     train(cfg)
-    metrics, predictions = predict_and_evaluate(cfg, load_trained(cfg))
+    metrics, predictions = predict_and_evaluate(*load_trained(Path(cfg.OUTPUT_DIR).parent))
     assert set(TASKS) <= set(metrics)
     assert predictions
     assert {"segmentation", "visible_mask", "occlusion_mask"} < set(predictions[0])
+
+
+# --- a trained model is what its folder says -----------------------------------------------------
+
+
+def one_step(tiny_config, model: str = "arcnn", *options: object, run: str = "run") -> Path:
+    cfg = tiny_config(model, "SOLVER.MAX_ITER", 1, *options, run=run)
+    train(cfg)
+    return Path(cfg.OUTPUT_DIR).parent
+
+
+def test_a_trained_model_has_the_settings_it_was_trained_with(tiny_config) -> None:
+    run = one_step(
+        tiny_config, "arcnn", "MODEL.ARCNN.OWN_CLASS", True, "MODEL.ARCNN.INPUT", "probs"
+    )
+    cfg, model = load_trained(run, device="cpu")
+    head = model.roi_heads.mask_head
+    assert head.amodal_head.own_class and head.joint_input == "probs" and not model.training
+    assert cfg.MODEL.ARCNN.OWN_CLASS and cfg.SOLVER.MAX_ITER == 1
+    kept = weights_of(run / "train/model_final.pth")
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    moved = run.rename(run.with_name("moved"))  # a run is its folder, wherever that lies
+    assert str(moved / "train") == load_trained(moved).cfg.OUTPUT_DIR
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "named"),
+    [
+        ("arcnn", ("MODEL.ARCNN.OWN_CLASS", True), r"amodal_head.conv.weight is \[10, 2, 1, 1\]"),
+        ("arcnn_add", (), "mask_head.amodal_head.conv.weight is missing"),
+        ("orcnn", (), "roi_heads.mask_head"),
+    ],
+)
+def test_weights_of_another_model_are_refused(model, options, named, tiny_config) -> None:
+    run = one_step(tiny_config)
+    other = one_step(tiny_config, model, *options, run="other")
+    (other / "train/model_final.pth").rename(run / "train/model_final.pth")
+    with pytest.raises(ValueError, match=named) as caught:
+        load_trained(run)
+    assert "config.yaml" in str(caught.value)
+
+
+def test_weights_left_over_or_unreadable_are_refused(tiny_config) -> None:
+    run = one_step(tiny_config)
+    file = run / "train/model_final.pth"
+    torch.save({"model": weights_of(file) | {"extra": torch.zeros(1)}}, file)
+    with pytest.raises(ValueError, match="extra is left over"):
+        load_trained(run)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="model_final.pth cannot be read"):
+        load_trained(run)
+    (run / "train/config.yaml").write_text("MODEL: [1")
+    with pytest.raises(ValueError, match="config.yaml is no configuration"):
+        load_trained(run)
+
+
+def test_no_code_in_a_configuration_is_run(tiny_config, tmp_path: Path) -> None:
+    run = one_step(tiny_config)
+    trap = tmp_path / "sprung"
+    (run / "train/config.yaml").write_text(
+        f"SEED: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path "
+        f"['{trap}']]\n"
+    )
+    with pytest.raises(ValueError, match="is no configuration"):
+        load_trained(run)
+    assert not trap.exists()
+    assert json.loads((run / "train/data.json").read_text())["images"] == 8

@@ -1,8 +1,9 @@
 """Where the data sets' files lie, and their registration with detectron2."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -10,6 +11,17 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from arcnn.data.annotations import load_annotations
 from arcnn.files import sha256
 from arcnn.names import SPLITS
+
+# What of an annotation a model is trained and scored with.
+IDENTITY = (
+    "id",
+    "category_id",
+    "bbox",
+    "segmentation",
+    "visible_mask",
+    "iscrowd",
+    "occlusion_rate",
+)
 
 
 class SplitFiles(NamedTuple):
@@ -145,13 +157,18 @@ def register_dataset(
 
 
 def split_name(cfg: CfgNode, split: str) -> str:
-    """The registered name to train ("train") or to test ("val") on under this configuration."""
+    """The registered name to train ("train") or to test ("val") on under this configuration.
+
+    Raises:
+        FileNotFoundError: it is not registered.
+    """
+    registered = DatasetCatalog.list()
+    name = (cfg.DATASETS.TRAIN if split == "train" else cfg.DATASETS.TEST)[0]
     if cfg.DATASETS.OVERFIT_IMAGES:
         # One split serves both ends; COCOA-cls' public copies often hold the val file alone.
         candidates = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-        return next(name for name in candidates if name in DatasetCatalog.list())
-    name = (cfg.DATASETS.TRAIN if split == "train" else cfg.DATASETS.TEST)[0]
-    if name not in DatasetCatalog.list():
+        name = next((each for each in candidates if each in registered), name)
+    if name not in registered:
         raise FileNotFoundError(
             f"{name} is not there: notebook 01_prepare_data says what is missing and where to get "
             "it. With the one split at hand, the profile `overfit` checks the wiring."
@@ -180,8 +197,39 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
     return records[: cfg.DATASETS.OVERFIT_IMAGES or None]
 
 
-def fingerprint(dataset: str, root: str | Path) -> dict[str, str]:
-    """SHA-256 of every annotation file found, by split: what a record names as its data."""
+def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:
+    """What of a split is really used: ``images`` and ``objects`` counted, and ``used``, a SHA-256
+    over their ids, sizes and masks. An image that was left out changes it."""
+    digest, objects = hashlib.sha256(), 0
+    for record in records:
+        digest.update(f"{record['image_id']} {record['height']} {record['width']}".encode())
+        for annotation in record["annotations"]:
+            objects += 1
+            digest.update(str([annotation[key] for key in IDENTITY]).encode())
+    return {"images": len(records), "objects": objects, "used": digest.hexdigest()}
+
+
+def fingerprint(dataset: str, root: str | Path) -> dict[str, dict[str, Any]]:
+    """What a record names as its data.
+
+    Returns:
+        ``sha256``, of every annotation file found, by split; and ``used``, by registered split, the
+        :func:`used_fingerprint` of its records.
+    """
+    files = find_splits(dataset, root)
+    names = {split: f"{dataset}_{split}" for split in files}
     return {
-        split: sha256(json_file) for split, (json_file, _) in find_splits(dataset, root).items()
+        "sha256": {split: sha256(json_file) for split, (json_file, _) in files.items()},
+        "used": {
+            split: used_fingerprint(DatasetCatalog.get(name))
+            for split, name in names.items()
+            if name in DatasetCatalog.list()
+        },
     }
+
+
+def split_fingerprint(cfg: CfgNode, split: str) -> dict[str, Any]:
+    """:func:`used_fingerprint` of what this configuration trains or tests on, with the ``sha256``
+    of its annotation file."""
+    file = Path(MetadataCatalog.get(split_name(cfg, split)).json_file)
+    return {"sha256": sha256(file)} | used_fingerprint(split_records(cfg, split))

@@ -41,13 +41,10 @@ def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
             ``gt_visible_masks`` (detectron2 ``BitMasks``).
         side: M.
     """
+    # An image without objects has no masks to crop, nor any foreground.
+    filled = [image for image in instances if len(image)]
     amodal, visible = (
-        torch.cat(
-            [
-                image.get(field).crop_and_resize(image.proposal_boxes.tensor, side)
-                for image in instances
-            ]
-        )
+        torch.cat([i.get(field).crop_and_resize(i.proposal_boxes.tensor, side) for i in filled])
         for field in ("gt_masks", "gt_visible_masks")
     )
     visible = visible & amodal

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from arcnn import data
+from arcnn.data.registration import fingerprint
 from arcnn.files import ROOT, write_json
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
@@ -45,6 +45,11 @@ def commit() -> str | None:
     return described.stdout.strip()
 
 
+def moment(seconds: float) -> str:
+    """``time.time()`` as ISO text, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def write_record(
     path: Path,
     *,
@@ -73,13 +78,13 @@ def write_record(
         "parameters": parameters,
         "seed": parameters.get("seed"),
         "metrics": metrics,
-        "dataset": dataset and {"name": dataset, "sha256": data.fingerprint(dataset, data_root)},
+        "dataset": dataset and {"name": dataset, **fingerprint(dataset, data_root)},
         **extra,
         "commit": commit(),
         "versions": versions(),
         "device": device(),
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "finished": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+        "started": moment(started),
+        "finished": moment(now),
         "seconds": round(now - started, 1),
     }
     write_json(path, record)

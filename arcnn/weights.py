@@ -1,0 +1,188 @@
+"""Weights on disk: checkpoints, what a training starts from, and what it ended with."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import get_cache_dir
+from torch import nn
+
+from arcnn.config import load_config
+from arcnn.files import write_whole
+
+FINAL_WEIGHTS = "model_final.pth"
+
+
+class TrainedModel(NamedTuple):
+    """A model, and the configuration that it was trained with."""
+
+    cfg: CfgNode
+    model: nn.Module
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's; a file that it has named is complete, and it keeps what did not fit."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write weights, trainer state and ``kwargs`` to ``<name>.pth``, in one piece."""
+        state = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        self._write(name, {"model": self.model.state_dict(), **state, **kwargs})
+
+    def save_weights(self, name: str) -> None:
+        """Write the weights alone."""
+        self._write(name, {"model": self.model.state_dict()})
+
+    def _write(self, name: str, content: dict) -> None:
+        write_whole(self.file(name), lambda partial: torch.save(content, partial))
+
+    def file(self, name: str) -> Path:
+        """Where a name lies."""
+        return Path(self.save_dir) / f"{name}.pth"
+
+    def checkpoints(self) -> list[Path]:
+        """Those to go on from, oldest first."""
+        return sorted(Path(self.save_dir).glob("model_[0-9]*.pth"))
+
+    def get_checkpoint_file(self) -> str:
+        """The newest one that is there, "" if there is none. (The stock file that says which one
+        is the last speaks of it also when it has been deleted since.)"""
+        return str(self.checkpoints()[-1]) if self.checkpoints() else ""
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.checkpoints())
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        self.incompatible = incompatible  # in the place of a coloured line for each key
+
+
+class Checkpoints(HookBase):
+    """One checkpoint at a time, every ``period`` iterations; in the end the weights alone."""
+
+    def __init__(self, checkpointer: Checkpointer, period: int) -> None:
+        self.checkpointer, self.period = checkpointer, period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        earlier = self.checkpointer.checkpoints()
+        if done == self.trainer.max_iter:
+            self.checkpointer.save_weights(Path(FINAL_WEIGHTS).stem)
+        elif done % self.period == 0:
+            name = f"model_{self.trainer.iter:07d}"
+            self.checkpointer.save(name, iteration=self.trainer.iter)
+            earlier = [file for file in earlier if file.stem != name]
+        else:
+            return
+        for file in earlier:
+            file.unlink(missing_ok=True)
+
+
+# Parts of a detector, as the sentence about a start names them.
+PARTS = {
+    "backbone.bottom_up": "the ResNet",
+    "backbone": "the FPN",
+    "proposal_generator": "the RPN",
+    "roi_heads.box": "the box head",
+    "roi_heads.mask": "the mask heads",
+}
+
+
+def _part(key: str) -> str:
+    return next((name for prefix, name in PARTS.items() if key.startswith(prefix)), key)
+
+
+def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
+    """Load ``MODEL.WEIGHTS`` into the checkpointer's model.
+
+    Returns:
+        A sentence: what was loaded, and which parts are new.
+
+    Raises:
+        FileNotFoundError: see :func:`initial_weights`.
+        ValueError: a weight of the ResNet is missing or of another shape.
+    """
+    checkpointer.load(initial_weights(cfg))
+    misfits = checkpointer.incompatible
+    new = [*misfits.missing_keys, *(key for key, *_ in misfits.incorrect_shapes)]
+    # Some model zoos fold the statistics of normalisation layers into their weights.
+    new = [key for key in new if ".norm.running_" not in key and "num_batches" not in key]
+    backbone = [key for key in new if key.startswith("backbone.bottom_up")]
+    if backbone:
+        more = f" and {len(backbone) - 1} others" if len(backbone) > 1 else ""
+        raise ValueError(
+            f"MODEL.WEIGHTS, {cfg.MODEL.WEIGHTS}, does not fit this backbone: it has no "
+            f"{backbone[0]}{more}. Give weights of a ResNet-{cfg.MODEL.RESNETS.DEPTH} as "
+            'detectron2 or its model zoo names them, or "" to start from random weights.'
+        )
+    parts = ", ".join(dict.fromkeys(map(_part, new))) or "nothing"
+    return f"Started from {cfg.MODEL.WEIGHTS}; new: {parts}."
+
+
+def initial_weights(cfg: CfgNode) -> str:
+    """A local file with the weights that training starts from, fetched at first use.
+
+    Raises:
+        FileNotFoundError: not there and not to be fetched; says which file to put where.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    try:
+        return PathManager.get_local_path(weights)
+    except Exception as error:  # urllib, http and OS errors of every kind end up here
+        if not weights.startswith(Detectron2Handler.PREFIX):
+            raise FileNotFoundError(f"MODEL.WEIGHTS: {weights} is not there") from error
+        name = weights.removeprefix(Detectron2Handler.PREFIX)
+        place = Path(get_cache_dir()) / "detectron2" / name
+        raise FileNotFoundError(
+            f"The initial weights could not be fetched ({error}). Download "
+            f"{Detectron2Handler.S3_DETECTRON2_PREFIX}{name} where there is a network and put it "
+            f"at {place}, or name a local file with the option MODEL.WEIGHTS."
+        ) from error
+
+
+def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
+    """A trained model from its run folder alone, in inference mode.
+
+    Its configuration is the one that lies beside the weights, so that no option of the training
+    has to be, or can be, repeated.
+
+    Args:
+        run: ``results/<profile>/runs/<dataset>/<model>/seed<k>``.
+        device: "cuda" or "cpu"; by default the GPU if there is one.
+
+    Raises:
+        FileNotFoundError: it was not trained to its end yet.
+        ValueError: weights and configuration are not of one model; names the first that is
+            missing, left over, or of another shape.
+    """
+    weights = Path(run) / "train" / FINAL_WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is not there: run notebook 04_train for it first.")
+    cfg = load_config(weights.parent, device=device)
+    model = build_model(cfg)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+    except Exception as error:  # a pickle, a zip or a tensor that is broken, or no weights at all
+        raise ValueError(f"{weights} cannot be read ({error}); train it again.") from error
+    _check_fit(model.state_dict(), state, weights)
+    model.load_state_dict(state)
+    return TrainedModel(cfg, model.eval())
+
+
+def _check_fit(wanted: dict, given: dict, file: Path) -> None:
+    misfits = [f"{key} is missing" for key in wanted if key not in given]
+    misfits += [f"{key} is left over" for key in given if key not in wanted]
+    misfits += [
+        f"{key} is {list(given[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    if misfits:
+        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        raise ValueError(
+            f"{file} does not fit the config.yaml beside it: {misfits[0]}{more}. One of the two "
+            "is of another run; train it again, or bring back the file that belongs there."
+        )
