@@ -1,34 +1,30 @@
-# The whole paper as one graph of notebooks. `make reproduce` runs it through arcnn/workshop/reproduce.py,
-# with a profile (notebooks/profiles/*.yaml) as configuration and results/<profile>/ as the folder
-# that all outputs below are relative to.
+# The whole paper as one graph of notebooks. `make reproduce` runs it through
+# arcnn/workshop/reproduce.py, with results/<profile>/ as the folder that all outputs below are
+# relative to, and profile.yaml in it as configuration and as the notebooks' parameters.
 #
 # An executed notebook is declared as `log`, so that a failed one stays to be read. The notebooks
-# that prepare and train are wrapped in ancient(): a change of wording retrains nothing.
+# that prepare and train are wrapped in ancient(): a change of wording retrains nothing. `params`
+# holds what makes a job run again when it changes, so no folders: results and data may move.
 
-import json
 import os
 import shlex
 import sys
 
+from arcnn.experiments.variants import VARIANTS
+
 NOTEBOOKS = f"{workflow.basedir}/notebooks"
 DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
-COMMON = {key: config[key] for key in ("profile", "data_root", "results_root")}
-OPTIONS = {"options": config["options"]}
-# As a file, not as a module: the package would bring torch into a process that has no use for it.
-RUN = " ".join(
-    [shlex.quote(sys.executable), "-P", shlex.quote(f"{workflow.basedir}/arcnn/workshop/notebooks.py")]
-    + ["{input.notebook:q} {log:q} {params}"]
-)
-EXPERIMENT = f"{shlex.quote(sys.executable)} -P -m arcnn.experiments"
 ABLATION = config["ablation"]
 RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
+PYTHON = f"{shlex.quote(sys.executable)} -P -m"
+NOTEBOOK = f"{PYTHON} arcnn.notebooks {{input.notebook:q}} {{log:q}}"
+RUN = f"{NOTEBOOK} -f profile.yaml {{params.own}}"
+EXPERIMENT = f"{PYTHON} arcnn.experiments"
 
 
-def arguments(**parameters):
-    """-p NAME VALUE ... with JSON values, quoted for the shell."""
-    return " ".join(
-        f"-p {name} {shlex.quote(json.dumps(value))}" for name, value in parameters.items()
-    )
+def own(**parameters):
+    """A job's own parameters, beside those of the profile."""
+    return " ".join(f"-p {name} {shlex.quote(str(k))}" for name, k in parameters.items())
 
 
 def figure(number, dataset):
@@ -48,15 +44,15 @@ def evaluations(dataset):
 
 def heads(wildcards):
     whole = [
-        f"whole/{variant}/runs/{wildcards.dataset}/{chosen['model']}/seed0/draws.csv"
-        for variant, chosen in ABLATION["whole"].items()
+        f"whole/{variant}/runs/{wildcards.dataset}/{VARIANTS[variant].model}/seed0/draws.csv"
+        for variant in ABLATION["whole"]
     ]
     # They are held against the kit's own ARCNN.
     whole += [f"runs/{wildcards.dataset}/arcnn/seed0/draws.csv"] if whole else []
     return whole + [
         f"ablation/{wildcards.dataset}/{variant}/seed{seed}/record.json"
-        for variant, seeds in ABLATION["variants"].items()
-        for seed in range(seeds)
+        for variant in ABLATION["variants"]
+        for seed in range(min(VARIANTS[variant].seeds, ABLATION["max_seeds"]))
     ]
 
 
@@ -77,7 +73,9 @@ rule all:
         expand("records/02_look_at_the_data.{dataset}.json", dataset=DATASETS),
         expand("records/03_anatomy_of_the_model.{dataset}.json", dataset=DATASETS),
         expand("records/09_statistics_of_the_data.{dataset}.json", dataset=DATASETS),
-        evaluations(DATASETS),  # named here, so that a deleted run is missed
+        # Named here, so that one that is deleted is missed.
+        expand("data/{dataset}.json", dataset=DATASETS),
+        evaluations(DATASETS),
         "table1.md",
         "table1.csv",
         [figure(4, dataset) for dataset in DATASETS],
@@ -101,7 +99,7 @@ rule introduction:
     log:
         "notebooks/00_amodal_segmentation_and_the_jigsaw.ipynb",
     params:
-        arguments(**COMMON, dataset=DATASETS[0]),
+        own=own(dataset=DATASETS[0]),
     shell:
         RUN
 
@@ -114,8 +112,10 @@ rule prepare_data:
     log:
         "notebooks/01_prepare_data.{dataset}.ipynb",
     params:
-        lambda w: arguments(
-            **COMMON, dataset=w.dataset, **(config["tabletop"] if w.dataset == "tabletop" else {})
+        own=lambda w: own(
+            dataset=w.dataset,
+            max_skipped=config["max_skipped"],
+            **(config["tabletop"] if w.dataset == "tabletop" else {}),
         ),
     threads: workflow.cores
     shell:
@@ -131,7 +131,7 @@ rule look_at_the_data:
     log:
         "notebooks/02_look_at_the_data.{dataset}.ipynb",
     params:
-        lambda w: arguments(**COMMON, dataset=w.dataset),
+        own=lambda w: own(dataset=w.dataset),
     shell:
         RUN
 
@@ -145,7 +145,7 @@ rule statistics_of_the_data:
     log:
         "notebooks/09_statistics_of_the_data.{dataset}.ipynb",
     params:
-        lambda w: arguments(**COMMON, dataset=w.dataset),
+        own=lambda w: own(dataset=w.dataset),
     shell:
         RUN
 
@@ -161,7 +161,8 @@ rule anatomy_of_the_model:
     log:
         "notebooks/03_anatomy_of_the_model.{dataset}.ipynb",
     params:
-        lambda w: arguments(**COMMON, dataset=w.dataset, **OPTIONS),
+        own=lambda w: own(dataset=w.dataset),
+        options=config["options"],
     shell:
         RUN
 
@@ -173,35 +174,27 @@ rule train:
     output:
         # Not removed before the rule runs again: hours of training, which the notebook knows of.
         update(f"{RUN_FOLDER}/train/model_final.pth"),
-        f"{RUN_FOLDER}/train/record.json",
+        update(f"{RUN_FOLDER}/train/record.json"),
     log:
         "notebooks/04_train.{dataset}.{model}.seed{seed}.ipynb",
     params:
-        lambda w: arguments(
-            **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
-        ),
+        own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
+        profile="profile.yaml",
     threads: config["train_threads"]
     shell:
-        RUN
-
-
-def whole(w):
-    """A variant of the ablation as a whole network: to the notebooks, a profile of its own."""
-    own = {"profile": w.variant, "results_root": f"{os.getcwd()}/whole"}
-    options = config["options"] + ABLATION["whole"][w.variant]["options"]
-    return arguments(
-        **COMMON | own, dataset=w.dataset, model=w.model, seed=int(w.seed), options=options
-    )
+        f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
 
 
 use rule train as train_whole with:
     output:
         update(f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth"),
-        f"whole/{{variant}}/{RUN_FOLDER}/train/record.json",
+        update(f"whole/{{variant}}/{RUN_FOLDER}/train/record.json"),
     log:
         "notebooks/whole/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
-        whole,
+        own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
+        # To the notebooks, a whole network of the ablation is a profile of its own.
+        profile="whole/{variant}.yaml",
 
 
 rule evaluate:
@@ -216,12 +209,11 @@ rule evaluate:
     log:
         "notebooks/05_evaluate.{dataset}.{model}.seed{seed}.ipynb",
     params:
-        lambda w: arguments(
-            **COMMON, dataset=w.dataset, model=w.model, seed=int(w.seed), **OPTIONS
-        ),
+        own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
+        profile="profile.yaml",
     threads: config["train_threads"]
     shell:
-        RUN
+        f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
 
 
 use rule evaluate as evaluate_whole with:
@@ -236,7 +228,9 @@ use rule evaluate as evaluate_whole with:
     log:
         "notebooks/whole/05_evaluate.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
-        whole,
+        own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
+        # To the notebooks, a whole network of the ablation is a profile of its own.
+        profile="whole/{variant}.yaml",
 
 
 rule table1:
@@ -249,7 +243,7 @@ rule table1:
     log:
         "notebooks/06_table1.ipynb",
     params:
-        arguments(**COMMON, datasets=DATASETS, models=MODELS, seeds=SEEDS),
+        own="",
     shell:
         RUN
 
@@ -266,10 +260,7 @@ for dataset in DATASETS:
         log:
             f"notebooks/07_figure4.{dataset}.ipynb",
         params:
-            arguments(
-                **COMMON, dataset=dataset, models=MODELS, seed=SEEDS[0], **OPTIONS,
-                figure=figure(4, dataset),
-            ),
+            own=own(dataset=dataset, seed=SEEDS[0], figure=figure(4, dataset)),
         shell:
             RUN
 
@@ -283,9 +274,11 @@ for dataset in DATASETS:
         log:
             f"notebooks/08_figure5.{dataset}.ipynb",
         params:
-            arguments(
-                **COMMON, dataset=dataset, seed=SEEDS[0], **OPTIONS,
-                class_name=config["figure5_class"].get(dataset, ""), figure=figure(5, dataset),
+            own=own(
+                dataset=dataset,
+                seed=SEEDS[0],
+                class_name=config["figure5_class"].get(dataset, ""),
+                figure=figure(5, dataset),
             ),
         shell:
             RUN
@@ -298,18 +291,8 @@ rule frozen_features:
         "ablation/{dataset}/features.train.pt",
         "ablation/{dataset}/features.val.pt",
         "ablation/{dataset}/features.json",
-    params:
-        lambda w: " ".join(
-            f"--{name} {shlex.quote(value)}"
-            for name, value in {
-                "data-root": config["data_root"],
-                "trunk": ABLATION["trunk"],
-                "options": json.dumps(config["options"]),
-            }.items()
-        ),
     shell:
-        EXPERIMENT + " features --dataset {wildcards.dataset} --folder ablation/{wildcards.dataset}"
-        " --results . {params}"
+        EXPERIMENT + " features --profile-file profile.yaml --dataset {wildcards.dataset}"
 
 
 rule head:
@@ -318,11 +301,9 @@ rule head:
     output:
         "ablation/{dataset}/{variant}/seed{seed}/objects.csv",
         "ablation/{dataset}/{variant}/seed{seed}/record.json",
-    params:
-        shlex.quote(json.dumps(config["options"] + ABLATION["options"])),
     shell:
-        EXPERIMENT + " head --dataset {wildcards.dataset} --folder ablation/{wildcards.dataset}"
-        " --variant {wildcards.variant} --seed {wildcards.seed} --options {params}"
+        EXPERIMENT + " head --profile-file profile.yaml --dataset {wildcards.dataset}"
+        " --variant {wildcards.variant} --seed {wildcards.seed}"
 
 
 for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
@@ -337,6 +318,6 @@ for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
         log:
             f"notebooks/{name}.{{dataset}}.ipynb",
         params:
-            lambda w: arguments(**COMMON, dataset=w.dataset),
+            own=lambda w: own(dataset=w.dataset),
         shell:
             RUN

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from detectron2.modeling import build_model
 
 import arcnn
@@ -16,10 +17,12 @@ from arcnn.experiments import DEFAULT, VARIANTS, agreement, collect, differences
 from arcnn.experiments.__main__ import main
 from arcnn.experiments.frozen import build_head, extract, predict, score, summary, train_head
 from arcnn.experiments.order import constant_context, take_apart
-from arcnn.experiments.runs import features_file
+from arcnn.experiments.runs import features_file, head_config
 from arcnn.files import run_folder
 from arcnn.modeling import MaskTargets
+from arcnn.settings import write_settings
 from arcnn.visualization import ablation, agreements
+from arcnn.workshop.profiles import load_profile
 
 HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]
 
@@ -159,17 +162,30 @@ def ablation_folder(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactor
     output.mkdir(parents=True)
     cfg = arcnn.get_config("tabletop", "orcnn", options=tiny, device="cpu")
     torch.save({"model": build_model(cfg).state_dict()}, output / "model_final.pth")
-    folder = results / "ablation" / "tabletop"
-    shared = ["--dataset", "tabletop", "--folder", str(folder)]
-    call = ["features", *shared, "--options", json.dumps(tiny), "--trunk", "orcnn"]
-    assert main([*call, "--results", str(results), "--data-root", str(tabletop_root)]) == 0
+    write_settings(cfg, output / "config.yaml")
+    shared = ["--dataset", "tabletop", "--profile-file", str(profile(results, tabletop_root, tiny))]
+    assert main(["features", *shared]) == 0
     for variant in (DEFAULT, "add-logits"):
         for seed in ("0", "1"):
-            call = ["head", *shared, "--variant", variant, "--seed", seed]
-            assert main([*call, "--options", json.dumps([*tiny, *HEADS])]) == 0
-    call = ["head", *shared, "--variant", "add-logits-long", "--seed", "0"]
-    assert main([*call, "--options", json.dumps([*tiny, *HEADS])]) == 0
-    return folder
+            assert main(["head", *shared, "--variant", variant, "--seed", seed]) == 0
+    assert main(["head", *shared, "--variant", "add-logits-long", "--seed", "0"]) == 0
+    return results / "ablation" / "tabletop"
+
+
+def profile(results: Path, data_root: Path, options: list) -> Path:
+    """What the commands take their settings from."""
+    content = load_profile("smoke") | {"data_root": str(data_root), "options": options}
+    content["ablation"] = content["ablation"] | {"options": HEADS}
+    (results / "profile.yaml").write_text(yaml.safe_dump(content))
+    return results / "profile.yaml"
+
+
+def test_a_longer_training_is_the_same_one_stretched():
+    options = ["SOLVER.STEPS", (300, 700), "SOLVER.MAX_ITER", 1000]
+    short = head_config("tabletop", "add-logits", options)
+    long = head_config("tabletop", "add-logits-long", options)
+    assert (short.SOLVER.MAX_ITER, short.SOLVER.STEPS) == (1000, (300, 700))
+    assert (long.SOLVER.MAX_ITER, long.SOLVER.STEPS) == (4000, (1200, 2800))
 
 
 def test_runs_are_gathered_and_compared(ablation_folder):
@@ -232,15 +248,22 @@ def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
     other.write_text(json.dumps(record))
     found = collect(folder, [DEFAULT, "add-logits"])
     assert (DEFAULT, 1) not in found.records
-    assert found.left_out == [f"{DEFAULT}/seed1: other features or settings than most runs"]
+    (sentence,) = found.left_out
+    assert sentence.startswith(f"{DEFAULT}/seed1: other features or settings than most runs (trunk")
+
+    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
+    record = json.loads(other.read_text())
+    record["settings"]["SOLVER.BASE_LR"] = 0.5
+    other.write_text(json.dumps(record))
+    (sentence,) = collect(folder, [DEFAULT, "add-logits"]).left_out
+    assert "SOLVER.BASE_LR: 0.5, most have" in sentence
 
 
 def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):
-    shared = ["--dataset", "tabletop", "--folder", str(tmp_path)]
+    shared = ["--dataset", "tabletop", "--profile-file", str(profile(tmp_path, tabletop_root, []))]
     assert main(["head", *shared, "--variant", DEFAULT, "--seed", "0"]) == 1
     assert "make ablation" in capsys.readouterr().err
-    call = ["features", *shared, "--trunk", "orcnn", "--results", str(tmp_path)]
-    assert main([*call, "--data-root", str(tabletop_root)]) == 1
+    assert main(["features", *shared]) == 1
     assert "04_train" in capsys.readouterr().err
     assert not features_file(tmp_path, "train").exists()
     with pytest.raises(ValueError, match="no run to compare with"):

@@ -26,8 +26,9 @@ from arcnn.modeling import (
     mask_losses,
     mask_targets,
 )
-from arcnn.training import load_trained, train
-from arcnn.workshop.reproduce import check_choices, load_profile
+from arcnn.training import train
+from arcnn.weights import load_trained
+from arcnn.workshop.profiles import check_choices, load_profile
 
 
 class Constant(nn.Module):
@@ -224,9 +225,34 @@ def test_an_unknown_choice_is_refused_by_name() -> None:
         arcnn.get_config("tabletop", "arcnn", options=["MODEL.ARCNN.BAIS", False])
 
 
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [(("SEED", 7), "parameter `seed`"), (("MODEL.DEVICE", "cpu"), "CUDA_VISIBLE_DEVICES")]
+    + [(("OUTPUT_DIR", "somewhere"), "follows from results folder")],
+)
+def test_an_option_that_would_be_ignored_is_refused(option: tuple, cure: str) -> None:
+    with pytest.raises(ValueError, match=rf"options: {option[0]} is none, .*{cure}"):
+        arcnn.get_config("tabletop", "arcnn", options=["SOLVER.MAX_ITER", 3, *option])
+
+
 def batch_of(cfg: CfgNode, images: int) -> list[dict]:
     mapper = AmodalDatasetMapper(cfg, is_train=True)
     return [mapper(record) for record in split_records(cfg, "train")[:images]]
+
+
+@pytest.mark.parametrize("model", arcnn.MODELS)
+def test_an_image_without_objects_takes_part_in_a_batch(model: str, tiny_config) -> None:
+    """The mapper makes such images: an object that vanishes in resizing has no box."""
+    cfg = tiny_config(model)
+    network = build_model(cfg).train()
+    filled, empty = batch_of(cfg, 2)
+    empty["instances"] = empty["instances"][:0]
+    for batch in ([filled, empty], [empty, filled], [empty, empty]):
+        with EventStorage():
+            losses = network(batch)
+        total = sum(losses.values())
+        assert torch.isfinite(total) and {"loss_visible_mask", "loss_amodal_mask"} < set(losses)
+        total.backward()
 
 
 @pytest.mark.parametrize("model", arcnn.MODELS)
@@ -286,5 +312,5 @@ def test_another_papers_head_is_one_class_and_a_yaml(
     check_choices(load_profile("demo") | {"models": ["whole_only"]})
     cfg = tiny_config("whole_only", "SOLVER.MAX_ITER", 2)
     train(cfg)
-    metrics, _ = predict_and_evaluate(cfg, load_trained(cfg))
+    metrics, _ = predict_and_evaluate(*load_trained(Path(cfg.OUTPUT_DIR).parent))
     assert metrics["amodal"]["AP"] is not None

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from arcnn.config import get_config
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.files import run_folder, write_table
-from arcnn.names import TABLE_1
+from arcnn.names import DATASETS, TABLE_1
 from arcnn.reporting import (
     TOLERANCE,
     collect_runs,
@@ -21,7 +22,9 @@ from arcnn.reporting import (
     to_latex,
     to_markdown,
 )
+from arcnn.reporting.paper import SETTINGS
 from arcnn.reporting.table import COLUMNS, sentences
+from arcnn.settings import settings, write_settings
 from arcnn.visualization import table1_picture
 from arcnn.workshop.reference import MAX_BYTES, keep
 
@@ -42,12 +45,24 @@ def make_run(results: Path, dataset: str, model: str, seed: int, level: float, *
     noise[0] = 0
     write_table(run / "draws.csv", pd.DataFrame(values + noise, columns=list(COLUMNS)))
     (run / "metrics.json").write_text(json.dumps(metrics))
+    used = {"images": 7517, "objects": 3, "used": changes.get("used", "aa")}
     record = {
-        "dataset": {"sha256": {"val": changes.get("sha256", "aa")}},
-        "parameters": {"options": changes.get("options", [])},
+        "dataset": {"used": {"train": {"images": 7474}, "val": used}},
+        "tested_on": used,
+        "trained_on": {"used": "bb"},
+        "protocol": changes.get("protocol", "cc"),
         "commit": "0123456789",
     }
     (run / "record.json").write_text(json.dumps(record))
+    known = (dataset, model) in paper_table().index and dataset in DATASETS
+    cfg = get_config(
+        dataset,
+        model if known else "arcnn",
+        options=changes.get("options", []),
+        seed=seed,
+        device="cpu",
+    )
+    write_settings(cfg, run / "train" / "config.yaml")
     return run
 
 
@@ -142,7 +157,7 @@ def test_draws_are_paired_by_images_and_take_the_trainings_in(results: Path) -> 
 
 
 def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
-    make_run(results, "kins", "arcnn", 0, 90, sha256="bb")
+    make_run(results, "kins", "arcnn", 0, 90, used="bb")
     make_run(results, "kins", "orcnn", 0, 90, options=["SOLVER.MAX_ITER", 5])
     (run_folder(results, "kins", "arcnn_add", 0) / "metrics.json").write_text('{"amodal": {')
     (run_folder(results, "kins", "arcnn_add", 1) / "draws.csv").unlink()
@@ -156,14 +171,78 @@ def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
     assert table.loc["arcnn_add", "amodal AP"].seeds == 0
     named = "\n".join(runs.left_out)
     for sentence in (
-        "kins/arcnn/seed0: made with other data or options",
-        "kins/orcnn/seed0: made with other data or options",
+        "kins/arcnn/seed0: made with other data or settings than most (test data: bb, most have",
+        "kins/orcnn/seed0: made with other data or settings than most (SOLVER.MAX_ITER: 5, most",
         "kins/arcnn_add/seed0: not a whole run",
         "kins/arcnn_add/seed1: no draws.csv",
         "kins/arcnn_add/seed2: made with other",
         "kins/arcnn/seed3: no metrics.json",
     ):
         assert sentence in named
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"options": ["TEST.DETECTIONS_PER_IMAGE", 7]}, "TEST.DETECTIONS_PER_IMAGE: 7, most have"),
+        ({"options": ["MODEL.ARCNN.INPUT", "probs"]}, "MODEL.ARCNN.INPUT: probs, most have logits"),
+        ({"protocol": "dd"}, "protocol: dd, most have cc"),
+    ],
+)
+def test_runs_made_otherwise_are_never_mixed_and_the_setting_is_named(
+    change: dict, named: str, results: Path
+) -> None:
+    make_run(results, "kins", "arcnn", 1, 60, **change)
+    runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2])
+    assert ("kins", "arcnn", 1) not in runs.runs and len(runs.runs) == 8
+    (sentence,) = runs.left_out
+    assert sentence.startswith("kins/arcnn/seed1: made with other") and named in sentence
+
+
+def test_switches_of_one_models_head_do_not_set_it_apart_from_the_others(tmp_path: Path) -> None:
+    own = {"arcnn": ["MODEL.ARCNN.BIAS", False], "orcnn": ["MODEL.ROI_MASK_HEAD.NUM_CONV", 8]}
+    for model in ("arcnn", "orcnn"):
+        make_run(tmp_path, "tabletop", model, 0, 50, options=own[model])
+    runs = collect_runs(tmp_path, ["tabletop"], MODELS, [0])
+    assert len(runs.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["SOLVER.MAX_ITER", 3, "INPUT.MIN_SIZE_TEST", 400], "SOLVER.MAX_ITER 3 instead of 48000"),
+        (["DATASETS.OVERFIT_IMAGES", 5], "measured on its own 5 training images"),
+        (["MODEL.ARCNN.INPUT", "probs"], "MODEL.ARCNN.INPUT probs instead of logits"),
+    ],
+)
+def test_a_row_made_otherwise_than_the_papers_is_marked_and_gets_no_difference(
+    options: list, named: str, tmp_path: Path
+) -> None:
+    make_run(tmp_path, "kins", "arcnn", 0, 30, options=options)
+    runs = collect_runs(tmp_path, ["kins"], MODELS, [0])
+    table = table1(runs, ["kins"])
+    assert table[table.model == "arcnn"].difference.isna().all()
+    text = to_markdown(table, model_differences(runs, ["kins"]), runs.left_out)
+    assert "| ARCNN | ours, other settings | [30.00](runs/kins/arcnn/seed0/record.json) |" in text
+    assert f"KINS, ARCNN: not the paper's settings ({named}" in text
+    assert "ours, other settings & " in to_latex(table)
+    table1_picture(table)
+
+
+def test_a_shortened_split_is_marked(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "kins", "arcnn", 0, 30)
+    record = json.loads((run / "record.json").read_text())
+    record["dataset"]["used"]["val"]["images"] = 100
+    (run / "record.json").write_text(json.dumps(record))
+    table = table1(collect_runs(tmp_path, ["kins"], MODELS, [0]), ["kins"])
+    row = table[table.model == "arcnn"].iloc[0]
+    assert row.departures == "100 of 7517 images of val" and np.isnan(row.difference)
+
+
+def test_the_papers_own_settings_are_those_of_the_configurations() -> None:
+    for dataset, stated in SETTINGS.items():
+        ours = settings(get_config(dataset, "arcnn"))
+        assert {key: ours[key] for key in stated} == stated
 
 
 def test_a_metric_without_a_number_is_a_dash(tmp_path: Path) -> None:

@@ -11,15 +11,8 @@ import pytest
 
 from arcnn.experiments import whole_trainings
 from arcnn.files import PROFILES
-from arcnn.workshop.reproduce import (
-    DEFAULTS,
-    ProfileError,
-    check_choices,
-    check_folders,
-    load_profile,
-    main,
-    name_own_classes,
-)
+from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
+from arcnn.workshop.reproduce import check_folders, main, name_own_classes
 
 REPRODUCE = [sys.executable, "-m", "arcnn.workshop.reproduce"]
 
@@ -58,7 +51,7 @@ def test_an_unknown_profile_or_parameter_is_named(
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
     (tmp_path / "mine.yaml").write_text("datasets: [tabletop]\nmodel: [arcnn]\n")
-    monkeypatch.setattr("arcnn.workshop.reproduce.PROFILES", tmp_path)
+    monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):
         load_profile("mine")
     for text, said in (("datasets: [", "is not YAML"), ("", "has no parameters")):

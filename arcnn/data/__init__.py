@@ -5,9 +5,12 @@ import lazy_loader
 # Importing a part brings what that part needs, and no more.
 PARTS = {
     "annotations": "AmodalAnnotations AnnotationError load_annotations",
+    "problems": "MAX_SKIPPED",
     "masks": "decode_masks occlusion_mask",
     "mapper": "AmodalDatasetMapper",
-    "registration": "find_splits fingerprint register_dataset split_name split_records",
+    "registration": (
+        "find_splits fingerprint register_dataset split_fingerprint split_name split_records"
+    ),
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

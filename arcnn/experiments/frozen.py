@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import detection_utils as utils
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
@@ -63,8 +64,12 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
         trunk: a trained model, in inference mode; its mask head takes no part.
         split: "train" or "val".
     """
-    mapper = AmodalDatasetMapper(cfg, is_train=False)  # resizes only
-    mapper.is_train = True  # hands over ``instances``
+    # Resized as in testing, and with ``instances`` all the same.
+    mapper = AmodalDatasetMapper(
+        True,
+        augmentations=utils.build_augmentation(cfg, is_train=False),
+        image_format=cfg.INPUT.FORMAT,
+    )
     heads = trunk.roi_heads
     side = 2 * heads.mask_pooler.output_size[0]
     parts = []

@@ -5,20 +5,19 @@
 ``record.json``.
 """
 
-import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from detectron2.config import CfgNode
 
 from arcnn.config import get_config
-from arcnn.data import register_dataset
+from arcnn.data import MAX_SKIPPED, register_dataset
 from arcnn.evaluation import intervals
 from arcnn.experiments.frozen import (
     SCORES,
@@ -33,11 +32,13 @@ from arcnn.experiments.frozen import (
 )
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
-from arcnn.files import run_folder, write_table
+from arcnn.files import run_folder, sha256, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
-from arcnn.names import OCCLUSION_RATE
+from arcnn.names import OCCLUSION_RATE, SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.training import FINAL_WEIGHTS, load_trained
+from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, unlike_most
+from arcnn.settings import for_training, settings
+from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
 
@@ -56,53 +57,52 @@ def features_file(folder: Path, split: str) -> Path:
 
 
 def make_features(
-    folder: Path, *, results: Path, dataset: str, data_root: Path, trunk: str, options: Sequence
+    folder: Path,
+    *,
+    results: Path,
+    dataset: str,
+    data_root: Path,
+    trunk: str,
+    max_skipped: float = MAX_SKIPPED,
 ) -> None:
     """Freeze a trained model's trunk and write what it says about both splits.
 
     Args:
         folder: of the ablation on this data set.
         results: the profile's results, with the run of the model ``trunk``, seed 0.
-        options: of that run.
+        max_skipped: see :func:`arcnn.data.register_dataset`.
 
     Raises:
         FileNotFoundError: the trunk isn't trained.
     """
     started = time.time()
-    output = run_folder(results, dataset, trunk, 0) / "train"
-    cfg = get_config(dataset, trunk, options=[*options, "OUTPUT_DIR", str(output)])
-    register_dataset(dataset, data_root)
-    model = load_trained(cfg)
-    for split in ("train", "val"):
+    run = run_folder(results, dataset, trunk, 0)
+    register_dataset(dataset, data_root, max_skipped=max_skipped)
+    cfg, model = load_trained(run)
+    for split in SPLITS:
         save_features(extract(cfg, model, split), features_file(folder, split))
     write_record(
         folder / "features.json",
         started=started,
-        parameters={"dataset": dataset, "trunk": trunk, "seed": 0, "options": list(options)},
+        parameters={"dataset": dataset, "trunk": trunk, "seed": 0},
         dataset=dataset,
         data_root=data_root,
-        trunk_sha256=hashlib.sha256((output / FINAL_WEIGHTS).read_bytes()).hexdigest(),
+        trunk_sha256=sha256(run / "train" / FINAL_WEIGHTS),
     )
 
 
-def run_variant(
-    folder: Path, *, dataset: str, variant: str, seed: int, options: Sequence
-) -> dict[str, float]:
-    """Train one head on the frozen features, score it and write its files.
+def head_config(dataset: str, variant: str, options: Sequence, seed: int = 0) -> CfgNode:
+    """The configuration of a variant's head.
+
+    A longer training is the same one stretched: its steps of the learning rate move along.
 
     Args:
-        folder: of the ablation on this data set.
         variant: a name of :data:`VARIANTS`.
         options: detectron2 overrides shared by all variants (solver, sizes).
 
-    Returns:
-        The run's scores, percent.
-
     Raises:
         ValueError: no such variant.
-        FileNotFoundError: no features yet.
     """
-    started = time.time()
     if variant not in VARIANTS:
         raise ValueError(f'unknown variant "{variant}"; choose one of {", ".join(VARIANTS)}')
     chosen = VARIANTS[variant]
@@ -112,7 +112,36 @@ def run_variant(
     )
     cfg.defrost()
     cfg.SOLVER.MAX_ITER *= chosen.times
-    train, val = (load_features(features_file(folder, split)) for split in ("train", "val"))
+    cfg.SOLVER.STEPS = tuple(step * chosen.times for step in cfg.SOLVER.STEPS)
+    cfg.freeze()
+    return cfg
+
+
+def head_settings(dataset: str, variant: str, options: Sequence) -> dict[str, Any]:
+    """The settings that decide what a variant's head learns, the same for all seeds."""
+    all_of_them = for_training(settings(head_config(dataset, variant, options)))
+    return {key: value for key, value in all_of_them.items() if key != "SEED"}
+
+
+def run_variant(
+    folder: Path, *, dataset: str, variant: str, seed: int, options: Sequence
+) -> dict[str, float]:
+    """Train one head on the frozen features, score it and write its files.
+
+    Args:
+        folder: of the ablation on this data set.
+        variant, options: see :func:`head_config`.
+
+    Returns:
+        The run's scores, percent.
+
+    Raises:
+        ValueError: no such variant.
+        FileNotFoundError: no features yet.
+    """
+    started = time.time()
+    cfg = head_config(dataset, variant, options, seed)
+    train, val = (load_features(features_file(folder, split)) for split in SPLITS)
     origin = json.loads((folder / "features.json").read_text())
     head = train_head(cfg, train)
     masks = predict(head, val)
@@ -121,7 +150,7 @@ def run_variant(
     if isinstance(head, ARCNNMaskHead):
         joint, without = _read_joint(head, train.batch(torch.arange(len(train.classes))[:600]), val)
         objects[CONSTANT_CONTEXT] = score(masks._replace(amodal=without), val).amodal
-    run = folder / variant / f"seed{seed}"
+    run, chosen = folder / variant / f"seed{seed}", VARIANTS[variant]
     write_table(run / "objects.csv", objects.round(4))
     write_record(
         run / "record.json",
@@ -131,6 +160,7 @@ def run_variant(
         | {"steps": cfg.SOLVER.MAX_ITER},
         metrics=summary(objects),
         joint=joint,
+        settings=head_settings(dataset, variant, options),
         origin={key: origin[key] for key in ("parameters", "dataset", "trunk_sha256")},
     )
     return summary(objects)
@@ -172,22 +202,31 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
             try:
                 record = json.loads((run / "record.json").read_text())
                 objects = pd.read_csv(run / "objects.csv")
-                settings = json.dumps([record["origin"], record["parameters"]["options"]])
+                made_with = _made_with(record)
             except FileNotFoundError as missing:
                 left_out.append(f"{name}: no {Path(missing.filename).name}")
                 continue
             except (ValueError, KeyError) as error:
                 left_out.append(f"{name}: not whole ({error})")
                 continue
-            runs[variant, record["parameters"]["seed"]] = (record, objects, settings)
-    if runs:
-        usual, _ = Counter(settings for *_, settings in runs.values()).most_common(1)[0]
-        for key in [key for key, (*_, settings) in runs.items() if settings != usual]:
-            left_out.append(f"{key[0]}/seed{key[1]}: other features or settings than most runs")
-            del runs[key]
+            runs[variant, record["parameters"]["seed"]] = (record, objects, made_with)
+    odd = unlike_most({key: made_with for key, (*_, made_with) in runs.items()})
+    for (variant, seed), what in odd.items():
+        left_out.append(f"{variant}/seed{seed}: other features or settings than most runs ({what})")
+        del runs[variant, seed]
     records = {key: record for key, (record, *_) in runs.items()}
     objects = {key: objects for key, (_, objects, _) in runs.items()}
     return Collected(records, objects, left_out)
+
+
+def _made_with(record: dict) -> dict[str, Any]:
+    """What all heads must have in common: features, data, and settings but those compared."""
+    shared = {
+        key: value
+        for key, value in record["settings"].items()
+        if not key.startswith((*OF_THE_HEAD, "SOLVER.MAX_ITER", "SOLVER.STEPS"))
+    }
+    return shared | {key: record["origin"][key] for key in ("trunk_sha256", "dataset")}
 
 
 def differences(
@@ -274,7 +313,7 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
             found = collect_runs(folder, [dataset], [model], [0])
             left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
             for run in found.runs.values():
-                if run.data != reference.data or len(run.draws) != len(reference.draws):
+                if any(run.settings[key] != reference.settings[key] for key in MEASURED_WITH):
                     left_out.append(f"{folder.name}: made with other data than the kit's ARCNN")
                     continue
                 for column, interval in intervals(run.draws - reference.draws).items():

@@ -7,7 +7,8 @@ PARTS = {
     "comparison": "TOLERANCE compare",
     "paper": "paper_table",
     "record": "device versions write_record",
-    "table": "Run collect_runs model_differences table1 to_latex to_markdown",
+    "runs": "Run collect_runs",
+    "table": "model_differences table1 to_latex to_markdown",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

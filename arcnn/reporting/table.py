@@ -1,97 +1,17 @@
 """Table 1 regenerated: the paper's numbers and ours, each of ours traceable to its records."""
 
-import json
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
 from arcnn.evaluation import Interval, intervals, mean_of_trainings
-from arcnn.files import run_folder
 from arcnn.names import MODEL_NAMES, TABLE_1, dataset_title, model_name
 from arcnn.reporting.paper import paper_table
-
-logger = logging.getLogger(__name__)
+from arcnn.reporting.runs import Runs, few
 
 COLUMNS = tuple(TABLE_1)
-
 PAIRS = (("arcnn", "orcnn"), ("arcnn", "arcnn_add"), ("arcnn_add", "orcnn"))
-
-
-class Run(NamedTuple):
-    """A finished run."""
-
-    numbers: dict[str, float]  # by column of Table 1, percent
-    draws: pd.DataFrame  # the same over draws of the images, row 0 without drawing
-    data: dict[str, str]  # SHA-256 of the annotation files, by split
-    commit: str | None
-    record: str  # path relative to the results folder
-
-
-class Runs(NamedTuple):
-    """Runs by (data set, model, seed), and sentences on what was left out and why."""
-
-    runs: dict[tuple[str, str, int], Run]
-    left_out: list[str]
-
-    def of(self, dataset: str, model: str) -> dict[int, Run]:
-        """The runs of one row of the table, by seed."""
-        return {s: r for (d, m, s), r in self.runs.items() if (d, m) == (dataset, model)}
-
-    def others(self, dataset: str) -> list[str]:
-        """Models that are not in the paper, in the order of their runs."""
-        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_NAMES)
-        return list(dict.fromkeys(models))
-
-
-def collect_runs(
-    results: Path, datasets: Sequence[str], models: Sequence[str], seeds: Sequence[int]
-) -> Runs:
-    """Every finished run.
-
-    A run is left out, and named, never averaged in, if a file of it is missing or cut off, or if
-    its data fingerprint, its options or its draws are not those of most runs on the same data set.
-    """
-    runs: dict[tuple[str, str, int], Run] = {}
-    settings: dict[tuple[str, str, int], str] = {}
-    left_out = []
-    for key in [(d, m, s) for d in datasets for m in models for s in seeds]:
-        try:
-            runs[key], settings[key] = _read_run(results, run_folder(results, *key))
-        except FileNotFoundError as missing:
-            left_out.append(f"{_name(key)}: no {Path(missing.filename).name}")
-        except (ValueError, KeyError, TypeError) as error:
-            left_out.append(f"{_name(key)}: not a whole run ({error!r})")
-    for dataset in datasets:
-        keys = [key for key in runs if key[0] == dataset]
-        usual = Counter(settings[key] for key in keys).most_common(1)
-        for key in keys:
-            if settings[key] != usual[0][0]:
-                left_out.append(f"{_name(key)}: made with other data or options than most runs")
-                del runs[key]
-    for sentence in left_out:
-        logger.warning("left out of Table 1: %s", sentence)
-    return Runs(runs, left_out)
-
-
-def _read_run(results: Path, run: Path) -> tuple[Run, str]:
-    metrics = json.loads((run / "metrics.json").read_text())
-    record = json.loads((run / "record.json").read_text())
-    draws = pd.read_csv(run / "draws.csv")
-    if list(draws.columns) != list(COLUMNS):
-        raise ValueError("draws.csv has other columns than Table 1")
-    numbers = {c: metrics[task][key] for c, (task, key) in TABLE_1.items()}
-    settings = [record["dataset"]["sha256"], record["parameters"]["options"], len(draws)]
-    where = str((run / "record.json").relative_to(results))
-    data = record["dataset"]["sha256"]
-    return Run(numbers, draws, data, record["commit"], where), json.dumps(settings)
-
-
-def _name(key: tuple[str, str, int]) -> str:
-    return f"{key[0]}/{key[1]}/seed{key[2]}"
 
 
 def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
@@ -99,8 +19,9 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
 
     Columns: ``dataset``, ``model``, ``metric``, ``paper`` (percent, NaN where the paper has none),
     ``quoted``, ``ours`` (mean over seeds), ``spread`` (standard deviation, NaN below two seeds),
-    ``low`` and ``high`` (95 % interval over images and seeds), ``difference`` (ours - paper),
-    ``seeds``, ``commit``, ``records`` (paths, one per seed, separated by spaces).
+    ``low`` and ``high`` (95 % interval over images and seeds), ``difference`` (ours - paper; NaN
+    where ours was made otherwise), ``departures`` (in which way), ``seeds``, ``commit``,
+    ``records`` (paths, one per seed, separated by spaces).
     """
     published = paper_table()
     rows = []
@@ -110,6 +31,7 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
             in_paper = (dataset, model) in published.index
             if not in_paper and not ours:
                 continue
+            departs = list(dict.fromkeys(text for run in ours for text in run.departures))
             bounds = intervals(mean_of_trainings([r.draws for r in ours])) if ours else {}
             for metric in COLUMNS:
                 paper = published.loc[(dataset, model), metric] if in_paper else float("nan")
@@ -126,7 +48,8 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
                         "spread": values.std() if len(values) > 1 else float("nan"),
                         "low": interval.low if interval else float("nan"),
                         "high": interval.high if interval else float("nan"),
-                        "difference": values.mean() - paper,
+                        "difference": float("nan") if departs else values.mean() - paper,
+                        "departures": few(departs),
                         "seeds": len(values),
                         "commit": " ".join(sorted({_short(run.commit) for run in ours})),
                         "records": " ".join(run.record for run in ours),
@@ -189,7 +112,8 @@ def sentences(differences: pd.DataFrame) -> list[str]:
 NOTES = (
     "AP and AR in percent. AR is COCO's AR@1. Occluded AP is the AP of the amodal mask on objects "
     "with an occlusion rate of 0.15 or more. Ours: mean over seeds, ± standard deviation where "
-    "there are two seeds or more; in parentheses the difference from the paper."
+    "there are two seeds or more; in parentheses the difference from the paper, where ours has the "
+    "paper's settings and splits."
 )
 HOW_SURE = (
     "Differences are in points, with 95 % intervals over images and seeds drawn anew, both models "
@@ -212,12 +136,18 @@ def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequen
         for model, source, cells, first in table_lines(rows):
             seeds = " ".join(f"[{_seed(r)}]({r})" for r in first.records.split())
             shown = [f"[{text}]({link})" if link else text for text, link in cells]
-            tail = f"{seeds} | {first.commit}" if source == "ours" and first.seeds else " | "
+            tail = (
+                f"{seeds} | {first.commit}" if source.startswith("ours") and first.seeds else " | "
+            )
             lines.append(f"| {model} | {source} | {' | '.join(shown)} | {tail} |")
         blocks.append("\n".join(lines))
     said = "\n".join(f"- {sentence}" for sentence in sentences(differences))
     notes = [NOTES + " Numbers link to the records that they come from."]
     notes += [said, HOW_SURE] if said else []
+    for (dataset, model), rows in table.groupby(["dataset", "model"], sort=False):
+        if text := rows.departures.iloc[0]:
+            title = dataset_title(dataset).split(" (")[0]
+            notes.append(f"{title}, {model_name(model)}: not the paper's settings ({text}).")
     notes += [f"Left out: {sentence}." for sentence in left_out]
     return "# Table 1\n\n" + "\n\n".join([*blocks, *notes]) + "\n"
 
@@ -231,7 +161,7 @@ def to_latex(table: pd.DataFrame) -> str:
         lines += [r"\midrule", rf"\multicolumn{{{len(COLUMNS) + 3}}}{{l}}{{{title}}} \\"]
         for model, source, cells, first in table_lines(rows):
             shown = [_latex(text, link) for text, link in cells]
-            count = str(first.seeds) if source == "ours" else ""
+            count = str(first.seeds) if source.startswith("ours") else ""
             lines.append(f"{_escaped(model)} & {source} & {' & '.join(shown)} & {count} " + r"\\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -270,7 +200,8 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
             lines.append((model_name(model), source, numbers, first))
         if first.seeds:
             ours = [_ours(row) for row in by_metric.itertuples()]
-            lines.append((model_name(model), "ours", ours, first))
+            source = "ours, other settings" if first.departures else "ours"
+            lines.append((model_name(model), source, ours, first))
         elif not first.quoted:
             lines.append((model_name(model), "ours", [(NO_RUN, "")] * len(COLUMNS), first))
     return lines

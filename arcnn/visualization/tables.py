@@ -39,7 +39,7 @@ def table1_picture(table: pd.DataFrame) -> Figure:
         previous = ""
         for model, source, cells, first in lines:
             y += 1
-            color = INK if source == "ours" else PALE
+            color = INK if source.startswith("ours") else PALE
             if model != previous:
                 axes.plot(0.06, y, linestyle="none", markersize=6, **model_style(first.model))
                 axes.text(0.2, y, model, va="center")
@@ -47,7 +47,7 @@ def table1_picture(table: pd.DataFrame) -> Figure:
             axes.text(1.35, y, source, va="center", color=color, fontsize=9)
             for x, (text, link) in zip(right, cells, strict=True):
                 axes.text(x, y, text, ha="right", va="center", color=color, fontsize=9, url=link)
-            if source == "ours":
+            if source.startswith("ours"):
                 axes.text(10, y, str(first.seeds), ha="right", va="center", fontsize=9)
         y += 1
         axes.axhline(y - 0.45, color=INK, linewidth=0.6)

@@ -1,7 +1,8 @@
 """Run a notebook with parameters: papermill, strict about their names.
 
-``python -m arcnn.notebooks NOTEBOOK OUTPUT -p NAME VALUE ...`` executes a source notebook, keeps
-the executed copy (also when a cell fails) and its HTML, and shows progress bars as they come.
+``python -m arcnn.notebooks NOTEBOOK OUTPUT [-f FILE] [-p NAME VALUE ...]`` executes a notebook,
+keeps the executed copy (also when a cell fails) and its HTML, and shows progress bars as they come.
+The parameters come from a YAML file, a profile for instance, and by name on top of it.
 """
 
 import argparse
@@ -42,9 +43,22 @@ class IpcKernelManager(AsyncKernelManager):
     def _ip_default(self) -> str:
         return str(Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "kernel")
 
+    async def _async_interrupt_kernel(self) -> None:
+        # Before it asks a kernel to end, jupyter_client interrupts it; an idle one, as after the
+        # last cell, has nothing to interrupt and reports an error.
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
 
 class UnknownParameterError(ValueError):
     """A parameter that the notebook does not have; papermill alone would ignore it."""
+
+
+def parameters_of(notebook: Path) -> list[str]:
+    """The names in a notebook's ``parameters`` cell."""
+    # papermill logs a warning for every literal that it cannot type, such as a list.
+    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+    return list(papermill.inspect_notebook(str(notebook)))
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -53,9 +67,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     Raises:
         UnknownParameterError: naming the notebook, the name, and the nearest known one.
     """
-    # papermill logs a warning for every literal that it cannot type, such as a list.
-    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
-    known = list(papermill.inspect_notebook(str(notebook)))
+    known = parameters_of(notebook)
     for name in parameters:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -63,6 +75,15 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
             raise UnknownParameterError(
                 f'{notebook.name} has no parameter "{name}".{hint} It has: {", ".join(known)}.'
             )
+
+
+def read_parameters(notebook: Path, file: Path) -> dict[str, Any]:
+    """Those entries of a YAML file that are parameters of the notebook.
+
+    A profile speaks to all notebooks; each takes what it knows.
+    """
+    content = yaml.safe_load(file.read_text())
+    return {name: content[name] for name in parameters_of(notebook) if name in content}
 
 
 class ProgressLines(io.TextIOBase):
@@ -131,6 +152,13 @@ def main() -> int:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path, help="the executed notebook, .ipynb")
     parser.add_argument(
+        "-f",
+        "--parameters-file",
+        type=Path,
+        metavar="FILE",
+        help="YAML; the entries that the notebook has as parameters are taken",
+    )
+    parser.add_argument(
         "-p",
         "--parameter",
         nargs=2,
@@ -143,6 +171,9 @@ def main() -> int:
     parameters = {name: yaml.safe_load(value) for name, value in arguments.parameter}
     print(arguments.output.stem, file=sys.stderr, flush=True)
     try:
+        if arguments.parameters_file:
+            given = read_parameters(arguments.notebook, arguments.parameters_file)
+            parameters = given | parameters
         run_notebook(arguments.notebook, arguments.output, parameters)
     except PapermillExecutionError as error:
         print(

@@ -4,118 +4,22 @@ Every problem found here is one sentence that says what is wrong and what to do.
 """
 
 import argparse
-import fcntl
 import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
-from arcnn.config import get_config, models_of
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.file_index import index_file
-from arcnn.experiments import VARIANTS
-from arcnn.files import PROFILES, ROOT, data_folder, results_folder
-from arcnn.names import DATASETS
-
-DEFAULTS = {
-    "datasets": None,
-    "models": None,
-    "seeds": None,
-    "options": [],
-    "tabletop": {},
-    "figure5_class": {},
-    "ablation": {},
-    "data_root": "",
-    "results_root": "",
-}
-# What `make ablation` trains, unless the profile's `ablation` says otherwise.
-ABLATION_DEFAULTS = {
-    "trunk": "orcnn",  # whose features: none of the joints that are compared has formed them
-    "variants": list(VARIANTS),
-    "max_seeds": 5,
-    "whole": [],  # variants to train as whole networks too, one seed
-    "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
-}
-
-
-class ProfileError(ValueError):
-    """A profile or a command-line choice that cannot be run."""
-
-
-def load_profile(name: str) -> dict:
-    """Read and check ``notebooks/profiles/<name>.yaml``.
-
-    Raises:
-        ProfileError: an unknown profile, parameter, data set, model or option; says which.
-    """
-    profile = {"profile": name} | DEFAULTS | _read_profile(name)
-    profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
-    return profile
-
-
-def _read_profile(name: str) -> dict:
-    """The file's parameters, on top of those of the profile that it names as its ``base``."""
-    known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
-    file = f"notebooks/profiles/{name}.yaml"
-    try:
-        profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{file} is not YAML: {error}") from error
-    if not isinstance(profile, dict):
-        raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
-    base = _read_profile(profile.pop("base")) if "base" in profile else {"options": []}
-    for key in profile:
-        if key not in DEFAULTS:
-            raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
-    for key in profile.get("ablation", {}):
-        if key not in ABLATION_DEFAULTS:
-            known = ", ".join(ABLATION_DEFAULTS)
-            raise ProfileError(f'{file}: unknown parameter "{key}" of ablation; known: {known}.')
-    options = profile.get("options", [])
-    if all(isinstance(group, list) for group in options):  # grouped, for reading
-        options = [item for group in options for item in group]
-    return base | profile | {"options": base["options"] + options}
-
-
-def check_choices(profile: dict) -> None:
-    """Check data sets, models, seeds and options of a profile.
-
-    Raises:
-        ProfileError: naming what is wrong.
-    """
-    for key in ("datasets", "models", "seeds"):
-        if not profile[key]:
-            raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
-    for dataset in profile["datasets"]:
-        if dataset not in DATASETS:
-            raise ProfileError(
-                f'datasets: unknown "{dataset}"; choose among {", ".join(DATASETS)}.'
-            )
-        known = models_of(dataset)
-        for model in profile["models"]:
-            if model not in known:
-                raise ProfileError(f'models: unknown "{model}"; choose among {", ".join(known)}.')
-        if profile["ablation"]["trunk"] not in known:
-            raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
-    for variant in (*profile["ablation"]["variants"], *profile["ablation"]["whole"]):
-        if variant not in VARIANTS:
-            raise ProfileError(
-                f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
-            )
-    for variant in profile["ablation"]["whole"]:
-        if VARIANTS[variant].times > 1:
-            raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
-    try:
-        for dataset in profile["datasets"]:
-            get_config(dataset, profile["models"][0], options=profile["options"])
-    except ValueError as error:
-        raise ProfileError(f"profile {profile['profile']}: {error}") from error
+from arcnn.experiments.variants import VARIANTS
+from arcnn.files import ROOT, data_folder, lock, results_folder, write_text
+from arcnn.workshop.outdated import find_outdated
+from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
 
 
 def check_folders(profile: dict) -> Path:
@@ -136,10 +40,8 @@ def check_folders(profile: dict) -> Path:
         try:
             find_splits(dataset, data_folder(profile["data_root"]))
         except FileNotFoundError as error:
-            if dataset != "tabletop":
+            if dataset != "tabletop":  # which is drawn where it is missing
                 raise ProfileError(str(error)) from error
-            # Not drawn yet, or deleted since: its report, if any, speaks of nothing.
-            (results / "data" / "tabletop.json").unlink(missing_ok=True)
     return results
 
 
@@ -160,6 +62,21 @@ def name_own_classes(profile: dict) -> None:
         profile["options"] = [*profile["options"], key, len(index_file(file).category_ids)]
     except AnnotationError as error:
         raise ProfileError(str(error)) from error
+
+
+def check_earlier_results(profile: dict, results: Path, chosen: argparse.Namespace) -> None:
+    """Name what does not fit any more, and have measured again what only needs that.
+
+    Raises:
+        ProfileError: trainings were made with other settings or data than would be now.
+    """
+    outdated = find_outdated(profile, results, ablation=chosen.target == "ablation")
+    if outdated.trainings:
+        raise ProfileError("\n".join(outdated.trainings))
+    for file, why in outdated.measured.items():
+        print(f"Measured again: {file.relative_to(results).parent} ({why}).", file=sys.stderr)
+    if not chosen.dry_run:
+        outdated.put_right()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_choices(profile)
         results = check_folders(profile)
         name_own_classes(profile)
-    except ProfileError as error:
+        check_earlier_results(profile, results, chosen)
+    except (ProfileError, AnnotationError) as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
     try:
@@ -219,43 +137,55 @@ def share_cores(profile: dict, cores: int) -> tuple[int, int]:
     return max(cores, at_once * threads), threads
 
 
-def run_snakemake(profile: dict, results: Path, chosen: argparse.Namespace) -> int:
+def write_parameters(profile: dict[str, Any], results: Path) -> Path:
+    """The profile as a file of parameters for Snakemake and the notebooks, and one for each whole
+    network of the ablation, which to the notebooks is a profile of its own.
+
+    Returns:
+        ``profile.yaml`` in the results folder.
+    """
+
+    def write(file: Path, content: dict[str, Any]) -> Path:
+        text = yaml.safe_dump(content, sort_keys=False)
+        if not file.is_file() or file.read_text() != text:
+            write_text(file, text)
+        return file
+
+    for name in profile["ablation"]["whole"]:
+        own = {"profile": name, "results_root": str(results / "whole")}
+        own["options"] = [*profile["options"], *VARIANTS[name].options]
+        write(results / "whole" / f"{name}.yaml", profile | own)
+    return write(results / "profile.yaml", profile)
+
+
+def run_snakemake(profile: dict[str, Any], results: Path, chosen: argparse.Namespace) -> int:
     """Become Snakemake, for a checked profile. Returns only if another run is at work."""
-    lock = os.open(results / ".lock", os.O_WRONLY | os.O_CREAT)
     # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    held = lock(results / ".lock")
+    if held is None:
         print(
             f"make reproduce: another run is at work in {results}; wait for it, or choose "
             "another folder with RESULTS=<folder>.",
             file=sys.stderr,
         )
         return 2
-    os.set_inheritable(lock, True)
+    os.set_inheritable(held.fileno(), True)
     slots, train_threads = share_cores(profile, chosen.cores)
-    seeds = {
-        variant: min(VARIANTS[variant].seeds, profile["ablation"]["max_seeds"])
-        for variant in profile["ablation"]["variants"]
-    }
-    whole = {
-        variant: {"model": VARIANTS[variant].model, "options": list(VARIANTS[variant].options)}
-        for variant in profile["ablation"]["whole"]
-    }
-    settings = profile | {"ablation": profile["ablation"] | {"variants": seeds, "whole": whole}}
-    configuration = results / "profile.yaml"
-    configuration.write_text(
-        yaml.safe_dump(settings | {"train_threads": train_threads}, sort_keys=False)
-    )
+    configuration = write_parameters(profile, results)
     command = [sys.executable, "-m", "snakemake", chosen.target]
     command += ["--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(results), "--configfile", str(configuration)]
+    command += ["--config", f"train_threads={train_threads}"]
     command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
     # Not `code`: a reworded rule is no reason to train again.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--quiet", "rules", "host", "reason"]
     command += ["--dry-run"] if chosen.dry_run else []
-    # Not a child process: what has been imported so far would sit in memory all along.
+    # Every process of the run takes the kit from here, whatever else the environment has.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    # Not a child process: the lock is Snakemake's from here on, and what was imported is gone.
     sys.stdout.flush()
     os.execv(sys.executable, command)
 

@@ -1,0 +1,179 @@
+"""The finished runs of a results folder: which may stand in one table, and which are as printed."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pandas as pd
+
+from arcnn.config import get_config
+from arcnn.files import compact_json, run_folder
+from arcnn.names import MODEL_NAMES, TABLE_1
+from arcnn.reporting.paper import IMAGES, SETTINGS, paper_table
+from arcnn.settings import Settings, differences, read_settings, settings
+
+logger = logging.getLogger(__name__)
+Key = TypeVar("Key")
+
+# Settings that are a model's own: they need be equal among its runs alone.
+# What it was measured with, and on; beside the configuration, as settings of a run.
+MEASURED_WITH = ("protocol", "draws of the images", "images of the test split", "test data")
+OF_THE_HEAD = ("MODEL.ROI_MASK_HEAD", "MODEL.ARCNN", "MODEL.ORCNN")
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    numbers: dict[str, float]  # by column of Table 1, percent
+    draws: pd.DataFrame  # the same over draws of the images, row 0 without drawing
+    data: dict[str, Any]  # fingerprint of the images and objects that were tested on
+    commit: str | None
+    record: str  # path relative to the results folder
+    settings: Settings  # all that matter, with what it was measured with
+    departures: list[str]  # from the paper's settings and splits, where it has this row
+
+
+class Runs(NamedTuple):
+    """Runs by (data set, model, seed), and sentences on what was left out and why."""
+
+    runs: dict[tuple[str, str, int], Run]
+    left_out: list[str]
+
+    def of(self, dataset: str, model: str) -> dict[int, Run]:
+        """The runs of one row of the table, by seed."""
+        return {s: r for (d, m, s), r in self.runs.items() if (d, m) == (dataset, model)}
+
+    def others(self, dataset: str) -> list[str]:
+        """Models that are not in the paper, in the order of their runs."""
+        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_NAMES)
+        return list(dict.fromkeys(models))
+
+
+def collect_runs(
+    results: Path, datasets: Sequence[str], models: Sequence[str], seeds: Sequence[int]
+) -> Runs:
+    """Every finished run that may stand beside the others.
+
+    A run is left out, and named, never averaged in, if a file of it is missing or cut off, or if
+    its settings, its data, its protocol or its draws are not those of most runs on the same data
+    set; the settings of its mask head, if they are not those of most runs of its model.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    left_out = []
+    for key in [(d, m, s) for d in datasets for m in models for s in seeds]:
+        try:
+            runs[key] = _read_run(results, *key)
+        except FileNotFoundError as missing:
+            left_out.append(f"{_name(key)}: no {Path(missing.filename).name}")
+        except (ValueError, KeyError, TypeError) as error:
+            left_out.append(f"{_name(key)}: not a whole run ({error!r})")
+    for dataset in datasets:
+        left_out += _leave_out(runs, [k for k in runs if k[0] == dataset], of_the_head=False)
+        for model in models:
+            left_out += _leave_out(runs, [k for k in runs if k[:2] == (dataset, model)], True)
+    for sentence in left_out:
+        logger.warning("left out of Table 1: %s", sentence)
+    return Runs(runs, left_out)
+
+
+def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:
+    """Remove those of the runs that were made otherwise than most of them; sentences on them."""
+    odd = unlike_most(
+        {
+            key: {
+                name: value
+                for name, value in runs[key].settings.items()
+                if name.startswith(OF_THE_HEAD) == of_the_head and name != "SEED"
+            }
+            for key in keys
+        }
+    )
+    for key in odd:
+        del runs[key]
+    return [
+        f"{_name(key)}: made with other data or settings than most ({what})"
+        for key, what in odd.items()
+    ]
+
+
+def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
+    """Those that were made otherwise than most of them, and what differs, by key."""
+    usual = Counter(compact_json(of) for of in made_with.values()).most_common(1)
+    odd = {}
+    for key, of in made_with.items():
+        if differs := differences(of, json.loads(usual[0][0])):
+            odd[key] = few(t.replace("now ", "").replace("before", "most have") for t in differs)
+    return odd
+
+
+def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
+    folder = run_folder(results, dataset, model, seed)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((folder / "record.json").read_text())
+    draws = pd.read_csv(folder / "draws.csv")
+    made_with = read_settings(folder / "train" / "config.yaml")
+    if list(draws.columns) != list(TABLE_1):
+        raise ValueError("draws.csv has other columns than Table 1")
+    tested_on = record["tested_on"]
+    measured_with = dict(
+        zip(
+            MEASURED_WITH,
+            (record["protocol"], len(draws), tested_on["images"], tested_on["used"]),
+            strict=True,
+        )
+    )
+    measured_with["training data"] = record["trained_on"]["used"]
+    return Run(
+        numbers={c: metrics[task][key] for c, (task, key) in TABLE_1.items()},
+        draws=draws,
+        data=tested_on,
+        commit=record["commit"],
+        record=str((folder / "record.json").relative_to(results)),
+        settings=made_with | measured_with,
+        departures=departures(dataset, model, made_with, record["dataset"].get("used", {})),
+    )
+
+
+def departures(
+    dataset: str, model: str, made_with: Settings, used: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Where a run is not the paper's: in a few words each, empty where the paper has no such row.
+
+    Args:
+        made_with: its settings.
+        used: images and objects that were used, by split.
+    """
+    overfit = made_with.get("DATASETS.OVERFIT_IMAGES")
+    own = [f"measured on its own {overfit} training images"] if overfit else []
+    if (dataset, model) not in paper_table().index:
+        return own
+    papers = settings(get_config(dataset, model)) | SETTINGS[dataset]
+    found = [
+        f"{key} {made_with.get(key)} instead of {value}"
+        for key, value in papers.items()
+        if key != "SEED" and made_with.get(key) != value
+    ]
+    found.sort(key=lambda text: text.split()[0] not in SETTINGS[dataset])  # the paper's own first
+    return (
+        own
+        + found
+        + [
+            f"{used.get(split, {}).get('images', 'unknown')} of {images} images of {split}"
+            for split, images in IMAGES[dataset].items()
+            if used.get(split, {}).get("images") != images
+        ]
+    )
+
+
+def few(texts: Iterable[str], count: int = 4) -> str:
+    """Some of many, and how many more there are."""
+    texts = list(texts)
+    more = f"; and {len(texts) - count} more" if len(texts) > count else ""
+    return "; ".join(texts[:count]) + more
+
+
+def _name(key: tuple[str, str, int]) -> str:
+    return f"{key[0]}/{key[1]}/seed{key[2]}"

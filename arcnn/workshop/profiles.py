@@ -1,0 +1,151 @@
+"""Profiles: files of parameters in ``notebooks/profiles/``, read, merged and checked.
+
+A profile's entries are the notebooks' parameters by name; a few are the workflow's own. What is
+wrong with one is a sentence that names the file and the entry.
+"""
+
+from typing import Any
+
+import jsonschema
+import yaml
+
+from arcnn.config import get_config, models_of
+from arcnn.experiments.variants import VARIANTS
+from arcnn.files import PROFILES
+from arcnn.names import DATASETS
+
+DEFAULTS: dict[str, Any] = {
+    "datasets": None,
+    "models": None,
+    "seeds": None,
+    "options": [],  # detectron2 overrides: [KEY, VALUE, ...], perhaps grouped in lists
+    "max_skipped": 0.01,  # share of the objects that may be left out
+    "tabletop": {},  # what is drawn: train_images, val_images
+    "figure5_class": {},  # the class of Figure 5, by data set
+    "ablation": {},
+    "data_root": "",
+    "results_root": "",
+}
+# What `make ablation` trains, unless the profile's `ablation` says otherwise.
+ABLATION_DEFAULTS: dict[str, Any] = {
+    "trunk": "orcnn",  # whose features: none of the joints that are compared has formed them
+    "variants": list(VARIANTS),
+    "max_seeds": 5,
+    "whole": [],  # variants to train as whole networks too, one seed
+    "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
+}
+_NAMES = {"type": "array", "items": {"type": "string"}}
+_COUNT = {"type": "integer", "minimum": 1}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "datasets": _NAMES,
+        "models": _NAMES,
+        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "options": {"type": "array"},
+        "max_skipped": {"type": "number", "minimum": 0, "maximum": 1},
+        "tabletop": {
+            "type": "object",
+            "properties": {"train_images": _COUNT, "val_images": _COUNT},
+            "additionalProperties": False,
+        },
+        "figure5_class": {"type": "object", "additionalProperties": {"type": "string"}},
+        "ablation": {
+            "type": "object",
+            "properties": {
+                "trunk": {"type": "string"},
+                "variants": _NAMES,
+                "max_seeds": _COUNT,
+                "whole": _NAMES,
+                "options": {"type": "array"},
+            },
+        },
+        "data_root": {"type": "string"},
+        "results_root": {"type": "string"},
+        "base": {"type": "string"},
+    },
+}
+
+
+class ProfileError(ValueError):
+    """A profile or a command-line choice that cannot be run."""
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """Read and check ``notebooks/profiles/<name>.yaml``.
+
+    Raises:
+        ProfileError: an unknown profile, parameter, data set, model or option; says which.
+    """
+    profile = {"profile": name} | DEFAULTS | _read(name)
+    profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
+    return profile
+
+
+def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The file's parameters, on top of those of the profile that it names as its ``base``."""
+    known = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
+    file = f"notebooks/profiles/{name}.yaml"
+    try:
+        profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ProfileError(f"{file} is not YAML: {error}") from error
+    if not isinstance(profile, dict):
+        raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
+    for key in profile:
+        if key not in DEFAULTS and key != "base":
+            raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
+    try:
+        jsonschema.validate(profile, SCHEMA)
+    except jsonschema.ValidationError as error:
+        where = ".".join(map(str, error.absolute_path))
+        raise ProfileError(f"{file}: {where}: {error.message}.") from error
+    for key in profile.get("ablation", {}):
+        if key not in ABLATION_DEFAULTS:
+            known = ", ".join(ABLATION_DEFAULTS)
+            raise ProfileError(f'{file}: unknown parameter "{key}" of ablation; known: {known}.')
+    options = profile.get("options", [])
+    if all(isinstance(group, list) for group in options):  # grouped, for reading
+        options = [item for group in options for item in group]
+    base = profile.pop("base", None)
+    if base in (*above, name):
+        raise ProfileError(f"{file}: its base, {base}, builds on it.")
+    below = _read(base, (*above, name)) if base else {"options": []}
+    return below | profile | {"options": below["options"] + options}
+
+
+def check_choices(profile: dict[str, Any]) -> None:
+    """Check data sets, models, seeds and options of a profile.
+
+    Raises:
+        ProfileError: naming what is wrong.
+    """
+    for key in ("datasets", "models", "seeds"):
+        if not profile[key]:
+            raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
+    for dataset in profile["datasets"]:
+        if dataset not in DATASETS:
+            raise ProfileError(
+                f'datasets: unknown "{dataset}"; choose among {", ".join(DATASETS)}.'
+            )
+        known = models_of(dataset)
+        for model in profile["models"]:
+            if model not in known:
+                raise ProfileError(f'models: unknown "{model}"; choose among {", ".join(known)}.')
+        if profile["ablation"]["trunk"] not in known:
+            raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
+    for variant in (*profile["ablation"]["variants"], *profile["ablation"]["whole"]):
+        if variant not in VARIANTS:
+            raise ProfileError(
+                f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
+            )
+    for variant in profile["ablation"]["whole"]:
+        if VARIANTS[variant].times > 1:
+            raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
+    try:
+        for dataset in profile["datasets"]:
+            get_config(dataset, profile["models"][0], options=profile["options"])
+    except ValueError as error:
+        raise ProfileError(f"profile {profile['profile']}: {error}") from error
