@@ -5,9 +5,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +75,24 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 def compact_json(content: Any) -> str:
     """JSON of one line with sorted keys: the same text for the same content. Refuses NaN."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML in which 1e-05 is a number, as everywhere else; YAML 1.1 takes it for text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, _Yaml)
 
 
 def sha256(path: Path) -> str:

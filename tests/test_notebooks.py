@@ -19,6 +19,7 @@ from arcnn.workshop.notebooks import (
     UnknownParameterError,
     check_parameters,
     main,
+    read_parameters,
     run_notebook,
 )
 
@@ -96,6 +97,20 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_known_one(tiny_noteboo
     check_parameters(tiny_notebook, {"max_iter": 5})
     with pytest.raises(UnknownParameterError, match='no parameter "max_itr".*mean "max_iter"'):
         check_parameters(tiny_notebook, {"max_itr": 5})
+
+
+def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
+    tiny_notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profile.yaml").write_text("max_iter: 1e-05\nseeds: [0]\n")
+    assert read_parameters(tiny_notebook, tmp_path / "profile.yaml") == {"max_iter": 1e-05}
+    seen = []
+    monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: seen.append(given))
+    call = ["notebooks", str(tiny_notebook), "out.ipynb", "-f", str(tmp_path / "profile.yaml")]
+    for extra, value in (([], 1e-05), (["-p", "max_iter", "7"], 7)):
+        monkeypatch.setattr(sys, "argv", [*call, *extra])
+        assert main() == 0
+        assert seen[-1][2] == {"max_iter": value}
 
 
 def test_a_notebook_is_run_into_a_copy_and_a_page(

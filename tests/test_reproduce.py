@@ -8,11 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
+from arcnn.config import CONFIG_DIR, load_config
 from arcnn.experiments import whole_trainings
-from arcnn.files import PROFILES
+from arcnn.files import NOTEBOOKS, PROFILES
+from arcnn.workshop.notebooks import run_notebook
+from arcnn.workshop.outdated import Outdated, find_outdated
 from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
-from arcnn.workshop.reproduce import check_folders, main, name_own_classes
+from arcnn.workshop.reproduce import check_folders, main, name_own_classes, write_parameters
 
 REPRODUCE = [sys.executable, "-m", "arcnn.workshop.reproduce"]
 
@@ -189,3 +195,127 @@ def test_two_runs_at_once_in_one_folder_are_refused(smoke: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run = reproduce(smoke.parent)
     assert run.returncode == 2 and "another run is at work" in run.stderr
+
+
+# --- settings, data and protocol of earlier results ----------------------------------------------
+
+
+@pytest.fixture
+def moved(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of the smoke results, and of the data they were made on, somewhere else."""
+    shutil.copytree(smoke.parent, tmp_path / "moved", symlinks=True)
+    return tmp_path / "moved" / "smoke"
+
+
+def profile_of(results: Path) -> dict:
+    places = {"results_root": str(results.parent), "data_root": str(results.parent / "data")}
+    return load_profile("smoke") | places
+
+
+def edit_config(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, text: str) -> None:
+    """Edit a YAML file, in a copy of arcnn/configs."""
+    shutil.copytree(CONFIG_DIR, folder / "configs", dirs_exist_ok=True)
+    with (folder / "configs" / name).open("a") as file:
+        file.write(text)
+    monkeypatch.setattr("arcnn.config.CONFIG_DIR", folder / "configs")
+
+
+def listed_rules(results: Path) -> dict[str, int]:
+    """What a dry run would do: jobs by rule."""
+    lines = [line.split() for line in reproduce(results.parent, "--dry-run").stdout.splitlines()]
+    return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+
+
+def test_results_and_data_that_moved_are_as_good_as_before(moved: Path) -> None:
+    run = reproduce(moved.parent)
+    assert run.returncode == 0 and "Nothing to be done" in run.stderr + run.stdout
+
+
+def test_a_training_whose_settings_changed_is_named_and_kept(
+    moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    text = "  ARCNN:\n    INPUT: probs\n"
+    edit_config(monkeypatch, tmp_path, "tabletop/arcnn.yaml", text)
+    before = files_with_times(moved)
+    places = ["--results-root", str(moved.parent), "--data-root", str(moved.parent / "data")]
+    assert main(["--profile", "smoke", *places]) == 2
+    said = capsys.readouterr().err
+    run = moved / "runs/tabletop/arcnn/seed0"
+    assert f"{run} was trained with other settings or data" in said
+    assert "MODEL.ARCNN.INPUT: now probs, before logits" in said and f"rm -r '{run}'" in said
+    assert "orcnn" not in said and files_with_times(moved) == before
+
+
+def test_what_only_needs_measuring_is_measured_again(
+    moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_outdated(profile_of(moved), moved) == Outdated([], {}, {}, [])
+    edit_config(monkeypatch, tmp_path, "tabletop/orcnn.yaml", "TEST: {DETECTIONS_PER_IMAGE: 7}\n")
+    outdated = find_outdated(profile_of(moved), moved)
+    metrics = moved / "runs/tabletop/orcnn/seed0/metrics.json"
+    assert outdated.measured == {metrics: "TEST.DETECTIONS_PER_IMAGE: now 7, before 100"}
+    outdated.put_right()
+    assert load_config(metrics.parent / "train").TEST.DETECTIONS_PER_IMAGE == 7
+    assert find_outdated(profile_of(moved), moved) == Outdated([], {}, {}, [])
+    assert {"evaluate": 1, "table1": 1}.items() <= listed_rules(moved).items()
+
+
+def test_another_protocol_measures_every_run_again(
+    moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcnn.workshop.outdated.protocol_version", lambda: "another")
+    outdated = find_outdated(profile_of(moved), moved)
+    assert list(outdated.measured.values()) == ["the protocol changed"] * 3
+    assert not outdated.trainings
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_annotations_that_changed_are_noticed(split: str, moved: Path) -> None:
+    file = moved.parent / "data" / "tabletop" / f"tabletop_{split}.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content))  # other bytes, the same objects
+    outdated = find_outdated(profile_of(moved), moved)
+    assert not outdated.trainings and not outdated.measured
+    del content["annotations"][:3]
+    file.write_text(json.dumps(content))
+    outdated = find_outdated(profile_of(moved), moved)
+    assert outdated.reports == [moved / "data" / "tabletop.json"]
+    if split == "train":
+        assert len(outdated.trainings) == 3
+        assert all("(the training data)" in sentence for sentence in outdated.trainings)
+    else:
+        assert list(outdated.measured.values()) == ["the data changed"] * 3
+        outdated.put_right()
+        rules = {"prepare_data": 1, "evaluate": 3, "table1": 1}
+        assert rules.items() <= listed_rules(moved).items()
+
+
+def test_glitches_that_the_profile_allows_are_left_out_everywhere(tmp_path: Path) -> None:
+    square = [[2, 2, 20, 2, 20, 20, 2, 20]]
+    annotations = [
+        {"id": k, "image_id": 1, "category_id": 1, "segmentation": square, "visible_mask": square}
+        for k in range(1, 51)
+    ]
+    annotations[7]["segmentation"] = [[1, 2]]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 24, "width": 24}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": annotations,
+    }
+    own = tmp_path / "data" / "own"
+    (own / "val").mkdir(parents=True)
+    (own / "val.json").write_text(json.dumps(content))
+    Image.new("RGB", (24, 24)).save(own / "val" / "1.png")
+    before = sorted(own.rglob("*"))
+    parameters = {"dataset": "own", "results_root": str(tmp_path / "results")}
+    parameters["data_root"] = str(tmp_path / "data")
+    notebook = NOTEBOOKS / "01_prepare_data.ipynb"
+    with pytest.raises(PapermillExecutionError, match="not usable as it is"):
+        run_notebook(notebook, tmp_path / "strict.ipynb", parameters)
+    run_notebook(notebook, tmp_path / "allowed.ipynb", parameters | {"max_skipped": 0.05})
+    report = json.loads((tmp_path / "results/demo/data/own.json").read_text())
+    assert report["dataset"]["used"]["val"]["objects"] == 49
+    assert report["parameters"]["max_skipped"] == 0.05
+    assert sorted(own.rglob("*")) == before
+    profile = load_profile("small") | {"max_skipped": 0.05}
+    assert yaml.safe_load(write_parameters(profile, tmp_path).read_text())["max_skipped"] == 0.05

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from arcnn.data import AnnotationError
 from arcnn.experiments.runs import make_features, run_variant
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import data_folder
+from arcnn.files import data_folder, read_yaml
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--dataset", required=True)
     given = parser.parse_args(arguments)
     try:
-        profile = yaml.safe_load(given.profile_file.read_text())
+        profile = read_yaml(given.profile_file.read_text())
         results, ablation = given.profile_file.resolve().parent, profile["ablation"]
         folder = results / "ablation" / given.dataset
         if given.command == "features":

@@ -20,12 +20,13 @@ from typing import Any, TextIO
 import nbconvert
 import nbformat
 import papermill
-import yaml
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 from traitlets.config import Config
+
+from arcnn.files import read_yaml
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -82,7 +83,7 @@ def read_parameters(notebook: Path, file: Path) -> dict[str, Any]:
 
     A profile speaks to all notebooks; each takes what it knows.
     """
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file.read_text())
     return {name: content[name] for name in parameters_of(notebook) if name in content}
 
 
@@ -168,7 +169,7 @@ def main() -> int:
         help="VALUE is read as YAML",
     )
     arguments = parser.parse_args()
-    parameters = {name: yaml.safe_load(value) for name, value in arguments.parameter}
+    parameters = {name: read_yaml(value) for name, value in arguments.parameter}
     print(arguments.output.stem, file=sys.stderr, flush=True)
     try:
         if arguments.parameters_file:

@@ -11,7 +11,7 @@ import yaml
 
 from arcnn.config import get_config, models_of
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import PROFILES
+from arcnn.files import PROFILES, read_yaml
 from arcnn.names import DATASETS
 
 DEFAULTS: dict[str, Any] = {
@@ -89,7 +89,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
     file = f"notebooks/profiles/{name}.yaml"
     try:
-        profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+        profile = read_yaml((PROFILES / f"{name}.yaml").read_text())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{file} is not YAML: {error}") from error
     if not isinstance(profile, dict):
