@@ -1,95 +1,230 @@
 """Archives, labelme and COCO files with a visible mask."""
 
+import hashlib
 import http.server
+import io
 import json
 import re
+import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import arcnn
 from arcnn.data import decode_masks, load_annotations
+from arcnn.data.__main__ import main
+from arcnn.data.registration import FILES
+from arcnn.files import ROOT
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
-from arcnn.workshop.fetch import UnsafeArchive, download, fetch, unpack
+from arcnn.workshop.data_commands import parser
+from arcnn.workshop.fetch import UnsafeArchive, fetch, unpack
+from arcnn.workshop.sources import SOURCES, Source
+
+
+def zip_of(path: Path, *names: str, content: bytes = b"x", link: bool = False) -> Path:
+    """An archive of these files; of the last one, a link is made."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            if link and name == names[-1]:
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            file.writestr(info, content)
+    return path
+
+
+def tar_of(path: Path, *members: tuple[str, bytes], mode: int = 0o644) -> Path:
+    """An archive of members of these names and types, all links to /etc."""
+    with tarfile.open(path, "w:gz") as file:
+        for name, kind in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.mode = kind, "/etc", mode
+            info.size = 4 if kind == tarfile.REGTYPE else 0
+            file.addfile(info, io.BytesIO(b"some"))
+    return path
 
 
 def test_an_archive_is_unpacked_where_it_should_be(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("train2014/1.jpg", b"one")
-    unpack(tmp_path / "a.zip", tmp_path / "out")
+    unpack(zip_of(tmp_path / "a.zip", "train2014/1.jpg", content=b"one"), tmp_path / "out")
     assert (tmp_path / "out/train2014/1.jpg").read_bytes() == b"one"
-    (tmp_path / "b.txt").write_text("two")
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as file:
-        file.add(tmp_path / "b.txt", "folder/b.txt")
-    unpack(tmp_path / "a.tar.gz", tmp_path / "out")
-    assert (tmp_path / "out/folder/b.txt").read_text() == "two"
+    unpack(tar_of(tmp_path / "a.tgz", ("folder/b", tarfile.REGTYPE), mode=0o6777), tmp_path / "out")
+    unpacked = tmp_path / "out/folder/b"
+    assert unpacked.read_text() == "some"
+    assert not unpacked.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "C:\\evil", "..\\evil"])
 def test_a_path_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("good", b"x")
-        file.writestr(name, b"x")
-    with pytest.raises(UnsafeArchive, match="nothing unpacked"):
-        unpack(tmp_path / "a.zip", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    as_tar = tar_of(tmp_path / "a.tgz", ("good", tarfile.REGTYPE), (name, tarfile.REGTYPE))
+    for archive in (zip_of(tmp_path / "a.zip", "good", name), as_tar):
+        with pytest.raises(UnsafeArchive, match="leads out of the folder; nothing unpacked"):
+            unpack(archive, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
-def test_links_and_broken_archives_are_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as file:
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-        file.addfile(link)
-    with pytest.raises(UnsafeArchive, match="link"):
-        unpack(tmp_path / "a.tar", tmp_path / "out")
-    (tmp_path / "a.txt").write_text("no archive")
-    with pytest.raises(ValueError, match="neither"):
-        unpack(tmp_path / "a.txt", tmp_path / "out")
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
+    # Of the two called x the first is bad, and the second would be written where it leads.
+    members = [("good", tarfile.REGTYPE), ("x", kind), ("x", tarfile.REGTYPE)]
+    as_zip = zip_of(tmp_path / "a.zip", "good", "x", link=True)
+    for archive in (tar_of(tmp_path / "a.tgz", *members), as_zip):
+        with pytest.raises(UnsafeArchive, match="'x' is a link or a device; nothing unpacked"):
+            unpack(archive, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
-class _Server(http.server.BaseHTTPRequestHandler):
-    content, asked = b"0123456789" * 1000, []
+def test_a_link_in_the_folder_leads_nothing_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/x").symlink_to(tmp_path / "elsewhere")
+    archive = tar_of(tmp_path / "a.tgz", ("good", tarfile.REGTYPE), ("x/y", tarfile.REGTYPE))
+    with pytest.raises(UnsafeArchive, match="outside the destination; nothing unpacked"):
+        unpack(archive, tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir()) and not (tmp_path / "out/good").exists()
+
+
+def test_a_damaged_archive_is_a_sentence(tmp_path: Path) -> None:
+    noise = bytes(range(256)) * 40
+    whole = zip_of(tmp_path / "a.zip", "1.jpg", "2.jpg", content=noise).read_bytes()
+    place = whole.index(b"1.jpg") + len("1.jpg")
+    damaged = whole[:place] + bytes(20) + whole[place + 20 :]
+    as_tar = tar_of(tmp_path / "a.tgz", ("good", tarfile.REGTYPE)).read_bytes()
+    wrong_sum = as_tar[:-8] + bytes(4) + as_tar[-4:]
+    encrypted = bytearray(zip_of(tmp_path / "a.zip", "1.jpg").read_bytes())
+    encrypted[6] |= 1
+    encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
+    for content in (damaged, as_tar[:-20], wrong_sum, bytes(encrypted)):
+        (tmp_path / "b").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b cannot be unpacked \(.*fetch it again"):
+            unpack(tmp_path / "b", tmp_path / "out")
+    for content in (b"no archive", whole[:-30]):
+        (tmp_path / "b").write_bytes(content)
+        with pytest.raises(ValueError, match="neither a zip nor a tar archive, or it is cut off"):
+            unpack(tmp_path / "b", tmp_path / "out")
+    with pytest.raises(ValueError, match="No such file"):
+        unpack(tmp_path / "absent.zip", tmp_path / "out")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Has one archive: whole, and broken off. Remembers what was asked of it."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content, self.asked = content, []
+
+    def source(self, name: str, known_hash: str = "") -> Source:
+        address = f"http://127.0.0.1:{self.server_port}/{name}"
+        return Source("images", "here", "1 kB", "none", "made", address, known_hash or self.hash)
+
+    @property
+    def hash(self) -> str:
+        return "md5:" + hashlib.md5(self.content).hexdigest()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
 
     def do_GET(self) -> None:
-        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
-        self.asked.append(start)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(self.content) - start))
+        self.server.asked.append(self.path)
+        if self.path not in ("/a.zip", "/cut.zip"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
-        self.wfile.write(self.content[start:])
+        end = -10 if self.path == "/cut.zip" else None
+        self.wfile.write(self.server.content[:end])
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def test_a_download_goes_on_where_it_was_and_is_verified(
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server(zip_of(tmp_path / "served.zip", "train/1.jpg").read_bytes()) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield serving
+        serving.shutdown()
+
+
+def test_what_is_fetched_is_unpacked_and_not_fetched_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SOURCES, "made", [server.source("a.zip")])
+    for _ in range(2):
+        assert fetch("made", tmp_path, yes=True) == [f"images: unpacked into {tmp_path / 'made'}."]
+        assert (tmp_path / "made/train/1.jpg").read_bytes() == b"x"
+    assert server.asked == ["/a.zip"]
+    (tmp_path / "made/a.zip").write_bytes(server.content[:-10])  # by another program, say
+    fetch("made", tmp_path, yes=True)
+    assert (tmp_path / "made/a.zip").read_bytes() == server.content
+
+
+def test_what_did_not_come_whole_is_a_sentence_and_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for source, said in (
+        (server.source("cut.zip"), "cut.zip was not downloaded: .*starts from the beginning"),
+        (server.source("absent.zip"), "absent.zip was not downloaded: 404"),
+        (server.source("a.zip", "md5:" + "0" * 32), "does not match the known hash"),
+    ):
+        monkeypatch.setitem(SOURCES, "made", [source])
+        assert main(["fetch", "made", "--yes", "--data-root", str(tmp_path)]) == 1
+        assert re.search(said, capsys.readouterr().err)
+        assert not list((tmp_path / "made").iterdir())
+
+
+def test_nothing_is_fetched_that_was_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/data.bin"
-    try:
-        (tmp_path / "data.bin.part").write_bytes(_Server.content[:4000])
-        assert download(url, tmp_path).read_bytes() == _Server.content
-        assert _Server.asked == [4000]
-        with pytest.raises(ValueError, match="hash"):
-            download(url, tmp_path / "other", "md5:" + "0" * 32)
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_nothing_is_fetched_that_was_not_asked_for(tmp_path: Path) -> None:
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("a download"))
     said = "\n".join(fetch("cocoa_cls", tmp_path))
     assert "Would download" in said and "By hand" in said and not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="choose kins"):
         fetch("cityscapes", tmp_path)
+
+
+def test_what_has_an_address_has_a_hash() -> None:
+    for source in (source for sources in SOURCES.values() for source in sources):
+        assert bool(source.address) == bool(source.known_hash), source
+
+
+def test_the_table_in_the_readme_says_what_the_sources_say() -> None:
+    readme = (ROOT / "data/README.md").read_text(encoding="utf-8").replace("`", "")
+    table = [line for line in readme.splitlines() if line.startswith("| ")]
+    own = [line for line in table[1:] if line.startswith(("| tabletop/", "| own/"))]
+    direct = {True: " (direct)", False: ""}
+    rows = [
+        f"| {s.put} | {s.what}; {s.size} | {s.where}{direct[bool(s.address)]}; {s.terms} |"
+        for sources in SOURCES.values()
+        for s in sources
+    ]
+    assert [line for line in table[1:] if line not in own] == rows and len(own) == 2
+
+
+@pytest.mark.parametrize("dataset", SOURCES)
+def test_the_sources_name_every_file_that_is_looked_for(dataset: str) -> None:
+    put = " ".join(source.put for source in SOURCES[dataset])
+    for files in FILES[dataset].values():
+        assert all(re.search(rf"\b{re.escape(name)}\b", put) for name in files.annotations)
+        assert f"{dataset}/{files.images}" in put
+
+
+def test_the_ways_in_need_no_heavy_library() -> None:
+    code = "import sys, arcnn.workshop.convert, arcnn.workshop.fetch; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "detectron2", "pandas", "matplotlib"} & set(ran.stdout.split())
+
+
+def test_a_check_allows_as_much_as_loading_does() -> None:
+    assert parser().parse_args(["check", "a.json"]).max_skipped == 0.01
 
 
 def labelme(*shapes: tuple) -> dict:
@@ -139,6 +274,7 @@ def test_what_is_wrong_with_labelme_files_is_listed(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "no group_id" in text and "group 1 has no visible" in text
     assert "group 2 has no amodal" in text and "b.json: not a labelme file" in text
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_shapes_that_say_too_little_are_listed(tmp_path: Path) -> None:
@@ -170,10 +306,46 @@ def test_what_a_conversion_mends_is_listed_and_counted(
     assert labelme_to_cocoa([tmp_path / "desk.json"], tmp_path / "own.json")["mended"] == 2
     assert "group 1: visible mask: 12 of 30 pixels outside, cut away" in caplog.text
     assert "leaves the image" in caplog.text and "desk.json" in caplog.text
+    cup, pen = json.loads((tmp_path / "own.json").read_text())["annotations"]
+    assert (cup["occlude_rate"], pen["occlude_rate"], pen["area"]) == (0.5, 0, 60)
+
+
+def test_a_mask_may_be_told_by_a_flag_or_the_description(tmp_path: Path) -> None:
+    names = ("cup Amodal ", "cup visible"), ("desk lamp", "desk lamp"), ("pen", "pen")
+    shapes = [
+        (n, k, p) for k, pair in enumerate(names) for n, p in zip(pair, (WHOLE, SEEN), strict=True)
+    ]
+    content = labelme(*shapes)
+    for k, kind in enumerate(("amodal", "visible")):
+        content["shapes"][2 + k]["flags"] = {kind: True}
+        content["shapes"][4 + k]["description"] = kind.upper()
+    (tmp_path / "desk.json").write_text(json.dumps(content))
+    call = ["convert", str(tmp_path / "desk.json"), "--out", str(tmp_path / "own.json")]
+    assert main([*call, "--classes", "pen", "cup", "desk lamp"]) == 0
+    converted = json.loads((tmp_path / "own.json").read_text())
+    assert [a["category_id"] for a in converted["annotations"]] == [2, 3, 1]
+    assert [a["occlude_rate"] for a in converted["annotations"]] == [0.5] * 3
+
+
+def test_a_file_that_is_not_converted_leaves_the_last_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "own.json").write_text("the last one")
+    shapes = [("cup amodal", 1, WHOLE), ("pen visible", 1, SEEN), ("pen", None, WHOLE)]
+    (tmp_path / "desk.json").write_text(json.dumps(labelme(*shapes)))
+    call = ["convert", str(tmp_path / "desk.json"), "--out", str(tmp_path / "own.json")]
+    assert main([*call, "--classes", "cup"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / 'desk.json'}: group 1 has several labels, ['cup', 'pen']",
+        "class 'pen' is not in classes",
+    ]
+    assert main(["convert", call[1], *call[1:], "--visible", "seen"]) == 1
+    assert capsys.readouterr().err == "--visible converts one COCO file at a time\n"
+    assert (tmp_path / "own.json").read_text() == "the last one"
 
 
 def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
-    guide = Path(arcnn.__file__).parents[1] / "data/reference/formats.md"
+    guide = ROOT / "data/reference/formats.md"
     (example,) = re.findall(r"```json\n(.*?)```", guide.read_text(), re.DOTALL)
     (tmp_path / "train.json").write_text(example)
     (tmp_path / "train").mkdir()

@@ -5,11 +5,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from arcnn.data.problems import MAX_SKIPPED
 from arcnn.data.rates import COCOA_CLS, RateDistribution
-from arcnn.files import data_folder
+from arcnn.files import data_folder, write_text
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.fetch import fetch
+from arcnn.workshop.pasting import Recipe, make_amodal
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -25,13 +29,11 @@ def _check(arguments: argparse.Namespace) -> int:
     )
     print(str(report).encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode())
     if arguments.json:
-        arguments.json.write_text(json.dumps(report.to_json(), indent=1, default=repr) + "\n")
+        write_text(arguments.json, json.dumps(report.to_json(), indent=1, default=repr) + "\n")
     return 1 if report.errors else 0
 
 
 def _synthesize(arguments: argparse.Namespace) -> int:
-    from arcnn.workshop.pasting import Recipe, make_amodal
-
     rates = RateDistribution.of_file(arguments.rates) if arguments.rates else COCOA_CLS
     recipe = Recipe(
         image_size=arguments.image_size,
@@ -59,8 +61,9 @@ def _synthesize(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     if arguments.visible:
-        (source,) = arguments.files
-        made = coco_to_cocoa(source, arguments.out, visible=arguments.visible)
+        if len(arguments.files) > 1:
+            raise ValueError("--visible converts one COCO file at a time")
+        made = coco_to_cocoa(arguments.files[0], arguments.out, visible=arguments.visible)
     else:
         made = labelme_to_cocoa(arguments.files, arguments.out, arguments.classes)
     print(", ".join(f"{number:,} {what}" for what, number in made.items()))
@@ -68,17 +71,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from arcnn.workshop.fetch import fetch
-
     print("\n".join(fetch(arguments.dataset, data_folder(arguments.data_root), yes=arguments.yes)))
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(prog="python -m arcnn.data", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-
+def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
         help="report on an annotation file; exit status 1 if anything in it cannot be used",
@@ -92,8 +89,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-skipped",
         type=float,
-        help="share of the objects that may be left out (default: 0.01, or what max_skipped.txt "
-        "beside FILE says)",
+        default=MAX_SKIPPED,
+        help="share of the objects that may be left out (default: %(default)s)",
     )
     command.add_argument("--workers", type=int, help="processes (default: one per core)")
     command.add_argument("--decode", action="store_true", help="decode every pixel of the images")
@@ -103,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, help="write the report here as well")
     command.set_defaults(run=_check)
 
+
+def _add_synthesize(commands: Any) -> None:
     command = commands.add_parser(
         "synthesize",
         help="make amodal data from a COCO-format modal data set",
@@ -146,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_synthesize)
 
+
+def _add_convert(commands: Any) -> None:
     command = commands.add_parser(
         "convert",
         help="labelme files, or a COCO file with a visible mask, to the kit's format",
@@ -158,6 +159,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--classes", nargs="*", default=[], help="labelme: classes, in order")
     command.set_defaults(run=_convert)
 
+
+def _add_fetch(commands: Any) -> None:
     command = commands.add_parser(
         "fetch",
         help="download what of a data set has a direct address; says where the rest is",
@@ -167,17 +170,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data-root", default="", help="folder of data sets")
     command.add_argument("--yes", action="store_true", help="really download")
     command.set_defaults(run=_fetch)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m arcnn.data", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_check, _add_synthesize, _add_convert, _add_fetch):
+        add(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status.
+    """
     chosen = parser().parse_args(arguments)
     try:
         return chosen.run(chosen)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

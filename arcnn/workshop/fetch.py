@@ -1,140 +1,80 @@
 """Getting and unpacking what has a direct address; saying where to get what has none.
 
-Nothing is fetched that was not asked for by name. A download that broke off goes on where it was,
-and is verified before it is unpacked; an archive whose contents would leave its folder is refused.
+Nothing is fetched that was not asked for by name. What came is verified before it is unpacked; an
+archive whose contents would leave its folder is refused as a whole.
 """
 
-import hashlib
-import logging
+import lzma
+import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pooch
-import requests
-from tqdm import tqdm
 
-from arcnn.workshop.sources import SOURCES, Source
+from arcnn.workshop.sources import SOURCES
 
-logger = logging.getLogger(__name__)
-
-BLOCK = 1 << 20  # bytes
+# What the standard library raises on damaged contents. RuntimeError: a password is wanted.
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
 
 
 class UnsafeArchive(ValueError):
     """An archive with a path that leads out of the folder it is unpacked into."""
 
 
-def _members(archive: Path) -> list[str]:
-    """Names in an archive, those of links' targets included.
+def _refuse_unsafe(archive: Path, members: list[tuple[str, bool]]) -> None:
+    """
+    Args:
+        members: their names, and whether they are plain files or folders. Links are refused
+            wherever they lead, since where a chain of them leads shows in unpacking alone.
+    """
+    for name, plain in members:
+        path = PureWindowsPath(name)  # takes both kinds of slashes
+        if path.anchor or ".." in path.parts:
+            raise UnsafeArchive(f"{archive}: {name!r} leads out of the folder; nothing unpacked.")
+        if not plain:
+            raise UnsafeArchive(f"{archive}: {name!r} is a link or a device; nothing unpacked.")
+
+
+def unpack(archive: str | Path, folder: str | Path) -> None:
+    """Unpack a zip or tar archive into a folder.
 
     Raises:
-        ValueError: neither zip nor tar, or damaged.
+        UnsafeArchive: a path in it is absolute or goes up, or a link or a device is in it; nothing
+            has been written.
+        ValueError: no archive, damaged, or no room; what came before that may have been written.
     """
+    archive, folder = Path(archive).resolve(), Path(folder).resolve()
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                infos = file.infolist()
-                for info in infos:
-                    if info.external_attr >> 28 == 0xA:  # a symbolic link, as Unix marks it
-                        raise UnsafeArchive(f"{archive}: {info.filename} is a link")
-                return [info.filename for info in infos]
-        if tarfile.is_tarfile(archive):
+                modes = [(m.filename, m.external_attr >> 16) for m in file.infolist()]  # Unix's
+                _refuse_unsafe(archive, [(name, not stat.S_ISLNK(mode)) for name, mode in modes])
+                file.extractall(folder)
+        elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
-                names = []
-                for member in file:
-                    if not (member.isfile() or member.isdir()):
-                        raise UnsafeArchive(f"{archive}: {member.name} is a link or a device")
-                    names.append(member.name)
-                return names
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged ({error}); fetch it again.") from error
-    raise ValueError(f"{archive} is neither a zip nor a tar archive.")
-
-
-def check_archive(archive: Path) -> list[str]:
-    """The names in an archive, if unpacking it is safe.
-
-    Raises:
-        UnsafeArchive: a path is absolute, goes up, or is a link.
-        ValueError: not an archive, or damaged.
-    """
-    names = _members(archive)
-    for name in names:
-        posix, windows = PurePosixPath(name), PureWindowsPath(name)
-        up = ".." in (*posix.parts, *windows.parts)
-        if posix.is_absolute() or windows.is_absolute() or windows.drive or up:
-            raise UnsafeArchive(f"{archive}: {name!r} leads out of the folder; nothing unpacked.")
-    return names
-
-
-def unpack(archive: str | Path, folder: str | Path) -> list[str]:
-    """Unpack a zip or tar archive into a folder.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        UnsafeArchive: see :func:`check_archive`; nothing has been written.
-    """
-    archive, folder = Path(archive).resolve(), Path(folder).resolve()
-    check_archive(archive)
-    unpacker = pooch.Unzip if zipfile.is_zipfile(archive) else pooch.Untar
-    return unpacker(extract_dir=str(folder))(str(archive), "download", None)
-
-
-def _resuming(target: Path):
-    """A downloader for pooch that keeps what it has and asks for the rest."""
-    partial = target.with_name(target.name + ".part")
-
-    def download(url: str, output_file: str, _pooch: object) -> None:
-        have = partial.stat().st_size if partial.exists() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
-            if answer.status_code == 416:  # nothing is missing
-                partial.replace(output_file)
-                return
-            answer.raise_for_status()
-            if answer.status_code != 206:  # the server starts from the beginning
-                have = 0
-            total = have + int(answer.headers.get("Content-Length", 0))
-            bar = tqdm(
-                total=total or None, initial=have, unit="B", unit_scale=True, desc=target.name
-            )
-            with partial.open("ab" if have else "wb") as file, bar:
-                for block in answer.iter_content(BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
-        if total and partial.stat().st_size != total:
-            raise OSError(f"{url} broke off; start again, and it goes on where it was.")
-        partial.replace(output_file)
-
-    return download
-
-
-def download(url: str, folder: str | Path, known_hash: str | None = None) -> Path:
-    """Download a file, or go on with it; a complete one is only verified.
-
-    Args:
-        known_hash: "sha256:..." or "md5:..."; None where nobody published one. The hash of what
-            came is logged then, and archives still have checksums of their own.
-
-    Raises:
-        ValueError: what came is not what was published.
-        OSError: no connection, no such file, no room.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / (PurePosixPath(url).name or "download")
-    pooch.get_logger().setLevel(logging.WARNING)
-    path = pooch.retrieve(
-        url, known_hash, fname=target.name, path=folder, downloader=_resuming(target)
-    )
-    if known_hash is None:
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        logger.info("%s: sha256:%s", target.name, digest)
-    return Path(path)
+                _refuse_unsafe(archive, [(m.name, m.isfile() or m.isdir()) for m in file])
+                for member in file:  # where the folder itself has links, they may lead out
+                    tarfile.data_filter(member, str(folder))
+                while file.fileobj.read(1 << 20):  # to the end, where gzip has its checksum
+                    pass
+                file.extractall(folder, filter="data")
+        else:
+            raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
+    except tarfile.FilterError as error:
+        raise UnsafeArchive(f"{archive}: {error}; nothing unpacked.") from error
+    except DAMAGE as error:
+        cure = "if it is damaged, fetch it again"
+        raise ValueError(f"{archive} cannot be unpacked ({error}); {cure}.") from error
 
 
 def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
@@ -148,27 +88,30 @@ def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
         Sentences: what was done, what is left to do by hand.
 
     Raises:
-        ValueError: nothing is known about this data set.
+        ValueError: nothing is known about this data set, or what came is not what was published.
+        OSError: no connection, no such file, no room.
     """
     if dataset not in SOURCES:
         raise ValueError(f'no source is known for "{dataset}"; choose {", ".join(SOURCES)}')
-    sentences = []
+    folder, sentences = Path(data).resolve() / dataset, []
     for source in SOURCES[dataset]:
         if not source.address:
-            sentences.append(f"By hand: {describe(source)}")
+            sentences.append(f"By hand: {source}")
         elif not yes:
             sentences.append(f"Would download {source.address} ({source.size}).")
         else:
-            folder = Path(data) / dataset
-            archive = download(source.address, folder, source.known_hash)
-            unpack(archive, folder)
+            unpack(_download(source.address, source.known_hash, folder), folder)
             sentences.append(f"{source.what}: unpacked into {folder}.")
     return sentences
 
 
-def describe(source: Source) -> str:
-    """A source in a sentence."""
-    return (
-        f"{source.what}, from {source.where}; {source.size}; terms: {source.terms}; "
-        f"put it into data/{source.put}."
-    )
+def _download(address: str, known_hash: str | None, folder: Path) -> str:
+    """The path of the file in the folder; one that is there and complete is only verified."""
+    name = PurePosixPath(address).name
+    try:
+        return pooch.retrieve(address, known_hash, name, folder, progressbar=True)
+    except OSError as error:  # those of requests are of this kind
+        raise OSError(
+            f"{address} was not downloaded: {error}. If it broke off, the next try starts from the "
+            "beginning; data/README.md says how to go on instead."
+        ) from error

@@ -1,7 +1,8 @@
 """What is known about the published data sets: their counts, and where their files come from.
 
 Counts are of the published annotation files. They tell a complete file from a part of one; a copy
-that was filtered by somebody differs, and the report says so without calling it an error.
+that was filtered by somebody differs, and the report says so without calling it an error. The table
+in ``data/README.md`` says what :data:`SOURCES` says; a test holds it to that.
 """
 
 from typing import NamedTuple
@@ -37,7 +38,13 @@ class Source(NamedTuple):
     terms: str
     put: str  # below data/
     address: str = ""  # direct: what `python -m arcnn.data fetch` can download
-    known_hash: str | None = None
+    known_hash: str | None = None  # of what that gives: "md5:..." or "sha256:..."
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}, from {self.where}; {self.size}; terms: {self.terms}; "
+            f"put it into data/{self.put}."
+        )
 
 
 SOURCES: dict[str, list[Source]] = {
@@ -54,7 +61,8 @@ SOURCES: dict[str, list[Source]] = {
             "the drive linked by qqlu/Amodal-Instance-Segmentation-through-KINS-Dataset",
             "below 0.5 GB",
             "as the repository says",
-            "kins/update_train_2020.json and update_test_2020.json, or instances_{train,val}.json",
+            "kins/update_train_2020.json and update_test_2020.json, or the older "
+            "instances_train.json and instances_val.json",
         ),
     ],
     "cocoa_cls": [
@@ -82,7 +90,8 @@ SOURCES: dict[str, list[Source]] = {
             "link in older READMEs is dead)",
             "below 0.1 GB",
             "CC BY-NC-SA 4.0",
-            "cocoa_cls/COCO_amodal_{train,val}2014_with_classes.json",
+            "cocoa_cls/COCO_amodal_train2014_with_classes.json and "
+            "COCO_amodal_val2014_with_classes.json",
         ),
     ],
     "cocoa": [
@@ -92,7 +101,9 @@ SOURCES: dict[str, list[Source]] = {
             "YihongSun/Bayesian-Amodal",
             "below 0.5 GB",
             "as the repository says",
-            "cocoa/COCO_amodal_{train,val}2014.json; images as for cocoa_cls",
+            "cocoa/COCO_amodal_train2014.json and COCO_amodal_val2014.json, or folders "
+            "COCO_amodal_train2014 and COCO_amodal_val2014 with a file per image; the images of "
+            "cocoa_cls in cocoa/train2014, cocoa/val2014 (links to these folders will do)",
         ),
     ],
     "d2sa": [
@@ -101,7 +112,8 @@ SOURCES: dict[str, list[Source]] = {
             "MVTec's page for D2S (D2S amodal)",
             "several GB",
             "CC BY-NC-SA 4.0",
-            "d2sa/images, d2sa/D2S_amodal_{augmented,training_rot0,validation}.json",
+            "d2sa/images, d2sa/D2S_amodal_augmented.json (or D2S_amodal_training_rot0.json) and "
+            "D2S_amodal_validation.json",
         ),
     ],
 }
