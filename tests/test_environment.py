@@ -1,11 +1,13 @@
-"""The lock, the conda file, the ignore list and the set-up of the Makefile."""
+"""The lock, the conda file, the ignore list, the set-up and the Makefile."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from arcnn.workshop import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -122,214 +126,199 @@ def test_what_runs_write_is_ignored(path: str, ignored: bool):
     assert (result.returncode == 0) is ignored
 
 
-# --- `make setup`, with a stand-in for Python that only notes what it is asked ------------------
+# --- the set-up, in a kit of its own ------------------------------------------------------------
 
-STAND_IN = """\
-#!/bin/sh
-echo "$*" >> "{log}"
-case "$*" in
-  *"-m venv"*) mkdir -p .venv/bin; rm -rf .venv/.[!.]* .venv/whole
-               cp "$0" .venv/bin/python ;;
-  *"-r requirements.lock"*|*"--requirement requirements.lock"*)
-               [ ! -e "{fail}" ] || {{ echo "ERROR: no network" >&2; exit 1; }} ;;
-  *--version*) echo "Python 3.11.0" ;;
-esac
-"""
-
-
-class Setup:
-    """A copy of what set-up reads, in a folder of its own, and a fake Python that takes notes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.kit = folder / "a kit"  # with a space, as in "My Documents"
-        (self.kit / "arcnn/tools").mkdir(parents=True)
-        shutil.copy(ROOT / "Makefile", self.kit)
-        for name in ("requirements.lock", "pyproject.toml", "arcnn/workshop/install_detectron2.py"):
-            (self.kit / name).write_text(f"# {name}\n")
-        self.log, self.fail = folder / "log", folder / "fail"
-        self.python = self.executable(folder / "python-stand-in", STAND_IN)
-
-    def executable(self, path: Path, text: str) -> Path:
-        path.write_text(text.format(log=self.log, fail=self.fail))
-        path.chmod(0o755)
-        return path
-
-    def make(self, *arguments: str, path: str | None = None) -> tuple[int, str, list[str]]:
-        """Exit code, all output, and what the stand-in was asked to do, version checks left out."""
-        self.log.write_text("")
-        environment = {"PATH": path or os.environ["PATH"], "HOME": "/nonexistent"}
-        result = subprocess.run(
-            [shutil.which("make"), *arguments],
-            cwd=self.kit,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        asked = [line for line in self.log.read_text().splitlines() if not line.startswith("-c ")]
-        return result.returncode, result.stdout + result.stderr, asked
-
-    def setup(self, *arguments: str) -> tuple[int, str, list[str]]:
-        return self.make("setup", f"PYTHON={self.python}", "space_needed=0", *arguments)
-
-    @property
-    def stamps(self) -> list[str]:
-        return sorted(path.name for path in self.kit.glob(".venv/.ready-*"))
+STEPS = ["-m venv --clear .venv", "setuptools.lock", "requirements.lock", "install_detectron2.py"]
+STEPS += ["--editable .", "-m pip check"]
+CHANGED, GONE = "echo >> requirements.lock", "rm -r .venv"
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    return Setup(tmp_path)
+def kit(tmp_path: Path, monkeypatch) -> Path:
+    """The current folder, with what the set-up and make need."""
+    kit = tmp_path / "a kit"  # with a space, as in "My Documents"
+    (kit / "arcnn/workshop").mkdir(parents=True)
+    for path in (*environment.MADE_FROM, Path("arcnn/__init__.py")):
+        (kit / path).write_text(f"# {path}\n")
+    for path in ("Makefile", "arcnn/workshop/environment.py"):
+        shutil.copy(ROOT / path, kit / path)
+    monkeypatch.chdir(kit)
+    return kit
 
 
-def test_setup_does_every_step_once(setup: Setup):
-    code, said, asked = setup.setup()
-    assert code == 0, said
-    steps = ["-m venv --clear .venv", "--requirement requirements.lock"]
-    steps += ["arcnn/workshop/install_detectron2.py", "--editable .", "-m pip check"]
-    positions = [next(i for i, line in enumerate(asked) if step in line) for step in steps]
-    assert positions == sorted(positions)
-    assert all("--require-hashes" in line for line in asked if "--requirement" in line)
-    assert len(setup.stamps) == 1
+def set_up(monkeypatch, fails: str = "nothing") -> list[str]:
+    """Set up with a stand-in for all commands, where those with ``fails`` in them fail.
 
-    code, said, asked = setup.setup()
-    assert (code, asked) == (0, [])
+    Returns:
+        the steps that were made.
+    """
+    made = []
 
+    def run(command: tuple, env: dict, **_) -> subprocess.CompletedProcess[str]:
+        line = " ".join(map(str, command))
+        made.extend(step for step in STEPS if step in line)
+        assert made in ([], STEPS[:1]) or environment.BUSY.read_text() == f"{os.getpid()}\n"
+        assert env["PIP_USER"] == "0" and "PYTHONPATH" not in env
+        assert "--require-hashes" in line or "--requirement" not in line
+        if STEPS[0] in line and fails not in line:
+            shutil.rmtree(".venv")
+            Path(".venv/bin").mkdir(parents=True)
+            environment.PYTHON.touch(mode=0o755)
+        return subprocess.CompletedProcess(command, int(fails in line), "", "")
 
-@pytest.mark.parametrize("misspelt", ["PROFLE=smoke", "profile=smoke"])
-def test_an_unknown_variable_is_refused(setup: Setup, misspelt: str):
-    code, said, asked = setup.make("reproduce", misspelt)
-    assert code != 0 and asked == []
-    assert f"unknown: {misspelt.split('=')[0]}; make takes PROFILE" in said
-
-
-def test_setup_looks_at_contents_not_times(setup: Setup):
-    setup.setup()
-    (before,) = setup.stamps
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        (setup.kit / name).touch()
-    assert setup.setup()[2] == []
-
-    (setup.kit / "requirements.lock").write_text("# changed\n")
-    code, said, asked = setup.setup()
-    assert code == 0 and "up to date" in said
-    assert not any("-m venv" in line for line in asked)  # kept, not made anew
-    assert any("--requirement requirements.lock" in line for line in asked)
-    assert len(setup.stamps) == 1 and setup.stamps != [before]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", "elsewhere")
+        patch.setattr(environment.subprocess, "run", run)
+        patch.setattr(environment, "SPACE_NEEDED", 10**9 if fails == "disk" else 0)
+        environment.set_up()
+    return made
 
 
-def test_interrupted_setup_is_not_taken_for_finished(setup: Setup):
-    setup.fail.touch()
-    code, said, _ = setup.setup()
-    assert code != 0 and not setup.stamps
-    assert "ERROR: no network" in said and "Is the network up" in said
-
-    setup.fail.unlink()
-    code, said, asked = setup.setup()
-    assert code == 0, said
-    assert any("-m venv --clear" in line for line in asked)  # from the start
-    assert len(setup.stamps) == 1
+def test_setup_makes_every_step_once(kit: Path, monkeypatch, capfd):
+    environment.LOCK.write_text(LOCK)
+    assert set_up(monkeypatch) == STEPS
+    assert re.findall(r"Set-up (\d)/4: ", capfd.readouterr().out) == list("1234")
+    assert Path(".venv/setuptools.lock").read_text().rstrip() in lock_entries()
+    assert not environment.BUSY.exists()
+    assert set_up(monkeypatch) == [] and capfd.readouterr().out == ""
 
 
-def test_interrupted_update_is_not_taken_for_finished(setup: Setup):
-    setup.setup()
-    setup.fail.touch()
-    (setup.kit / "requirements.lock").write_text("# changed\n")
-    assert setup.setup()[0] != 0 and not setup.stamps
+# What happens to a finished environment, which command fails then, the steps or the sentence.
+@pytest.mark.parametrize(
+    ("happens", "fails", "ends"),
+    [
+        ("touch requirements.lock pyproject.toml", "nothing", []),
+        (CHANGED, "nothing", STEPS[1:]),
+        ("echo >> pyproject.toml", "nothing", STEPS[1:]),
+        ("echo >> arcnn/workshop/install_detectron2.py", "nothing", STEPS[1:]),
+        ("mv ../*kit ../moved", "nothing", STEPS),
+        ("rm .venv/bin/python", ".venv/bin/python -c", STEPS),
+        (CHANGED, ".venv/bin/python -c", STEPS),  # too old by now, say
+        (GONE, "(3, 11)", "no Python 3.11 to 3.13 was found; install one"),
+        (GONE, "import venv, ensurepip", "python3 cannot make environments"),
+        (GONE, "disk", "MB are free here, about 1000000000 are needed"),
+        (GONE, STEPS[0], "the environment could not be made"),
+        (GONE, STEPS[1], "Is the network up"),
+        (CHANGED, STEPS[2], "Is the network up"),
+        (CHANGED, STEPS[3], "^1$"),  # the exit code alone; this step says itself what is wrong
+        (CHANGED, STEPS[4], "the environment is not whole"),
+        (CHANGED, STEPS[5], "the environment is not whole"),
+        # root may write anywhere, but not here
+        (f"{GONE}; touch .venv", "nothing", "a kit cannot be written to"),
+        (f"{CHANGED}; echo {os.getppid()} > .venv/.busy", "nothing", r"another set-up .*ss \d+\)"),
+        (f"{CHANGED}; echo 99999999 > .venv/.busy", "nothing", STEPS[1:]),  # a process that is gone
+    ],
+)
+def test_setup_goes_by_what_it_finds(kit: Path, monkeypatch, happens, fails, ends):
+    set_up(monkeypatch)
+    subprocess.run(happens, shell=True, check=True)
+    if isinstance(ends, list):
+        assert set_up(monkeypatch, fails) == ends
+        assert set_up(monkeypatch) == []
+    else:
+        with pytest.raises(SystemExit, match=ends):
+            set_up(monkeypatch, fails)
+        if fails != "nothing":
+            assert not environment.BUSY.exists()
+            assert set_up(monkeypatch) == STEPS  # from the start
 
 
-def test_moved_environment_is_made_anew(setup: Setup):
-    setup.setup()
-    setup.kit = setup.kit.rename(setup.kit.with_name("moved"))
-    code, _, asked = setup.setup()
-    assert code == 0 and any("-m venv --clear" in line for line in asked)
+def test_first_python_that_is_new_enough_is_taken(monkeypatch):
+    monkeypatch.setattr(environment, "works", lambda python, *_: python in ("python3.12", "mine"))
+    assert environment.choose_python("") == "python3.12"
+    assert environment.choose_python("mine") == "mine"
+    with pytest.raises(SystemExit, match="PYTHON=python3 does not run or is not Python 3.11"):
+        environment.choose_python("python3")
 
 
-def test_environment_without_its_python_is_made_anew(setup: Setup):
-    setup.setup()
-    (setup.kit / ".venv/bin/python").unlink()
-    code, _, asked = setup.setup()
-    assert code == 0 and any("-m venv --clear" in line for line in asked)
+def test_any_python_from_3_8_on_reads_the_program():
+    ast.parse(Path(environment.__file__).read_text(), feature_version=(3, 8))
 
 
-def test_two_setups_at_once_are_refused(setup: Setup):
-    (setup.kit / ".venv").mkdir()
-    (setup.kit / ".venv/.busy").write_text(f"{os.getpid()}\n")
-    code, said, asked = setup.setup()
-    assert code != 0 and "another set-up" in said and asked == []
+# --- make, with a stand-in for Python -----------------------------------------------------------
+
+# Notes PYTHONPATH and what it is to run; passes looks at itself, and the set-up, on to Python.
+STAND_IN = f"""#!/bin/sh
+case "$1" in -c|-IS*|--version) exec "{sys.executable}" "$@" ;; esac
+echo "$PYTHONPATH $*" >> log
+case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python ;; esac
+"""
 
 
-def test_python_too_old_or_absent(setup: Setup):
-    old = setup.executable(setup.python.with_name("old"), "#!/bin/sh\nexit 1\n")
-    for python in (old, setup.kit / "nothing"):
-        code, said, _ = setup.make("setup", f"PYTHON={python}")
-        assert code != 0 and "is not Python 3.11" in said
+def script(path: str, text: str = STAND_IN) -> None:
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(text)
+    Path(path).chmod(0o755)
 
 
-def test_first_python_that_runs_and_is_new_enough_is_taken(setup: Setup, tmp_path: Path):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name in ("sh", "cat", "cksum", "uname", "mkdir", "touch", "rm", "ls", "df", "awk", "cp"):
-        (tools / name).symlink_to(shutil.which(name))
-    code, said, _ = setup.make("setup", path=str(tools))
+def make(*arguments: str, **variables: str) -> tuple[int, str, list[str]]:
+    """Exit code of make in the current folder, all output, and what the stand-in noted."""
+    Path("log").write_text("")
+    command = [shutil.which("make") or pytest.skip("no make"), "space_needed=0", *arguments]
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    result = subprocess.run(command, env={"PATH": os.environ["PATH"]} | variables, **out)
+    return result.returncode, result.stdout, Path("log").read_text().splitlines()
+
+
+def test_make_finds_a_python_and_sets_up_once(kit: Path):
+    script("tools/python3", "#!/bin/sh\nexit 127\n")  # a shim with nothing behind it
+    for name in ("sh", "mkdir", "cp"):
+        Path("tools", name).symlink_to(shutil.which(name))
+    tools = {"PATH": str(kit / "tools")}
+    code, said, _ = make("setup", **tools)
     assert code != 0 and "no Python 3.11 to 3.13 was found" in said
-
-    setup.executable(tools / "python3", "#!/bin/sh\nexit 127\n")  # a shim with nothing behind it
-    setup.executable(tools / "python3.12", STAND_IN)
-    code, said, asked = setup.make("setup", "space_needed=0", path=str(tools))
-    assert code == 0, said
-    assert any("-m venv" in line for line in asked)
-
-
-def test_python_without_venv(setup: Setup):
-    text = '#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n'
-    python = setup.executable(setup.python.with_name("bare"), text)
-    code, said, _ = setup.make("setup", f"PYTHON={python}")
-    assert code != 0 and "python3-venv" in said
+    script("tools/python3.12")
+    code, said, _ = make("setup", "PYTHON=python3", **tools)
+    assert code != 0 and "PYTHON=python3 does not run" in said
+    code, said, asked = make("setup", **tools)
+    assert code == 0 and all(step in line for step, line in zip(STEPS, asked, strict=True)), said
+    assert make("setup", **tools) == (0, "The environment is ready: .venv/bin\n", [])
 
 
-def test_disk_too_small(setup: Setup):
-    code, said, _ = setup.setup("space_needed=999999999")
-    assert code != 0 and "free some space" in said and not setup.stamps
+def test_environment_of_ones_own_is_only_looked_at(kit: Path):
+    code, said, _ = make("setup", "BIN=own")
+    assert code != 0 and "BIN=own holds no Python 3.11 to 3.13" in said
+    script("own/python", STAND_IN.replace('"$@"', '-S "$@"'))  # without its packages
+    code, said, _ = make("setup", "BIN=own")
+    assert code != 0 and "lacks arcnn, detectron2 or torch" in said
+    script("own/python")
+    assert make("setup", "BIN=own") == (0, "The environment is ready: own\n", [])
+    assert not Path(".venv").exists()
 
 
-def test_folder_that_cannot_be_written_to(setup: Setup):
-    (setup.kit / ".venv").write_text("in the way\n")  # root may write anywhere, but not here
-    code, said, _ = setup.setup()
-    assert code != 0 and "cannot be written to" in said
+def test_environment_of_another_clone_runs_this_one(kit: Path):
+    shutil.copytree("arcnn", "../other/arcnn")
+    script("notebooks/jupyterlab.py", "import arcnn\nprint(arcnn.__file__)\n")
+    python = f'#!/bin/sh\nPYTHONPATH="%s" exec "{sys.executable}" "$@"\n'
+    script("own/python", python % f"$PYTHONPATH:{kit.parent}/other")
+    assert make("lab", "BIN=own")[:2] == (0, f"{kit}/arcnn/__init__.py\n")
+    script("own/python", python % f"{kit.parent}/other:$PYTHONPATH")
+    code, said, _ = make("lab", "BIN=own")
+    assert code != 0 and f"imports arcnn from {kit.parent}/other" in said
 
 
-def test_environment_of_ones_own_is_only_looked_at(setup: Setup, tmp_path: Path):
-    own = tmp_path / "own"
-    own.mkdir()
-    code, said, _ = setup.make("setup", f"BIN={own}")
-    assert code != 0 and "holds no Python" in said
-    setup.executable(own / "python", STAND_IN)
-    code, said, asked = setup.make("setup", f"BIN={own}")
-    assert (code, asked) == (0, []), said
-    assert not (setup.kit / ".venv").exists()
-
-
-def test_reproduce_passes_on_what_was_given(setup: Setup):
-    _, said, asked = setup.setup("reproduce")
-    assert asked[-1] == "-m arcnn.workshop.reproduce --profile demo"
+def test_make_passes_on_what_was_given(kit: Path):
+    script("own/python")
     given = ["PROFILE=overfit", "DATASET=cocoa_cls", "DATA_ROOT=/my data", "RESULTS=out", "CORES=4"]
-    _, said, asked = setup.setup("reproduce", *given)
-    assert asked == [
-        "-m arcnn.workshop.reproduce --profile overfit --dataset cocoa_cls --data-root /my data "
-        "--results-root out --cores 4"
+    assert make("reproduce", "BIN=own", *given)[2] == [
+        f"{kit} -m arcnn.workshop.reproduce --profile overfit --dataset cocoa_cls "
+        "--data-root /my data --results-root out --cores 4"
     ]
+    asked = make("bench", "BIN=own", "BENCH_ARGS=--quick", PYTHONPATH="/mine")[2]
+    assert asked == [f"{kit}:/mine tests/bench.py --quick"]
+    for misspelt in ("PROFLE", "profile"):
+        code, said, asked = make("reproduce", "BIN=own", f"{misspelt}=smoke")
+        assert code != 0 and f"unknown: {misspelt}; make takes PROFILE" in said and not asked
 
 
-def test_clean_keeps_data_and_results(setup: Setup):
-    for name in ("data/tabletop", "results/demo", ".snakemake", "tests"):
-        (setup.kit / name).mkdir(parents=True)
-    setup.setup()
-    assert setup.make("clean")[0] == 0
-    assert not (setup.kit / ".venv").exists()
-    assert all((setup.kit / name).exists() for name in ("data/tabletop", "results/demo"))
-    assert setup.make("clean-results", "PROFILE=../data")[0] != 0
-    assert setup.make("clean-results", "PROFILE=demo")[0] == 0
-    assert not (setup.kit / "results/demo").exists() and (setup.kit / "results").exists()
+def test_clean_keeps_data_and_results(kit: Path):
+    kept = [Path("data/tabletop"), Path("results/reference"), Path("results/demo")]
+    for folder in (*kept, Path(".venv"), Path("tests")):
+        folder.mkdir(parents=True)
+    assert make("clean")[0] == 0 and not Path(".venv").exists()
+    assert make("clean-results", "PROFILE=../data")[0] != 0
+    code, said, _ = make("clean-results", "PROFILE=reference")
+    assert code != 0 and "reference is kept in git" in said
+    assert all(folder.exists() for folder in kept)
+    assert make("clean-results", "PROFILE=demo")[0] == 0
+    assert [folder.exists() for folder in kept] == [True, True, False]
