@@ -8,6 +8,10 @@ PARTS = {
     "masks": "decode_masks occlusion_mask",
     "mapper": "AmodalDatasetMapper",
     "registration": "find_splits fingerprint register_dataset split_name split_records",
+    "statistics": (
+        "class_index count_named_occluders count_orders front_shares most_occluded_class "
+        "objects_table order_probabilities split_summary"
+    ),
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}
