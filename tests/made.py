@@ -1,4 +1,4 @@
-"""Made records and photos, for trying and timing what reads them.
+"""Made records and photos: what the tests of reading and the benchmark of the mapper read.
 
 No real KINS record may be passed on, so records in KINS' two schemas are made here: ellipses in the
 shape and number of street scenes, with some of the glitches that the real files have.
@@ -28,7 +28,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float, points: int) -> np.ndarra
     return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
 
 
-def _below(polygon: np.ndarray, x: float) -> np.ndarray:
+def _left_of(polygon: np.ndarray, x: float) -> np.ndarray:
     """The part of a polygon left of a vertical line, roughly: its points pushed to the line."""
     return np.stack([np.minimum(polygon[:, 0], x), polygon[:, 1]], axis=1)
 
@@ -47,8 +47,8 @@ def made_kins_image(release: int, image_id: int, first_id: int, objects: int) ->
             x, y = random.uniform(120, width - 120), random.uniform(150, height - 80)
             rx, ry = random.uniform(15, 90), random.uniform(15, 60)
         polygon = _ellipse(x, y, rx, ry, 40) if front else _ellipse(x - rx, y, rx, ry, 40)
-        seen = polygon if front or objects == 1 else _below(polygon, x - rx)
-        amodal, visible = ([p.round(2).ravel().tolist()] for p in (polygon, seen))
+        uncovered = polygon if front or objects == 1 else _left_of(polygon, x - rx)
+        amodal, visible = ([p.round(2).ravel().tolist()] for p in (polygon, uncovered))
         common = {
             "id": first_id + k,
             "image_id": image_id,
@@ -82,29 +82,30 @@ def made_kins_image(release: int, image_id: int, first_id: int, objects: int) ->
 
 
 def write_made_kins(path: Path, release: int, images: int, objects: int = 12) -> Path:
-    """Write a file of made records in the schema of KINS 2019 or 2020; streams to disk."""
+    """Write a file of made records in the schema of KINS 2019 or 2020."""
     height, width = KINS_SIZE
-    with path.open("w") as file:
-        info = {"description": f"made records in the schema of KINS {release}; not KINS"}
-        file.write('{"info": ' + json.dumps(info) + ', "images": ')
-        listed = [
+    content = {
+        "info": {"description": f"made records in the schema of KINS {release}; not KINS"},
+        "images": [
             {"id": k, "file_name": f"{k:06d}.png", "height": height, "width": width}
             for k in range(images)
-        ]
-        file.write(json.dumps(listed) + ', "categories": ' + json.dumps(KINS_CATEGORIES))
-        file.write(', "annotations": [')
-        for k in range(images):
-            made = made_kins_image(release, k, k * objects + 1, objects)
-            file.write((", " if k else "") + json.dumps(made)[1:-1])
-        file.write("]}\n")
+        ],
+        "categories": KINS_CATEGORIES,
+        "annotations": [
+            annotation
+            for k in range(images)
+            for annotation in made_kins_image(release, k, k * objects + 1, objects)
+        ],
+    }
+    path.write_text(json.dumps(content) + "\n")
     return path
 
 
 def write_made_photos(folder: Path, images: int) -> Path:
     """Photos in COCO's usual size with eight ellipses each, and their COCOA-cls file.
 
-    The outline is the whole ellipse, which nothing touches; of the visible mask, the right half is
-    missing. Who reads the outlines alone has a modal data set of whole objects.
+    The amodal mask is the full ellipse, which nothing touches; of the visible mask, the right half
+    is missing.
 
     Returns:
         The file, ``folder / "made.json"``; the photos lie beside it.
@@ -118,12 +119,12 @@ def write_made_photos(folder: Path, images: int) -> Path:
         listed.append({"id": k, "file_name": f"{k}.jpg", "height": height, "width": width})
         for j in range(8):  # in 4 columns and 2 rows
             x, y = np.array([80 + 160 * (j % 4), 120 + 240 * (j // 4)]) + random.uniform(-10, 10, 2)
-            whole = _ellipse(x, y, random.uniform(25, 65), random.uniform(25, 100), 40)
-            draw.polygon(whole.ravel().tolist(), fill=tuple(random.integers(0, 256, 3).tolist()))
-            outline, seen = ([p.ravel().tolist()] for p in (whole, _below(whole, x)))
+            full = _ellipse(x, y, random.uniform(25, 65), random.uniform(25, 100), 40)
+            draw.polygon(full.ravel().tolist(), fill=tuple(random.integers(0, 256, 3).tolist()))
+            amodal, visible = ([p.ravel().tolist()] for p in (full, _left_of(full, x)))
             annotations.append(
                 {"id": k * 8 + j + 1, "image_id": k, "category_id": 1, "iscrowd": 0}
-                | {"segmentation": outline, "visible_mask": seen}
+                | {"segmentation": amodal, "visible_mask": visible}
             )
         picture.save(folder / f"{k}.jpg", quality=90)
     content = {"images": listed, "categories": [{"id": 1, "name": "thing"}]}

@@ -7,10 +7,6 @@ import bench
 import numpy as np
 import pytest
 import torch
-from made import write_made_photos
-
-from arcnn.workshop.check import check
-from arcnn.workshop.cutouts import read_instances, read_photos
 
 KEYS = {"name", "ours_s", "peer_s", "peer", "ratio"}
 
@@ -53,30 +49,24 @@ def test_the_ratio_is_that_of_the_peer_to_ours(monkeypatch: pytest.MonkeyPatch) 
     assert (line["peer_s"], line["ours_s"], line["ratio"]) == (6, 3, 2)
 
 
-def test_made_photos_are_faultless_and_full_of_whole_objects(tmp_path: Path) -> None:
-    file = write_made_photos(tmp_path, 2)
-    report = check(file, tmp_path, progress=False, workers=1)
-    assert report.usable and not report.problems and report.objects == 16
-    photos, problems = read_photos(read_instances(file), tmp_path)
-    assert not problems and sum(o.whole for p in photos for o in p.objects) == 16
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["--only", "encode_masks"], set()),
+        (["--only", "evaluate", "--images", "4", "--rounds", "1"], {"images", "detections"}),
+    ],
+)
+def test_a_measurement_prints_its_line(
+    arguments: list[str], more: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     bench.main(arguments)
-    line, memory = map(json.loads, capsys.readouterr().out.splitlines())
-    assert memory["name"] == "peak_memory"
-    return line
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert set(line) == KEYS | more
+    assert line["name"] == arguments[1] and line["peer"]
+    assert min(line["ours_s"], line["peer_s"], line["ratio"]) > 0
 
 
-def test_the_line_of_the_check(capsys: pytest.CaptureFixture[str]) -> None:
-    line = run(capsys, "--only", "check", "--check-images", "20")
-    assert set(line) >= KEYS | {"images", "images_per_s", "file_mb", "peak_mb", "cores"}
-    assert line["images"] == 20 and line["peer_s"] is line["peer"] is line["ratio"] is None
-    assert 50 < line["peak_mb"] < 4000
-
-
-def test_the_line_of_the_synthesis(capsys: pytest.CaptureFixture[str]) -> None:
-    line = run(capsys, "--only", "synthesize", "--made-images", "4")
-    assert set(line) >= KEYS | {"images", "images_per_s", "images_per_processor_s", "photos"}
-    assert line["images"] == 4 and line["peer_s"] is line["peer"] is line["ratio"] is None
-    assert line["photos"] == "drawn by rule"
+def test_a_wrong_number_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "peer_evaluate", lambda *_: {"AP": 101.0})
+    with pytest.raises(AssertionError, match="the two sides differ"):
+        bench.bench_evaluate(images=1, rounds=1)

@@ -4,35 +4,54 @@ import contextlib
 import copy
 import io
 import json
+import re
 
-import bench
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from bench import peer_evaluate
 from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import coco_dataset, peer_evaluate
 from pycocotools import mask as mask_util
 from pycocotools.cocoeval import COCOeval
 
 from arcnn.data import decode_masks, load_annotations
 from arcnn.evaluation import (
     ALL_TASKS,
+    DEFAULT_TASKS,
     METRICS,
     TASKS,
     AmodalEvaluator,
     Evaluation,
     PredictionError,
+    best_and_worst,
     bootstrap,
     check_predictions,
+    choose_examples,
     evaluate,
+    evaluator,
+    found_rates,
+    image_draws,
+    load_predictions,
+    mask_iou,
+    match_image,
+    mean_of_trainings,
+    occluded_examples,
     paired_bootstrap,
+    predict,
+    predict_and_evaluate,
+    prediction_masks,
     protocol,
+    protocol_version,
     read_results,
     to_results,
 )
 from arcnn.evaluation.__main__ import main
+from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
+from arcnn.files import run_folder
+from arcnn.names import MASK_KEYS, MASK_KINDS, TABLE_1
 
 SIZE = (40, 40)
 
@@ -72,7 +91,7 @@ def a_record(*objects: dict, image_id: int = 7) -> dict:
     }
 
 
-def found(box: tuple, hidden: float = 0.0, score: float = 0.5, image_id: int = 7, category=0):
+def detected(box: tuple, hidden: float = 0.0, score: float = 0.5, image_id: int = 7, category=0):
     masks = an_object(box, hidden)
     amodal, visible = (
         mask_util.decode(masks[k]).astype(bool) for k in ("segmentation", "visible_mask")
@@ -89,7 +108,7 @@ def found(box: tuple, hidden: float = 0.0, score: float = 0.5, image_id: int = 7
 
 BOXES = [(0, 0, 10, 10), (12, 0, 10, 10), (24, 0, 10, 10)]
 ONE_HIDDEN = a_record(an_object(BOXES[0], 0.3), an_object(BOXES[1]), an_object(BOXES[2]))
-PERFECT = [found(BOXES[0], 0.3), found(BOXES[1], score=0.6), found(BOXES[2], score=0.7)]
+PERFECT = [detected(BOXES[0], 0.3), detected(BOXES[1], score=0.6), detected(BOXES[2], score=0.7)]
 
 
 # --- by hand ------------------------------------------------------------------------------------
@@ -108,7 +127,7 @@ def test_false_positive_counts_in_the_occluded_protocol_if_it_claims_to_be_occlu
     hidden: float, expected: float
 ):
     """The example of the protocol: one occluded object of three, one more detection on top."""
-    extra = found((0, 25, 10, 10), hidden, score=0.9)
+    extra = detected((0, 25, 10, 10), hidden, score=0.9)
     assert evaluate([ONE_HIDDEN], [*PERFECT, extra], 1)["occluded"]["AP"] == pytest.approx(expected)
 
 
@@ -142,7 +161,7 @@ def test_amodal_without_visible_part_loses_visible_and_occlusion_only():
 
 def test_mean_is_over_classes_that_have_objects():
     record = a_record(an_object(BOXES[0]), an_object(BOXES[1], category=2))
-    metrics = evaluate([record], [found(BOXES[0])], 3, class_names=["cup", "fork", "plate"])
+    metrics = evaluate([record], [detected(BOXES[0])], 3, class_names=["cup", "fork", "plate"])
     classes = metrics["amodal"]["per_class"]
     assert classes["cup"]["AP"] == pytest.approx(100)
     assert classes["fork"]["AP"] is None
@@ -158,8 +177,10 @@ def test_size_splits():
 
 def test_detections_in_a_crowd_are_ignored():
     record = a_record(an_object(BOXES[0]), an_object((0, 20, 40, 20), iscrowd=1))
-    inside = [found((x, 22, 6, 6), score=0.9) for x in (2, 12, 22)]
-    assert evaluate([record], [found(BOXES[0]), *inside], 1)["amodal"]["AP"] == pytest.approx(100)
+    inside = [detected((x, 22, 6, 6), score=0.9) for x in (2, 12, 22)]
+    assert evaluate([record], [detected(BOXES[0]), *inside], 1)["amodal"]["AP"] == pytest.approx(
+        100
+    )
 
 
 # --- against others -----------------------------------------------------------------------------
@@ -176,7 +197,7 @@ def random_case(seed: int, images: int = 6, classes: int = 3) -> tuple[list, lis
             for _ in range(rng.integers(0, 4)):
                 moved = tuple(int(v + rng.integers(-1, 2)) for v in box)
                 predictions.append(
-                    found(
+                    detected(
                         (max(moved[0], 0), max(moved[1], 0), *moved[2:]),
                         float(rng.choice([0, 0.1, 0.3, 0.6])),
                         float(rng.integers(10)) / 10,
@@ -210,7 +231,7 @@ def test_equal_to_pycocotools(seed: int):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("seed", range(6))
-def test_named_extras_are_pycocotools_too(seed: int, monkeypatch):
+def test_named_extras_are_pycocotools_too(seed: int):
     """Other occlusion rates, the strict reading, and COCO's sizes."""
     records, predictions = random_case(seed)
     metrics = evaluate(records, predictions, 3)
@@ -223,14 +244,13 @@ def test_named_extras_are_pycocotools_too(seed: int, monkeypatch):
         return 1 - annotation["occlusion_rate"] <= 0.85
 
     for rate in (0.25, 0.40):
-        with monkeypatch.context() as patch:
-            patch.setattr(bench, "OCCLUSION_RATE", rate)
-            same(f"occluded@{rate:.2f}", bench.peer_evaluate(records, predictions, 3, "occluded"))
+        expected = peer_evaluate(records, predictions, 3, "occluded", rate)
+        same(f"occluded@{rate:.2f}", expected)
     only_occluded = [
         r | {"annotations": [a for a in r["annotations"] if a["iscrowd"] or kept(a)]}
         for r in records
     ]
-    same("occluded_strict", bench.peer_evaluate(only_occluded, predictions, 3, "amodal"))
+    same("occluded_strict", peer_evaluate(only_occluded, predictions, 3, "amodal"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -244,11 +264,12 @@ def test_size_splits_are_those_of_pycocotools(seed: int, monkeypatch):
         for r in records
         for a in r["annotations"]
     ]
-    found_ = [
+    claims = [
         p | {"area": int(mask_util.area(p["segmentation"])), "iscrowd": 0} for p in predictions
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        stock = COCOeval(bench._coco(records, entries, 3), bench._coco(records, found_, 3), "segm")
+        truth, claimed = (coco_dataset(records, side, 3) for side in (entries, claims))
+        stock = COCOeval(truth, claimed, "segm")
         stock.params.areaRng = [[0, 1e10], *map(list, sizes.values())]
         stock.evaluate()
         stock.accumulate()
@@ -266,11 +287,25 @@ def test_size_splits_are_those_of_pycocotools(seed: int, monkeypatch):
         )
 
 
+def test_the_worked_example_of_the_matching():
+    """The second detection's candidates overlap by 0.55, 0.60 and 0.90; the second object is taken
+    and the third one ignored."""
+    same = np.zeros(2, int)
+    detections = Items.grouped(same, same, 1, score=np.array([0.9, 0.8]))
+    ious = [0.95, 0.55, 0.60, 0.90]
+    pairs = Pairs(np.array([0, 1, 1, 1]), np.array([1, 0, 1, 2]), np.array(ious))
+    state = np.array([[COUNTED, COUNTED, IGNORED]], dtype=np.int8)
+    true, ignored = match(pairs, detections, state, np.zeros(3, dtype=bool))
+    assert true[0, 0].tolist() == [True, True] and not ignored[0, 0].any()  # at an IoU of 0.5
+    # Above 0.55, the ignored object is all that is left.
+    assert true[0, 2].tolist() == [True, False] and ignored[0, 2].tolist() == [False, True]
+
+
 def test_more_than_100_detections_of_a_class():
     rng = np.random.default_rng(0)
     record = a_record(an_object(BOXES[0]), an_object(BOXES[1], 0.5))
     predictions = [
-        found(BOXES[k % 2], 0.5, score) for k, score in enumerate(rng.random(130).tolist())
+        detected(BOXES[k % 2], 0.5, score) for k, score in enumerate(rng.random(130).tolist())
     ]
     assert_same(evaluate([record], predictions, 1), [record], predictions, 1)
 
@@ -281,7 +316,7 @@ def test_occlusion_task_is_plain_coco_on_hidden_parts():
     boxes = [(0, 0, 12, 12), (14, 0, 14, 10), (0, 20, 10, 16), (20, 20, 16, 16)]
     record = a_record(*(an_object(box, 0.5) for box in boxes))
     predictions = [
-        found((x, y, w + int(rng.integers(-2, 3)), h), 0.5, float(rng.random()))
+        detected((x, y, w + int(rng.integers(-2, 3)), h), 0.5, float(rng.random()))
         for x, y, w, h in boxes * 3
     ]
     swapped = [
@@ -300,7 +335,7 @@ def test_boundary_equal_to_faster_coco_eval():
     boxes = [(0, 0, 12, 12), (14, 0, 14, 10), (0, 20, 10, 16), (20, 20, 14, 16)]
     records = [a_record(*(an_object(box, category=k % 3) for k, box in enumerate(boxes)))]
     predictions = [
-        found((x, y, w + grown, h), 0.0, 0.9 - 0.1 * k, category=k % 3)
+        detected((x, y, w + grown, h), 0.0, 0.9 - 0.1 * k, category=k % 3)
         for k, ((x, y, w, h), grown) in enumerate(zip(boxes, (0, 1, 2, 1), strict=True))
     ]
     images = [{"id": r["image_id"], "height": SIZE[0], "width": SIZE[1]} for r in records]
@@ -314,8 +349,8 @@ def test_boundary_equal_to_faster_coco_eval():
         return COCO({"images": images, "categories": categories, "annotations": entries})
 
     truths = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
-    found_ = [p | {"iscrowd": 0} for p in predictions]
-    theirs = COCOeval_faster(coco(truths), coco(found_), "boundary", print_function=lambda *_: None)
+    claims = [p | {"iscrowd": 0} for p in predictions]
+    theirs = COCOeval_faster(coco(truths), coco(claims), "boundary", print_function=lambda *_: None)
     theirs.run()
     ours = evaluate(records, predictions, 3, tasks=["amodal_boundary"])["amodal_boundary"]
     assert 0 < ours["AP"] < 100
@@ -418,33 +453,62 @@ def test_weights_count_images_as_often_as_they_are_drawn():
         assert ours["AP"] == pytest.approx(expected["AP"], abs=8)
 
 
+AP = {"AP of the whole": ("amodal", "AP")}
+
+
 def test_bootstrap_intervals():
     records, predictions = random_case(2, images=20)
     evaluation = Evaluation(records, predictions, 3)
-    interval = bootstrap(evaluation, [("amodal", "AP")], samples=60)[("amodal", "AP")]
+    interval = bootstrap(evaluation, AP, samples=60)["AP of the whole"]
     assert interval.value == pytest.approx(evaluation.metric("amodal")["AP"])
     assert interval.low < interval.value < interval.high
-    again = bootstrap(evaluation, [("amodal", "AP")], samples=60)
-    assert again[("amodal", "AP")] == interval
+    assert bootstrap(evaluation, AP, samples=60) == {"AP of the whole": interval}
+
+
+def test_numbers_are_found_by_name_whatever_the_order_of_the_columns():
+    """Every interval stays with its metric when the table's columns are put in another order."""
+    records, predictions = random_case(2, images=20)
+    evaluation = Evaluation(records, predictions, 3)
+    other = Evaluation(records, predictions[::2], 3)
+    backwards = dict(reversed(TABLE_1.items()))
+    draws = image_draws(evaluation, backwards, samples=20)
+    assert list(draws.columns) == list(backwards)
+    for name, (task, metric) in TABLE_1.items():
+        assert draws[name].iloc[0] == pytest.approx(evaluation.metric(task)[metric])
+    assert len({*draws.iloc[0]}) == len(TABLE_1)  # a swap would be seen
+    assert bootstrap(evaluation, backwards, samples=20) == bootstrap(evaluation, samples=20)
+    assert paired_bootstrap(evaluation, other, backwards, samples=20) == paired_bootstrap(
+        evaluation, other, samples=20
+    )
+    forwards = image_draws(evaluation, samples=20)
+    pd.testing.assert_frame_equal(
+        mean_of_trainings([forwards, draws]), mean_of_trainings([forwards, forwards])
+    )
+
+
+def test_a_metric_that_no_task_has_is_refused():
+    evaluation = Evaluation([ONE_HIDDEN], PERFECT, 1)
+    with pytest.raises(KeyError, match="AR"):
+        image_draws(evaluation, {"amodal AR": ("amodal", "AR")}, samples=0)
 
 
 def test_paired_differences():
     records, predictions = random_case(2, images=20)
     first = Evaluation(records, predictions, 3)
     same = paired_bootstrap(first, Evaluation(records, predictions, 3), samples=20)
-    assert set(same.values()) == {(0.0, 0.0, 0.0)}
+    assert set(same) == set(TABLE_1) and set(same.values()) == {(0.0, 0.0, 0.0)}
     half = Evaluation(records, predictions[::2], 3)
-    gain = paired_bootstrap(first, half, [("amodal", "AR@100")], samples=60)
-    assert gain[("amodal", "AR@100")].low > 0
+    gain = paired_bootstrap(first, half, {"AR": ("amodal", "AR@100")}, samples=60)
+    assert gain["AR"].low > 0
     with pytest.raises(ValueError, match="different images"):
         paired_bootstrap(first, Evaluation(records[1:], [], 3))
 
 
 def test_bootstrap_where_there_is_no_number():
     record = a_record(an_object(BOXES[0]))
-    intervals = bootstrap(Evaluation([record], [found(BOXES[0])], 1), samples=5)
-    assert intervals[("occluded", "AP")] is None
-    assert intervals[("amodal", "AP")].value == pytest.approx(100)
+    bounds = bootstrap(Evaluation([record], [detected(BOXES[0])], 1), samples=5)
+    assert bounds["occluded AP"] is None
+    assert bounds["amodal AP"].value == pytest.approx(100)
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -463,7 +527,7 @@ def test_bootstrap_where_there_is_no_number():
         ({"segmentation": None}, "no segmentation"),
         ({"segmentation": rle(np.zeros((4, 5)))}, "size"),
         ({"visible_mask": rle(np.zeros((40, 41)))}, r"visible_mask: RLE of size \[40, 41\]"),
-        ({"occlusion_mask": [[0, 0, 5, 0, 5, 5]]}, "occlusion_mask: neither RLE"),
+        ({"occlusion_mask": [[0, 0, 5, 0, 5, 5]]}, "occlusion_mask: no RLE"),
         ({"segmentation": {"size": [40, 40], "counts": "h"}}, "segmentation: broken counts"),
         ({"segmentation": {"size": [40, 40], "counts": ""}}, "segmentation: broken counts"),
         ({"segmentation": {"size": [40, 40], "counts": [1600]}}, "compressed RLE"),
@@ -501,7 +565,7 @@ def test_no_predictions_score_0():
 
 
 def test_no_objects_at_all():
-    metrics = evaluate([a_record()], [found(BOXES[0])], 1)
+    metrics = evaluate([a_record()], [detected(BOXES[0])], 1)
     assert metrics["amodal"]["AP"] is None
     assert metrics["amodal"]["note"] == "the ground truth has no object"
 
@@ -523,14 +587,7 @@ def files(tmp_path, tabletop_root):
             "image_id": r["image_id"],
             "category_id": a["category_id"],
             "score": 0.9,
-            **{
-                key: rle(decode_masks(a)[kind])
-                for kind, key in (
-                    ("amodal", "segmentation"),
-                    ("visible", "visible_mask"),
-                    ("occlusion", "occlusion_mask"),
-                )
-            },
+            **{key: rle(decode_masks(a)[kind]) for kind, key in MASK_KEYS.items()},
         }
         for r in truth.records
         for a in r["annotations"]
@@ -630,25 +687,30 @@ def _evaluate_in_process(rank: int, store: str, records: list, outputs: list) ->
 
 
 def test_evaluator_gathers_what_several_processes_found(tmp_path):
+    """Every object is found, half of them by either process."""
     records, _ = random_case(5, images=6)
     generator = torch.Generator().manual_seed(0)
     outputs = []
     for record in records:
+        objects = record["annotations"]
+        boxes = np.array([mask_util.toBbox(a["segmentation"]) for a in objects]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
         instances = Instances((record["height"], record["width"]))
-        corner = 10 * torch.rand(5, 2, generator=generator)
-        instances.pred_boxes = Boxes(torch.cat([corner, corner + 20], dim=1))
-        instances.scores = torch.rand(5, generator=generator)
-        instances.pred_classes = torch.randint(3, (5,), generator=generator)
-        for kind in ("amodal", "visible", "occlusion"):
-            instances.set(f"pred_{kind}_masks", torch.rand(5, 28, 28, generator=generator))
+        instances.pred_boxes = Boxes(torch.from_numpy(boxes).float())
+        instances.scores = torch.rand(len(objects), generator=generator)
+        instances.pred_classes = torch.tensor([a["category_id"] for a in objects], dtype=torch.long)
+        for kind in MASK_KINDS:
+            instances.set(f"pred_{kind}_masks", torch.ones(len(objects), 28, 28))
         outputs.append({"instances": instances})
     alone = AmodalEvaluator(records, 3)
     alone.process([{"image_id": r["image_id"]} for r in records], outputs)
+    expected = alone.evaluate()
+    assert expected["amodal"]["AR@100"] > 90
     store = tmp_path / "store"
     torch.multiprocessing.start_processes(
         _evaluate_in_process, (str(store), records, outputs), nprocs=2, start_method="spawn"
     )
-    assert torch.load(f"{store}.metrics", weights_only=True) == alone.evaluate()
+    assert torch.load(f"{store}.metrics", weights_only=True) == expected
 
 
 def test_metrics_file_is_whole_or_absent(files, monkeypatch):
@@ -664,23 +726,154 @@ def test_metrics_file_is_whole_or_absent(files, monkeypatch):
 
 def test_the_paper_calls_an_object_occluded_from_a_rate_of_fifteen_percent() -> None:
     """The number itself, not the constant: rates of 0.14 and 0.16 on either side of it."""
-    import numpy as np
-    from pycocotools import mask as mask_util
 
-    def rle(rows: int) -> dict:
-        mask = np.zeros((100, 100), np.uint8, order="F")
-        mask[:rows] = 1
-        return mask_util.encode(mask)
+    def rows(count: int) -> dict:
+        return rle(np.arange(100)[:, None].repeat(100, axis=1) < count)
 
     def image(image_id: int, hidden: int) -> tuple[dict, dict]:
-        masks = {"segmentation": rle(100), "visible_mask": rle(100 - hidden)}
+        masks = {"segmentation": rows(100), "visible_mask": rows(100 - hidden)}
         annotation = {"id": image_id, "category_id": 0, "bbox": [0, 0, 100, 100], "iscrowd": 0}
         record = {"file_name": "", "image_id": image_id, "height": 100, "width": 100}
         record["annotations"] = [annotation | masks | {"occlusion_rate": hidden / 100}]
         prediction = {"image_id": image_id, "category_id": 0, "score": 0.9, **masks}
-        return record, prediction | {"occlusion_mask": rle(0)}
+        return record, prediction | {"occlusion_mask": rows(0)}
 
     below, above = image(1, 14), image(2, 16)
     assert evaluate([below[0]], [below[1]], 1)["occluded"]["AP"] is None
     assert evaluate([below[0], above[0]], [above[1]], 1)["occluded"]["AP"] == pytest.approx(100)
     assert evaluate([below[0], above[0]], [below[1]], 1)["occluded"]["AP"] == 0
+
+
+# --- inference ----------------------------------------------------------------------------------
+class Guess(torch.nn.Module):
+    """A model that sees one object, the same in every image."""
+
+    def forward(self, inputs: list[dict]) -> list[dict]:
+        outputs = []
+        for example in inputs:
+            instances = Instances((example["height"], example["width"]))
+            instances.pred_boxes = Boxes(torch.tensor([[10.0, 10.0, 60.0, 60.0]]))
+            instances.scores, instances.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+            for kind in MASK_KINDS:
+                instances.set(f"pred_{kind}_masks", torch.ones(1, 28, 28))
+            outputs.append({"instances": instances})
+        return outputs
+
+
+def test_prediction_scores_nothing(tiny_config, monkeypatch):
+    """Who scores with other tasks does not wait for the default ones."""
+    cfg = tiny_config()
+    metrics, expected = predict_and_evaluate(cfg, Guess())
+    assert len(expected) == 4 and set(metrics) == set(DEFAULT_TASKS)
+
+    def score(*_: object, **__: object) -> None:
+        raise AssertionError("scored")
+
+    monkeypatch.setattr(evaluator, "evaluate", score)
+    assert predict(cfg, Guess()) == expected
+    with pytest.raises(AssertionError, match="scored"):
+        predict_and_evaluate(cfg, Guess())
+
+
+# --- the version of the protocol ----------------------------------------------------------------
+@pytest.mark.parametrize("edited", protocol.SOURCES, ids=lambda path: path.stem)
+def test_an_edited_protocol_is_another_protocol(edited, tmp_path, monkeypatch):
+    before = protocol_version()
+    assert re.fullmatch("[0-9a-f]{12}", before) and before == protocol_version()
+    copy = tmp_path / edited.name
+    copy.write_text(edited.read_text())
+    sources = [copy if source == edited else source for source in protocol.SOURCES]
+    monkeypatch.setattr(protocol, "SOURCES", sources)
+    assert protocol_version() == before  # the text counts, not where it lies
+    copy.write_text(edited.read_text().replace("0", "1", 1))
+    assert protocol_version() != before
+
+
+def test_the_version_covers_what_decides_a_number():
+    names = {source.stem for source in protocol.SOURCES}
+    assert names == {"protocol", "matching", "masks", "predictions", "uncertainty", "names"}
+    assert all(source.is_file() for source in protocol.SOURCES)
+
+
+# --- single objects -----------------------------------------------------------------------------
+BACK, FRONT = (2, 2, 24, 24), (14, 14, 20, 20)  # two objects, the first one partly hidden
+PAIR = a_record(an_object(BACK, 0.5, category=1), an_object(FRONT), image_id=1)
+
+
+def moved(box: tuple, dx: int, *arguments: object, **options: object) -> dict:
+    x, y, w, h = box
+    return detected((x + dx, y, w, h), *arguments, image_id=1, **options)
+
+
+def test_objects_are_matched_one_to_one_by_class_score_and_overlap():
+    exact = detected(BACK, 0.5, score=0.4, image_id=1, category=1)
+    shifted = moved(BACK, 3, category=1)
+    other_class = moved(FRONT, 0, category=2)
+    unsure = moved(FRONT, 0, score=0.1)
+    elsewhere = moved((0, 0, 3, 3), 0)
+    matches = match_image(PAIR["annotations"], [shifted, exact, other_class, unsure, elsewhere])
+    assert list(matches) == [0]
+    assert matches[0].prediction is exact and matches[0].iou == 1
+    assert match_image(PAIR["annotations"], []) == {}
+
+
+def test_examples_follow_the_stated_rule():
+    small = an_object((28, 2, 10, 10), 0.5, category=2)
+    record = PAIR | {"annotations": [*PAIR["annotations"], small]}
+    images = [record] + [record | {"image_id": k, "annotations": [small]} for k in (2, 3)]
+    exact = detected((28, 2, 10, 10), 0.5, category=2)
+    shifted = detected((29, 2, 10, 10), 0.5, category=2)
+    predictions = {
+        "orcnn": [exact | {"image_id": k} for k in (1, 2, 3)],
+        "arcnn": [exact | {"image_id": k} for k in (1, 2)] + [shifted | {"image_id": 3}],
+    }
+    examples = occluded_examples(images, predictions)
+    assert examples[0].annotation is PAIR["annotations"][0]  # the largest, though nobody found it
+    chosen = choose_examples(examples, count=2)
+    # Found by both come first; of those, image 3 is the one where the two differ.
+    assert [e.record["image_id"] for e in chosen] == [1, 3]
+    assert [e.why for e in chosen] == ["largest hidden part", "models differ most"]
+    assert chosen[0].annotation is small and chosen[0].disagreement() == 0
+    assert chosen[1].disagreement() > 0
+    everyone = choose_examples(examples, count=9)
+    assert sorted(e.record["image_id"] for e in everyone) == [1, 2, 3]  # one per image
+    assert found_rates(examples) == {"orcnn": 0.75, "arcnn": 0.75}
+
+
+def test_without_predictions_the_largest_hidden_part_is_chosen():
+    (example,) = choose_examples(occluded_examples([PAIR], {}))
+    assert example.annotation is PAIR["annotations"][0]  # the other one is not occluded
+    with pytest.raises(ValueError, match="nothing to compare"):
+        occluded_examples([a_record(an_object(FRONT))], {})
+
+
+def test_best_and_worst_are_the_ends_of_the_list():
+    shifts = [moved(BACK, k, category=1) | {"image_id": k} for k in range(8)]
+    unoccluded = [detected(FRONT, image_id=k) for k in range(8)]
+    images = [PAIR | {"image_id": k} for k in range(8)]
+    chosen = best_and_worst(images, shifts + unoccluded, count=2)
+    assert [d.record["image_id"] for d in chosen] == [0, 1, 6, 7]
+    assert chosen[0].iou == 1 > chosen[-1].iou
+    assert len(best_and_worst(images, shifts, count=4)) == 8
+
+
+def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
+    models = ("arcnn", "arcnn_add", "orcnn")
+    with pytest.raises(FileNotFoundError, match="05_evaluate"):
+        load_predictions(tmp_path, "tabletop", models)
+    for model in ("arcnn", "orcnn"):
+        run = run_folder(tmp_path, "tabletop", model, 0)
+        run.mkdir(parents=True)
+        (run / "predictions.json").write_text(json.dumps([{"score": 1}]))
+    by_model = load_predictions(tmp_path, "tabletop", models)
+    assert list(by_model) == ["orcnn", "arcnn"]  # the paper's order
+
+
+def test_the_masks_of_a_prediction_and_their_overlap():
+    masks = prediction_masks(detected(BACK, 0.5))
+    assert set(masks) == set(MASK_KINDS)
+    assert (masks["amodal"] == (masks["visible"] | masks["occlusion"])).all()
+    assert mask_iou(masks["amodal"], masks["visible"]) == pytest.approx(0.5)
+    assert mask_iou(masks["visible"], masks["occlusion"]) == 0
+    nothing = np.zeros(SIZE, dtype=bool)
+    assert mask_iou(nothing, nothing) == 1

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from bench import peer_encode
 from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Boxes, Instances
+from peers import peer_encode
 from pycocotools import mask as mask_util
 
 from arcnn.evaluation import detections, encode_mask_kinds, encode_masks
+from arcnn.evaluation.masks import _run_lengths, _Window
 
 
 def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -70,9 +71,9 @@ def test_a_gpu_pastes_the_same_masks_in_little_memory():
     kinds = [torch.rand(100, 28, 28, generator=generator) for _ in range(3)]
     expected = encode_mask_kinds(kinds, boxes, height, width)
     torch.cuda.reset_peak_memory_stats()
-    found = encode_mask_kinds([k.cuda() for k in kinds], boxes.cuda(), height, width)
+    on_gpu = encode_mask_kinds([k.cuda() for k in kinds], boxes.cuda(), height, width)
     assert torch.cuda.max_memory_allocated() < 1e9
-    pairs = zip(sum(found, []), sum(expected, []), strict=True)
+    pairs = zip(sum(on_gpu, []), sum(expected, []), strict=True)
     ious = [mask_util.iou([a], [b], [0]).item() for a, b in pairs]  # rounding may move a pixel
     assert min(ious) > 0.98
 
@@ -101,8 +102,16 @@ def test_detections_carry_three_masks():
     amodal, visible, occlusion, _ = maps(1, generator)
     instances.pred_amodal_masks, instances.pred_visible_masks = amodal, visible
     instances.pred_occlusion_masks = occlusion
-    (found,) = detections(instances, 4)
-    assert found["bbox"] == [3.0, 2.0, 14.5, 9.0]
-    assert found["category_id"] == 2 and found["image_id"] == 4
-    assert mask_util.area(found["visible_mask"]) == 15 * 9
-    assert mask_util.area(found["occlusion_mask"]) == 0
+    (detection,) = detections(instances, 4)
+    assert detection["bbox"] == [3.0, 2.0, 14.5, 9.0]
+    assert detection["category_id"] == 2 and detection["image_id"] == 4
+    assert mask_util.area(detection["visible_mask"]) == 15 * 9
+    assert mask_util.area(detection["occlusion_mask"]) == 0
+
+
+def test_run_lengths_of_the_worked_example():
+    """The example in the comment of ``_run_lengths``; the second mask of the window is empty."""
+    columns = np.zeros((2, 2, 5), dtype=bool)
+    columns[0, 0, 2:4] = columns[0, 1, 1] = True
+    lengths = _run_lengths([_Window(1, 0, columns)], height=3, width=4)
+    assert [runs.tolist() for runs in lengths] == [[4, 3, 5], [12]]

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import logging
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from graphlib import TopologicalSorter
 
 import numpy as np
@@ -228,6 +229,11 @@ def test_lost_image_is_noticed(tmp_path) -> None:
         make_tabletop(tmp_path, train_images=1, val_images=1)
 
 
+def remains(root) -> list[str]:
+    """What lies in a root, but for the file that runs lock."""
+    return [path.name for path in root.iterdir() if path.name != ".tabletop.lock"]
+
+
 def test_interrupted_run_leaves_no_data_set(tmp_path, monkeypatch) -> None:
     def stop(job):
         raise KeyboardInterrupt
@@ -235,16 +241,40 @@ def test_interrupted_run_leaves_no_data_set(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(files, "_write_image", stop)
         make_tabletop(tmp_path, **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert remains(tmp_path) == []
 
 
-def test_remains_of_a_killed_run_are_named_and_not_taken(tmp_path, caplog) -> None:
-    killed = tmp_path / "tabletop.partial-0123abcd"
+def test_remains_of_a_killed_run_are_replaced(tmp_path) -> None:
+    killed = tmp_path / "tabletop.partial"
     (killed / "train").mkdir(parents=True)
-    with caplog.at_level(logging.WARNING):
-        folder = make_tabletop(tmp_path, train_images=2, val_images=1, workers=1)
-    assert str(killed) in caplog.text and killed.is_dir()
-    assert len(list((folder / "train").iterdir())) == 2
+    (killed / "train" / "000009.jpg").write_text("half an image")
+    folder = make_tabletop(tmp_path, train_images=2, val_images=1, workers=1)
+    assert remains(tmp_path) == ["tabletop"]
+    assert sorted(p.name for p in (folder / "train").iterdir()) == ["000001.jpg", "000002.jpg"]
+
+
+def test_a_second_run_waits_for_the_first_and_takes_its_result(tmp_path, monkeypatch) -> None:
+    at_work, go_on, drawn = threading.Event(), threading.Event(), []
+    write_image = files._write_image
+
+    def write(job):
+        drawn.append(job)
+        at_work.set()
+        assert go_on.wait(60)
+        return write_image(job)
+
+    monkeypatch.setattr(files, "_write_image", write)
+    few = {"train_images": 2, "val_images": 1, "workers": 1}
+    with ThreadPoolExecutor(2) as runs:
+        first = runs.submit(make_tabletop, tmp_path, **few)
+        assert at_work.wait(60)
+        second = runs.submit(make_tabletop, tmp_path, **few)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        go_on.set()
+        assert first.result() == second.result() == tmp_path / "tabletop"
+    assert len(drawn) == 3  # nothing twice
+    assert remains(tmp_path) == ["tabletop"]
 
 
 def test_unwritable_root_says_what_to_do(tmp_path) -> None:
@@ -260,7 +290,7 @@ def test_full_disk_says_what_to_do(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(files, "_write_image", full)
     with pytest.raises(OSError, match="No space left on device. Free some space"):
         make_tabletop(tmp_path, **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert remains(tmp_path) == []
 
 
 @pytest.mark.parametrize("wrong", [{"train_images": 0}, {"image_size": 20}, {"seed": -1}])

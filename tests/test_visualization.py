@@ -1,6 +1,7 @@
-"""Figures: that they draw what is there, for any number of models and any data set."""
+"""Figures, and the numbers of a data set that they draw: for any number of models and classes."""
 
-import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,27 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from arcnn import MODELS, visualization
-from arcnn.data.tabletop import TABLETOP_CLASSES
-from arcnn.evaluation import Evaluation, evaluate
-from arcnn.files import run_folder
-from arcnn.names import MODEL_NAMES
+from arcnn.data import (
+    class_index,
+    count_named_occluders,
+    count_orders,
+    front_shares,
+    most_occluded_class,
+    objects_table,
+    order_probabilities,
+    split_summary,
+)
+from arcnn.data.tabletop import TABLETOP_CLASSES, find_scene, scene_maps, scene_masks
+from arcnn.evaluation import (
+    Evaluation,
+    best_and_worst,
+    choose_examples,
+    evaluate,
+    occluded_examples,
+)
+from arcnn.names import MASK_KINDS, MODEL_NAMES
+from arcnn.visualization import datasets
+from arcnn.visualization.style import JIGSAW_ORDER
 
 CLASSES = ["cat", "laptop", "car"]
 HEIGHT, WIDTH = 40, 60
@@ -60,7 +78,7 @@ def prediction(class_id, amodal, visible, score=0.9, image_id=1):
 
 LAPTOP = rectangle(5, 35, 5, 45)
 CAT = rectangle(10, 38, 25, 55)
-LAPTOP_SEEN = LAPTOP & ~CAT
+LAPTOP_VISIBLE = LAPTOP & ~CAT
 
 
 @pytest.fixture
@@ -74,7 +92,7 @@ def record(tmp_path):
         "image_id": 1,
         "height": HEIGHT,
         "width": WIDTH,
-        "annotations": [annotation(1, 1, LAPTOP, LAPTOP_SEEN), annotation(2, 0, CAT, CAT)],
+        "annotations": [annotation(1, 1, LAPTOP, LAPTOP_VISIBLE), annotation(2, 0, CAT, CAT)],
     }
 
 
@@ -82,36 +100,61 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(plt.Text)]
 
 
+def modules_after(statement: str) -> set[str]:
+    """What a fresh interpreter has imported after a statement."""
+    command = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_a_colour_does_not_bring_a_framework():
+    modules = modules_after("from arcnn.visualization.style import MASK_COLORS")
+    assert not modules & {"torch", "detectron2"}
+    assert {m for m in modules if m.split(".")[0] == "arcnn"} <= {
+        *("arcnn", "arcnn.files", "arcnn.names"),
+        *("arcnn.visualization", "arcnn.visualization.style"),
+    }
+
+
+def test_workers_that_draw_scenes_import_no_framework():
+    modules = modules_after("import arcnn.data.tabletop.files")
+    assert not modules & {"torch", "detectron2", "pandas", "matplotlib"}
+
+
+def test_only_the_ablations_figures_bring_the_experiments():
+    parts = [part for part in visualization.PARTS if part != "experiments"]
+    modules = modules_after("; ".join(f"import arcnn.visualization.{part}" for part in parts))
+    assert "arcnn.visualization.predictions" in modules
+    assert "arcnn.experiments" not in modules
+
+
 def test_every_kind_and_model_has_its_own_colour():
     colors = [*visualization.MASK_COLORS.values(), *visualization.MODEL_COLORS.values()]
     assert len(set(colors)) == 6
-    assert set(visualization.MASK_COLORS) == {"visible", "occlusion", "amodal"}
-    for look in (
-        MODEL_NAMES,
-        visualization.MODEL_COLORS,
-        visualization.MODEL_MARKERS,
-    ):
+    assert set(visualization.MASK_COLORS) == set(JIGSAW_ORDER) == set(MASK_KINDS)
+    for look in (MODEL_NAMES, visualization.MODEL_COLORS, visualization.MODEL_MARKERS):
         assert set(MODELS) <= set(look)
 
 
 def test_cut_out_shows_pixels_tints_hidden_ones_and_marks_seams():
     image = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
-    masks = {"amodal": LAPTOP, "visible": LAPTOP_SEEN, "occlusion": rectangle(10, 35, 30, 45)}
-    whole = visualization.cut_out(image, masks, "amodal")
-    assert (whole[LAPTOP_SEEN] == 100).all()
+    masks = {"amodal": LAPTOP, "visible": LAPTOP_VISIBLE, "occlusion": rectangle(10, 35, 30, 45)}
+    piece = visualization.cut_out(image, masks, "amodal")
+    assert (piece[LAPTOP_VISIBLE] == 100).all()
     plain = np.array(to_rgb("#EFEFEF")) * 255
-    assert np.abs(whole[~LAPTOP] - plain).max() < 1
-    hidden, seam = whole[20, 40], whole[20, 27]  # x 25 to 29 belongs to neither piece
+    assert np.abs(piece[~LAPTOP] - plain).max() < 1
+    hidden, seam = piece[20, 40], piece[20, 27]  # x 25 to 29 belongs to neither piece
     assert hidden[0] > hidden[1] > hidden[2]  # reddish
     assert seam[1] > seam[0]  # greenish
 
 
 def test_figures_of_a_scene_are_handed_over_closed():
     before = plt.get_fignums()
-    scene, index = visualization.find_scene("cat", "laptop", image_size=96)
-    masks = visualization.scene_masks(scene)
+    scene, index = find_scene("cat", "laptop", image_size=96)
+    masks = scene_masks(scene)
     assert TABLETOP_CLASSES[scene.class_ids[index]] == "laptop"
-    maps = visualization.scene_maps(scene, index)
+    maps = scene_maps(scene, index)
     assert maps["visible"].shape == (len(TABLETOP_CLASSES), 28, 28)
     target = TABLETOP_CLASSES.index("laptop")
     for figure in (
@@ -128,32 +171,55 @@ def test_figures_of_a_scene_are_handed_over_closed():
 
 def test_find_scene_says_what_is_wrong():
     with pytest.raises(ValueError, match="choose among person"):
-        visualization.find_scene("dragon", "laptop")
+        find_scene("dragon", "laptop")
     with pytest.raises(ValueError, match="in 1 scenes"):
-        visualization.find_scene("laptop", "cat", image_size=64, tries=1)
+        find_scene("laptop", "cat", image_size=64, tries=1)
 
 
 def test_who_is_in_front_is_read_from_the_masks(record):
-    counts = visualization.count_orders([record], CLASSES)
+    counts = count_orders([record], CLASSES)
     assert counts.loc["cat", "laptop"] == 1
     assert counts.to_numpy().sum() == 1
-    shares = visualization.order_probabilities(counts)
+    shares = order_probabilities(counts)
     assert shares.loc["cat", "laptop"] == 1
     assert shares.loc["laptop", "cat"] == 0
     assert np.isnan(shares.loc["car", "cat"])
 
 
-def test_data_set_figures(record):
-    objects = visualization.objects_table([record], CLASSES)
+def test_an_object_counts_as_occluded_from_a_rate_of_fifteen_percent_on():
+    rates = (0.0, 0.14, 0.15, 0.3)
+    objects = [{"occlusion_rate": rate, "iscrowd": 0} for rate in rates]
+    crowd = {"occlusion_rate": 0.9, "iscrowd": 1}
+    summary = split_summary([{"annotations": [*objects, crowd]}, {"annotations": []}])
+    assert summary["occlusion rate of 0.15 or more"] == 0.5
+    assert summary["images"] == 2 and summary["objects"] == 4
+    assert summary["fully visible"] == 0.25
+    assert summary["mean occlusion rate of the occluded"] == 0.197
+    assert summary["say who covers them"] == 0
+    assert split_summary([])["occlusion rate of 0.15 or more"] == 0.0
+
+
+def test_who_is_in_front_is_read_from_the_names(record):
+    assert count_named_occluders([record], CLASSES) is None
+    record["annotations"][0]["occluders"] = [2, 99]  # the second is not in the image
+    counts = count_named_occluders([record], CLASSES)
+    assert counts.loc["cat", "laptop"] == 1 and counts.to_numpy().sum() == 1
+
+
+def test_data_set_figures(record, monkeypatch):
+    objects = objects_table([record], CLASSES)
     assert list(objects["class"]) == ["laptop", "cat"]
     assert objects["area"].tolist() == [LAPTOP.sum(), CAT.sum()]
-    counts = visualization.count_orders([record], CLASSES)
-    shares = visualization.order_probabilities(counts)
+    counts = count_orders([record], CLASSES)
+    shares = order_probabilities(counts)
     assert "laptop" in texts(visualization.image_grid([record], CLASSES))
     assert isinstance(visualization.occlusion_rates(objects), Figure)
     assert isinstance(visualization.object_sizes(objects), Figure)
     classes = visualization.instances_per_class(objects, CLASSES)
     assert "1 of 3 have no object here" in texts(classes)
+    monkeypatch.setattr(datasets, "MOST_CLASSES", 1)
+    few = visualization.instances_per_class(objects, CLASSES)
+    assert "the 1 most frequent classes; 1 of 3 have no object here" in texts(few)
     assert "100\n(1)" in texts(visualization.who_covers_whom({"x": shares}, counts=counts))
 
 
@@ -169,28 +235,12 @@ def test_learning_curves_of_any_models(models):
         visualization.learning_curves({"arcnn": pd.DataFrame({"lr": [0.1]})})
 
 
-def test_matching_is_one_to_one_by_class_score_and_overlap(record):
-    exact = prediction(1, LAPTOP, LAPTOP_SEEN, score=0.4)
-    shifted = prediction(1, np.roll(LAPTOP, 3, axis=1), LAPTOP_SEEN)
-    other_class = prediction(2, CAT, CAT)
-    unsure = prediction(0, CAT, CAT, score=0.1)
-    elsewhere = prediction(0, rectangle(0, 5, 0, 5), rectangle(0, 5, 0, 5))
-    found = [shifted, exact, other_class, unsure, elsewhere]
-    matches = visualization.match_image(record["annotations"], found)
-    assert list(matches) == [0]
-    assert matches[0].prediction is exact
-    assert matches[0].iou == 1
-    assert visualization.match_image(record["annotations"], []) == {}
-
-
 @pytest.mark.parametrize("models", [["arcnn"], ["orcnn", "arcnn_add", "arcnn"]])
 def test_figure4_says_what_was_not_found(record, models):
     predictions = dict.fromkeys(models, []) | {
-        "arcnn": [prediction(1, np.roll(LAPTOP, 2, axis=1), LAPTOP_SEEN)]
+        "arcnn": [prediction(1, np.roll(LAPTOP, 2, axis=1), LAPTOP_VISIBLE)]
     }
-    (example,) = visualization.choose_examples(
-        visualization.occluded_examples([record], predictions)
-    )
+    (example,) = choose_examples(occluded_examples([record], predictions))
     assert example.annotation["id"] == 1  # the cat is not occluded
     figure = visualization.figure4([example], CLASSES)
     expected = ["ground truth", *map(MODEL_NAMES.get, models)]
@@ -201,62 +251,17 @@ def test_figure4_says_what_was_not_found(record, models):
     assert texts(pieces).count("not found") == len(models) - 1
 
 
-def test_examples_follow_the_stated_rule(record):
-    smaller = rectangle(10, 20, 10, 20)
-    seen = smaller & ~rectangle(0, 15, 0, 60)
-    record["annotations"].append(annotation(3, 2, smaller, seen))
-    images = [record] + [
-        record | {"image_id": k, "annotations": record["annotations"][2:]} for k in (2, 3)
-    ]
-    shifted = np.roll(smaller, 2, axis=1)
-    found = {
-        "orcnn": [prediction(2, smaller, seen, image_id=k) for k in (1, 2, 3)],
-        "arcnn": [prediction(2, smaller, seen, image_id=k) for k in (1, 2)]
-        + [prediction(2, shifted, seen, image_id=3)],
-    }
-    everything = visualization.occluded_examples(images, found)
-    assert everything[0].annotation["id"] == 1  # the largest hidden part, though nobody found it
-    chosen = visualization.choose_examples(everything, count=2)
-    # Found by both come first; of those, image 3 is the one where the two differ.
-    assert [e.record["image_id"] for e in chosen] == [1, 3]
-    assert [e.why for e in chosen] == ["largest hidden part", "models differ most"]
-    assert chosen[0].annotation["id"] == 3 and chosen[0].disagreement() == 0
-    assert chosen[1].disagreement() > 0
-    everyone = visualization.choose_examples(everything, count=9)
-    assert sorted(e.record["image_id"] for e in everyone) == [1, 2, 3]  # one per image
-    assert visualization.found_rates(everything) == {"orcnn": 0.75, "arcnn": 0.75}
-
-
-def test_without_predictions_the_largest_hidden_part_is_shown(record):
-    (example,) = visualization.choose_examples(visualization.occluded_examples([record], {}))
-    assert example.annotation["id"] == 1
-    nothing_hidden = record | {"annotations": record["annotations"][1:2]}
-    with pytest.raises(ValueError, match="nothing to compare"):
-        visualization.occluded_examples([nothing_hidden], {})
-
-
-def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
-    with pytest.raises(FileNotFoundError, match="05_evaluate"):
-        visualization.load_predictions(tmp_path, "tabletop", MODELS)
-    for model in ("arcnn", "orcnn"):
-        run = run_folder(tmp_path, "tabletop", model, 0)
-        run.mkdir(parents=True)
-        (run / "predictions.json").write_text(json.dumps([{"score": 1}]))
-    found = visualization.load_predictions(tmp_path, "tabletop", MODELS)
-    assert list(found) == ["orcnn", "arcnn"]  # the paper's order
-
-
 @pytest.mark.parametrize("count", [1, 7, 80])
 def test_figure5_for_any_number_of_classes(count):
     names = [f"class {k}" for k in range(count)]
     vw, ow = torch.nn.Parameter(torch.randn(2, count, count, generator=torch.Generator()))
-    target = visualization.class_index(names, f"class {count - 1}")
+    target = class_index(names, f"class {count - 1}")
     table = visualization.weights_table(vw, ow, names, target)
     assert np.allclose(table["difference"], (vw - ow)[target].detach().numpy())
     assert isinstance(visualization.figure5(vw, ow, names, target), Figure)
     assert isinstance(visualization.weight_matrices(vw, ow, names, target), Figure)
     with pytest.raises(ValueError, match="class 0"):
-        visualization.class_index(names, "cat")
+        class_index(names, "cat")
 
 
 def test_own_weights_beyond_the_scale_are_written_out():
@@ -270,7 +275,7 @@ def test_own_weights_beyond_the_scale_are_written_out():
 def test_classes_are_ordered_by_how_often_they_are_in_front():
     names = ["book", "cat", "cup"]
     counts = pd.DataFrame([[9, 0, 1], [3, 0, 0], [3, 0, 9]], index=names, columns=names)
-    assert visualization.front_shares(counts).to_dict() == {"book": 1 / 7, "cat": 1.0, "cup": 0.75}
+    assert front_shares(counts).to_dict() == {"book": 1 / 7, "cat": 1.0, "cup": 0.75}
     vw = torch.arange(9.0).view(3, 3)
     figure = visualization.weight_matrices(vw, -vw, names, target=1, order=[0, 2, 1])
     axes = figure.axes[0]
@@ -281,7 +286,7 @@ def test_classes_are_ordered_by_how_often_they_are_in_front():
 
 
 def test_an_evaluation_is_drawn_with_and_without_numbers(record):
-    exact = prediction(1, LAPTOP, LAPTOP_SEEN)
+    exact = prediction(1, LAPTOP, LAPTOP_VISIBLE)
     records = [record]
     for predictions in ([exact], []):
         evaluation = Evaluation(records, predictions, len(CLASSES))
@@ -289,19 +294,11 @@ def test_an_evaluation_is_drawn_with_and_without_numbers(record):
         assert "AP 50.0" in texts(visualization.ap_bars(metrics)) or not predictions
         visualization.precision_recall(evaluation).canvas.draw()
         assert len(texts(visualization.ap_by_occlusion(metrics))) >= 5
-        chosen = visualization.best_and_worst(records, predictions)
+        chosen = best_and_worst(records, predictions)
         assert len(chosen) == len(predictions)
-        visualization.detections(chosen, CLASSES).canvas.draw()
+        visualization.draw_detections(chosen, CLASSES).canvas.draw()
     nothing = evaluate([record | {"annotations": []}], [], len(CLASSES))
     assert "AP" in texts(visualization.ap_bars(nothing))  # the name alone, no number
-
-
-def test_best_and_worst_are_the_ends_of_the_list(record):
-    shifts = [prediction(1, np.roll(LAPTOP, k, axis=1), LAPTOP_SEEN, image_id=k) for k in range(8)]
-    images = [record | {"image_id": k} for k in range(8)]
-    chosen = visualization.best_and_worst(images, shifts, count=2)
-    assert [d.record["image_id"] for d in chosen][:2] == [0, 1]
-    assert len(chosen) == 4 and chosen[0].iou == 1 > chosen[-1].iou
 
 
 def test_the_most_occluded_class() -> None:
@@ -315,8 +312,8 @@ def test_the_most_occluded_class() -> None:
         return {"image_id": 1, "height": 4, "width": 4, "annotations": annotations}
 
     records = [record((0, 0.14), (0, 0.1), (0, 0.0), (1, 0.15))]
-    assert visualization.most_occluded_class(records, ["cup", "cat"]) == "cat"
-    assert visualization.most_occluded_class([record((1, 0.0))], ["cup", "cat"]) == "cup"
+    assert most_occluded_class(records, ["cup", "cat"]) == "cat"
+    assert most_occluded_class([record((1, 0.0))], ["cup", "cat"]) == "cup"
 
 
 def test_a_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:

@@ -11,6 +11,10 @@ PARTS = {
     "registration": (
         "find_splits fingerprint register_dataset split_fingerprint split_name split_records"
     ),
+    "statistics": (
+        "class_index count_named_occluders count_orders front_shares most_occluded_class "
+        "objects_table order_probabilities split_summary"
+    ),
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

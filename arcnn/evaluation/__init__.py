@@ -4,10 +4,17 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "evaluator": "AmodalEvaluator detections predict_and_evaluate",
+    "evaluator": "AmodalEvaluator detections predict predict_and_evaluate",
+    "examples": (
+        "Detection Example Match best_and_worst choose_examples found_rates load_predictions "
+        "mask_iou match_image occluded_examples prediction_masks"
+    ),
     "masks": "encode_mask_kinds encode_masks",
     "predictions": "PredictionError check_predictions read_results to_results",
-    "protocol": "ALL_TASKS DEFAULT_TASKS METRICS TASKS Evaluation evaluate visible_fraction",
+    "protocol": (
+        "ALL_TASKS DEFAULT_TASKS METRICS TASKS Evaluation evaluate protocol_version "
+        "visible_fraction"
+    ),
     "uncertainty": "Interval bootstrap image_draws intervals mean_of_trainings paired_bootstrap",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -12,9 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.data import AnnotationError, load_annotations
-from arcnn.evaluation import Evaluation, PredictionError, bootstrap, read_results
-from arcnn.evaluation.protocol import ALL_TASKS, DEFAULT_TASKS, METRICS
+from arcnn.evaluation import (
+    ALL_TASKS,
+    DEFAULT_TASKS,
+    METRICS,
+    Evaluation,
+    PredictionError,
+    bootstrap,
+    read_results,
+)
 from arcnn.files import write_json
+from arcnn.names import TABLE_1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +90,8 @@ def _score(options: argparse.Namespace) -> dict:
     )
     metrics = evaluation.metrics()
     if options.bootstrap:
-        for (task, metric), interval in bootstrap(evaluation, samples=options.bootstrap).items():
+        for name, interval in bootstrap(evaluation, samples=options.bootstrap).items():
+            task, metric = TABLE_1[name]
             bounds = interval and [interval.low, interval.high]
             metrics[task].setdefault("interval_95", {})[metric] = bounds
     return metrics

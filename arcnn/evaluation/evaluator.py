@@ -41,8 +41,28 @@ def detections(instances: Instances, image_id: int) -> list[dict]:
     ]
 
 
-class AmodalEvaluator(DatasetEvaluator):
-    """Collects :func:`detections` of all images and processes, and scores them.
+class PredictionCollector(DatasetEvaluator):
+    """Collects :func:`detections` of all images and processes; scores nothing."""
+
+    def __init__(self) -> None:
+        self.predictions: list[dict] = []
+
+    def reset(self) -> None:
+        self.predictions = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for example, output in zip(inputs, outputs, strict=True):
+            self.predictions += detections(output["instances"], example["image_id"])
+
+    def evaluate(self) -> Any:
+        """The predictions of all processes in the main one, nothing in the others."""
+        comm.synchronize()
+        self.predictions = list(itertools.chain(*comm.gather(self.predictions)))
+        return self.predictions
+
+
+class AmodalEvaluator(PredictionCollector):
+    """Collects the predictions, and scores them in the main process.
 
     Args:
         records: internal records of the images, the ground truth.
@@ -56,44 +76,47 @@ class AmodalEvaluator(DatasetEvaluator):
         num_classes: int,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        super().__init__()
         self.records = records
         self.num_classes = num_classes
         self.class_names = class_names
-        self.predictions: list[dict] = []
-
-    def reset(self) -> None:
-        self.predictions = []
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        for example, output in zip(inputs, outputs, strict=True):
-            self.predictions += detections(output["instances"], example["image_id"])
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
-        comm.synchronize()
-        self.predictions = list(itertools.chain(*comm.gather(self.predictions)))
+        """The metrics of :func:`arcnn.evaluation.evaluate`; nothing outside the main process."""
+        predictions = super().evaluate()
         if not comm.is_main_process():
             return {}
-        return evaluate(
-            self.records, self.predictions, self.num_classes, class_names=self.class_names
-        )
+        return evaluate(self.records, predictions, self.num_classes, class_names=self.class_names)
+
+
+def predict(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Run ``model`` on the test split of ``cfg``, without scoring.
+
+    Returns:
+        The predictions of all processes, as in :mod:`arcnn.evaluation.predictions`, in the main
+        process; an empty list in the others.
+    """
+    loader = build_detection_test_loader(
+        split_records(cfg, "val"),
+        mapper=AmodalDatasetMapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    progress = tqdm(loader, desc="inference", unit="image", mininterval=2)
+    return inference_on_dataset(model, progress, PredictionCollector())
 
 
 def predict_and_evaluate(
     cfg: CfgNode, model: nn.Module
 ) -> tuple[dict[str, dict[str, Any]], list[dict]]:
-    """Run ``model`` on the test split of ``cfg``.
+    """:func:`predict`, then :func:`arcnn.evaluation.evaluate` with its default tasks.
 
     Returns:
-        The metrics of :func:`arcnn.evaluation.evaluate`, and the predictions they were taken from.
+        The metrics, and the predictions they were taken from; both empty outside the main process.
     """
+    predictions = predict(cfg, model)
+    if not comm.is_main_process():
+        return {}, []
+    classes = MetadataCatalog.get(split_name(cfg, "val")).thing_classes
     records = split_records(cfg, "val")
-    loader = build_detection_test_loader(
-        records,
-        mapper=AmodalDatasetMapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-    class_names = MetadataCatalog.get(split_name(cfg, "val")).thing_classes
-    evaluator = AmodalEvaluator(records, len(class_names), class_names)
-    progress = tqdm(loader, desc="inference", unit="image", mininterval=2)
-    metrics = inference_on_dataset(model, progress, evaluator)
-    return metrics, evaluator.predictions
+    metrics = evaluate(records, predictions, len(classes), class_names=classes)
+    return metrics, predictions

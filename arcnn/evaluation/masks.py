@@ -99,26 +99,39 @@ def _windows(maps: Tensor, boxes: Tensor, height: int, width: int) -> Iterator[_
 
 
 def _run_lengths(windows: Sequence[_Window], height: int, width: int) -> list[np.ndarray]:
-    """COCO's run lengths, zeros first, of all masks of all windows: R * K arrays."""
+    """COCO's run lengths, zeros first, of all masks of all windows, at once: R * K arrays."""
+    # An example: one mask in an image of H = 3, W = 4, its window of two columns at x = 1, y = 0.
+    #
+    #     columns      [. 0 1 1 .] [. 1 0 0 .]     each between two pixels of nothing: side = 5
+    #     place         0 1 2 3 4   5 6 7 8 9
+    #     changes         1   3     5 6            before the next place
+    #     column, row   (0, 1) (0, 3) (1, 0) (1, 1)            divmod by 5
+    #     edges            4      6      6      7              (x + column) * H + y + row
+    #     joined           4                    7              the run goes on in column 1
+    #     bounds      0    4                    7      12      0 and H * W around them
+    #     run lengths   4            3              5          zeros, ones, zeros
     kinds = len(windows[0].columns)
-    flat = [w.columns.ravel() for w in windows]
-    changes = [np.flatnonzero(f[1:] != f[:-1]) for f in flat]  # starts and ends, in turn
+    ravelled = [w.columns.ravel() for w in windows]
+    changes = [np.flatnonzero(f[1:] != f[:-1]) for f in ravelled]  # starts and ends, in turn
     window = np.repeat(np.arange(len(windows)), [len(c) for c in changes])
     x, y, w, side = np.array([(w.x, w.y, *w.columns.shape[1:]) for w in windows]).T[:, window]
     column, row = np.divmod(np.concatenate(changes), side)
     kind, column = np.divmod(column, np.maximum(w, 1))
     mask = window * kinds + kind
-    edges = (x + column) * height + y + row
-    # A run that ends at the foot of a column and the next, from the head of the next column, are
-    # one run.
+    edges = (x + column) * height + y + row  # pixels of the image, counted down its columns
+    # An end at the foot of a column and a start at the head of the next one fall together.
     joined = np.flatnonzero((edges[1:] == edges[:-1]) & (mask[1:] == mask[:-1]))
     keep = np.ones(len(edges), dtype=bool)
     keep[joined] = keep[joined + 1] = False
     edges, mask = edges[keep], mask[keep]
-    # Every mask's bounds: 0, its edges, the last pixel's end; then their differences.
-    starts = np.searchsorted(mask, np.arange(len(windows) * kinds + 1))
-    bounds = np.insert(edges, np.repeat(starts, 2)[1:-1], [0, height * width] * (len(starts) - 1))
-    counts = np.split(np.diff(bounds, append=0), (starts + 2 * np.arange(len(starts)))[1:-1])
-    # The last of each is the step to the next mask's zero; pycocotools ends with a run of ones
-    # where there is one.
-    return [c[:-2] if len(c) > 2 and c[-2] == 0 else c[:-1] for c in counts]
+    # The bounds of all masks in one row: of each a zero, its edges, the end of the image.
+    masks = np.arange(len(windows) * kinds)
+    first_edge = np.searchsorted(mask, np.arange(len(masks) + 1))
+    start, end = first_edge[:-1] + 2 * masks, first_edge[1:] + 2 * masks + 1
+    bounds = np.empty(len(edges) + 2 * len(masks), dtype=edges.dtype)
+    bounds[start], bounds[end] = 0, height * width
+    bounds[np.arange(len(edges)) + 2 * mask + 1] = edges
+    lengths = np.diff(bounds)
+    runs = [lengths[s:e] for s, e in zip(start.tolist(), end.tolist(), strict=True)]
+    # pycocotools writes no last run of zeros where there are none.
+    return [r[:-1] if len(r) > 1 and r[-1] == 0 else r for r in runs]

@@ -63,7 +63,7 @@ def overlapping_pairs(
     Args:
         iou: positions of detections and of objects in their lists -> their IoUs, ``(d, g)``.
     """
-    found = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
+    parts = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
     groups, starts = np.unique(truths.group, return_index=True)
     stops = np.searchsorted(truths.group, groups, side="right")
     firsts = np.searchsorted(detections.group, groups, side="left")
@@ -73,8 +73,8 @@ def overlapping_pairs(
             continue
         ious = np.asarray(iou(detections.index[first:last], truths.index[start:stop]))
         d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
-        found.append((first + d, start + g, ious[d, g]))
-    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        parts.append((first + d, start + g, ious[d, g]))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def match(
@@ -98,30 +98,38 @@ def match(
     # Candidates of a detection from the worst to the best; of equal ones COCO takes the last.
     order = np.lexsort((pairs.truth, pairs.iou, pairs.detection))
     detection, truth, iou = (column[order] for column in pairs)
-    active, first, count = np.unique(detection, return_index=True, return_counts=True)
+    active, first, num_candidates = np.unique(detection, return_index=True, return_counts=True)
     group = detections.group[active]
     turn = np.arange(len(active)) - np.searchsorted(group, group)
-    # One detection of every group at a time: they don't compete.
+    # One detection of every group at a time (n of them, K candidates each): they don't compete.
+    # One of them, in one layer, at a threshold of 0.5, with three candidates:
+    #
+    #     IoU          0.55  0.60  0.90
+    #     place           0     1     2   a better overlap wins ...
+    #     it counts     yes   yes    no   (an ignored object)
+    #     preference      3     4     2   ... but K = 3 more for one that counts
+    #     allowed       yes    no   yes   (the second is taken)
+    #     preference      3    -1     2   the best is the first
     for r in range(turn.max(initial=-1) + 1):
         now = np.flatnonzero(turn == r)
-        candidate = np.arange(count[now].max())  # (K,)
-        exists = candidate < count[now, None]  # (n, K)
-        pair = np.where(exists, first[now, None] + candidate, 0)
-        g = truth[pair]  # (n, K)
-        free = ~taken[g] | crowd[g][:, :, None, None]  # (n, K, L, T)
-        enough = exists[:, :, None] & (iou[pair][:, :, None] >= IOU_THRESHOLDS)  # (n, K, T)
-        counts = state[:, g].transpose(1, 2, 0)  # (n, K, L)
-        preference = candidate[:, None] + len(candidate) * (counts == COUNTED)
-        allowed = free & enough[:, :, None] & (counts != REMOVED)[..., None]
+        place = np.arange(num_candidates[now].max())  # (K,)
+        exists = place < num_candidates[now, None]  # (n, K)
+        pair = np.where(exists, first[now, None] + place, 0)
+        candidate = truth[pair]  # (n, K)
+        free = ~taken[candidate] | crowd[candidate][:, :, None, None]  # (n, K, L, T)
+        overlaps = exists[:, :, None] & (iou[pair][:, :, None] >= IOU_THRESHOLDS)  # (n, K, T)
+        candidate_state = state[:, candidate].transpose(1, 2, 0)  # (n, K, L)
+        allowed = free & overlaps[:, :, None] & (candidate_state != REMOVED)[..., None]
+        preference = place[:, None] + len(place) * (candidate_state == COUNTED)
         preference = np.where(allowed, preference[..., None], -1)  # (n, K, L, T)
         best = preference.argmax(axis=1)  # (n, L, T)
         n, layer, t = np.nonzero(preference.max(axis=1) >= 0)
-        chosen = g[n, best[n, layer, t]]
+        chosen = candidate[n, best[n, layer, t]]
         taken[chosen, layer, t] = True
-        is_counted = state[layer, chosen] == COUNTED
+        counts = state[layer, chosen] == COUNTED
         d = active[now[n]]
-        true[layer, t, d] = is_counted
-        ignored[layer, t, d] = ~is_counted
+        true[layer, t, d] = counts
+        ignored[layer, t, d] = ~counts
     return true, ignored
 
 

@@ -33,7 +33,7 @@ def check_predictions(
         PredictionError: unknown image or class, a score that is missing or not a number, no amodal
             mask, a mask that is no RLE or of another size than its image.
     """
-    sizes = {r["image_id"]: [r["height"], r["width"]] for r in records}
+    sizes = _sizes(records)
     missing: dict[str, list[int]] = {kind: [] for kind in MASK_KEYS}
     for n, prediction in enumerate(predictions):
         try:
@@ -44,16 +44,14 @@ def check_predictions(
                     missing[kind].append(n)
                 elif not _is_sound(mask, size):
                     _check_mask(mask, key, size)
+                    if isinstance(mask["counts"], list):
+                        raise PredictionError(f"{key}: its counts are a list, no compressed RLE")
         except PredictionError as error:
-            raise PredictionError(
-                f"prediction {n} (image {prediction.get('image_id')!r}): {error}"
-            ) from None
+            raise _named(error, n, prediction) from None
     if missing["amodal"]:
         n = missing["amodal"][0]
-        raise PredictionError(
-            f"prediction {n} (image {predictions[n].get('image_id')!r}): no segmentation, which is "
-            "the amodal mask as RLE; there is nothing to score without it"
-        )
+        reason = "no segmentation, the amodal mask as RLE; there is nothing to score without it"
+        raise _named(reason, n, predictions[n])
     return {
         kind: f"{len(which)} of {len(predictions)} predictions have no {MASK_KEYS[kind]}, the "
         f"first of them number {which[0]} (image {predictions[which[0]]['image_id']!r})"
@@ -62,7 +60,16 @@ def check_predictions(
     }
 
 
+def _sizes(records: Sequence[dict]) -> dict[int | str, list[int]]:
+    return {r["image_id"]: [r["height"], r["width"]] for r in records}
+
+
+def _named(reason: object, n: int, prediction: dict) -> PredictionError:
+    return PredictionError(f"prediction {n} (image {prediction.get('image_id')!r}): {reason}")
+
+
 def _check_fields(prediction: dict, sizes: Mapping, num_classes: int) -> list[int]:
+    """The size of the prediction's image, if the fields beside the masks are right."""
     image_id = prediction.get("image_id")
     if not isinstance(image_id, int | str) or image_id not in sizes:
         raise PredictionError("the ground truth has no such image")
@@ -86,13 +93,14 @@ def _is_sound(mask: Any, size: list[int]) -> bool:
         return False
 
 
-def _check_mask(mask: Any, key: str, size: list[int]) -> None:
+def _check_mask(mask: Any, key: str, size: list[int]) -> dict:
+    """The mask as compressed RLE, if it is a mask of this size."""
+    if not isinstance(mask, dict):
+        raise PredictionError(f"{key}: no RLE, a dict of size and counts; polygons won't do")
     try:
-        check_rle(mask, *size)
+        return check_rle(mask, *size)
     except (ValueError, TypeError) as error:
         raise PredictionError(f"{key}: {error}") from None
-    if not isinstance(mask["counts"], bytes | str):
-        raise PredictionError(f"{key}: its counts are a list, not those of a compressed RLE")
 
 
 def read_results(path: str | Path, category_ids: Sequence[int], records: Sequence[dict]) -> list:
@@ -118,29 +126,22 @@ def read_results(path: str | Path, category_ids: Sequence[int], records: Sequenc
         raise PredictionError(f"{path} is not complete JSON ({error})") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise PredictionError(f"{path} is not a COCO result list, a list of one dict per detection")
-    sizes = {r["image_id"]: (r["height"], r["width"]) for r in records}
+    sizes = _sizes(records)
     contiguous = {c: k for k, c in enumerate(category_ids)}
     for n, entry in enumerate(content):
-        category = entry.get("category_id")
+        category, image_id = entry.get("category_id"), entry.get("image_id")
         if not isinstance(category, int) or category not in contiguous:
-            raise PredictionError(
-                f"prediction {n} (image {entry.get('image_id')!r}): the ground truth has no class "
-                f"{category!r}; its ids are {_few(category_ids)}"
-            )
+            reason = f"the ground truth has no class {category!r}; its ids are {_few(category_ids)}"
+            raise _named(reason, n, entry)
         entry["category_id"] = contiguous[category]
-        image_id = entry.get("image_id")
         if not isinstance(image_id, int | str) or image_id not in sizes:
             continue  # named by check_predictions
         for key in MASK_KEYS.values():
             if entry.get(key) is not None:
                 try:
-                    if not isinstance(entry[key], dict):
-                        raise ValueError("no RLE, a dict of size and counts; polygons won't do")
-                    entry[key] = check_rle(entry[key], *sizes[image_id])
-                except (ValueError, TypeError) as error:
-                    raise PredictionError(
-                        f"prediction {n} (image {image_id!r}), {key}: {error}"
-                    ) from None
+                    entry[key] = _check_mask(entry[key], key, sizes[image_id])
+                except PredictionError as error:
+                    raise _named(error, n, entry) from None
     return content
 
 

@@ -18,7 +18,9 @@ Beside the paper's three tasks there are others, each under its own name:
 ====================  ==========================================================================
 """
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ from faster_coco_eval.core.mask import iou as mask_iou
 from faster_coco_eval.core.mask import rleToBoundary
 from pycocotools import mask as mask_util
 
+import arcnn.names
 from arcnn.evaluation.matching import (
     COUNTED,
     IGNORED,
@@ -64,6 +67,25 @@ NEEDS = {
 }
 
 
+# What decides a number: another text of one of these is another protocol.
+MODULES = ("protocol", "matching", "masks", "predictions", "uncertainty")
+SOURCES = (
+    *(Path(__file__).with_name(f"{module}.py") for module in MODULES),
+    Path(arcnn.names.__file__),
+)
+
+
+def protocol_version() -> str:
+    """12 hex digits that name the protocol: of the SHA-256 over the text of :data:`SOURCES`.
+
+    Numbers are compared across runs, machines and months. Two that were measured by different
+    code may differ for that reason alone; a version beside each tells. It follows the text, so
+    that nobody has to remember to raise it: an edited comment changes it too.
+    """
+    text = "\0".join(source.read_text(encoding="utf-8") for source in SOURCES)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def evaluate(
     records: Sequence[dict],
     predictions: Sequence[dict],
@@ -75,7 +97,7 @@ def evaluate(
     """AP and AR of every task, in percent.
 
     Args:
-        records: internal records (:mod:`arcnn.data.annotations`), the ground truth.
+        records: internal records, the ground truth.
         predictions: as in :mod:`arcnn.evaluation.predictions`, ``category_id`` in [0, C).
         num_classes: C.
         class_names: by contiguous id; the ids themselves by default.
@@ -133,7 +155,7 @@ class Evaluation:
         self._truths = self._group(self._objects, np.zeros(len(self._objects)))
         self._crowd = self._of_truths([a["iscrowd"] for a in self._objects]) > 0
 
-        # Fractions are of the whole object and of the whole detection, whatever mask is scored.
+        # Fractions of the amodal masks, whatever mask is scored.
         self._true_fraction = 1 - self._of_truths([a["occlusion_rate"] for a in self._objects])
         self._predicted_fraction = np.zeros(len(self._detections.index))
         wanted = [task for task in tasks if task not in self.notes]
@@ -143,8 +165,8 @@ class Evaluation:
             self._score_kind(kind, [task for task in wanted if MASK_OF_TASK[task] == kind])
         for task, matches in self.matches.items():
             if not matches.positives.any() and "/" not in task:
-                self.notes[task] = _nobody(task)
-        del self._predictions, self._objects  # the masks are not needed any more
+                self.notes[task] = _no_object(task)
+        del self._predictions, self._objects  # the masks, which take the memory
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """All numbers; see :func:`evaluate`."""
@@ -227,29 +249,30 @@ class Evaluation:
                     layers[f"{task}/{size}"] = self._layer(*outside)
             elif task not in BOUNDARIES:
                 rate = OCCLUSION_LEVELS.get(task, OCCLUSION_RATE)
-                layers[task] = self._occluded(rate, strict=task == STRICT)
+                layers[task] = self._occluded_layer(rate, strict=task == STRICT)
         self._count(pairs, layers)
         for task in tasks:
             if task in BOUNDARIES:
                 self._count(self._boundary_pairs(pairs, predicted, true), {task: self._layer()})
 
+    def _occluded_layer(self, rate: float, strict: bool = False) -> "_Layer":
+        """The rule of the occluded tasks: what is visible by more than 1 - rate does not count."""
+        unoccluded = self._true_fraction > 1 - rate
+        if strict:
+            return self._layer(removed=unoccluded)
+        # Of a detection without a fraction (0/0) the comparison is false: it counts.
+        return self._layer(ignored=unoccluded, ignorable=self._predicted_fraction > 1 - rate)
+
     def _layer(
         self,
         ignored: np.ndarray | bool = False,
-        excused: np.ndarray | bool = False,
+        ignorable: np.ndarray | bool = False,
         removed: np.ndarray | bool = False,
     ) -> "_Layer":
         state = np.full(len(self._crowd), COUNTED, dtype=np.int8)
         state[removed] = REMOVED
         state[self._crowd | ignored] = IGNORED
-        return _Layer(state, np.broadcast_to(excused, len(self._detections.index)))
-
-    def _occluded(self, rate: float, strict: bool = False) -> "_Layer":
-        hardly = self._true_fraction > 1 - rate
-        if strict:
-            return self._layer(removed=hardly)
-        # Of a detection without a fraction (0/0) the comparison is false: it counts.
-        return self._layer(hardly, self._predicted_fraction > 1 - rate)
+        return _Layer(state, np.broadcast_to(ignorable, len(self._detections.index)))
 
     def _count(self, pairs: Pairs, layers: dict[str, "_Layer"]) -> None:
         """Match, and keep the outcome of each layer."""
@@ -270,7 +293,7 @@ class Evaluation:
                 rank=detections.rank,
                 score=scores[order],
                 true=true[k][:, order],
-                false=~(true[k] | ignored[k] | layer.excused)[:, order],
+                false=~(true[k] | ignored[k] | layer.ignorable)[:, order],
                 positives=positives,
             )
 
@@ -281,24 +304,24 @@ class Evaluation:
             [a[MASK_KEYS[kind]] for a in self._objects] for kind in ("amodal", "visible")
         )
         hidden_area, area = _areas(amodal) - _areas(visible), _areas(predicted)
-        hidden = np.flatnonzero(self._of_truths(hidden_area) > 0)
-        claimed = np.flatnonzero(self._of_detections(area) > 0)
+        occluded = np.flatnonzero(self._of_truths(hidden_area) > 0)
+        nonempty = np.flatnonzero(self._of_detections(area) > 0)
         crowd = np.array([a["iscrowd"] for a in self._objects], dtype=bool)
 
         def iou(d: np.ndarray, g: np.ndarray) -> np.ndarray:
             masks, own = _pick(predicted, d), area[d, None]
             # IoU with a "crowd" is the share of the detection that lies in it.
-            whole, seen = (
+            in_amodal, in_visible = (
                 np.rint(mask_iou(masks, _pick(true, g), [1] * len(g)) * own)
                 for true in (amodal, visible)
             )
-            both = whole - seen
+            both = in_amodal - in_visible
             return both / np.where(crowd[g], own, own + hidden_area[g] - both)
 
         pairs = overlapping_pairs(
-            self._detections.select(claimed), self._truths.select(hidden), iou
+            self._detections.select(nonempty), self._truths.select(occluded), iou
         )
-        return Pairs(claimed[pairs.detection], hidden[pairs.truth], pairs.iou)
+        return Pairs(nonempty[pairs.detection], occluded[pairs.truth], pairs.iou)
 
     def _boundary_pairs(self, pairs: Pairs, predicted: list[dict], true: list[dict]) -> Pairs:
         """The lower of mask IoU and boundary IoU; no pair can come in that way, only go."""
@@ -323,7 +346,7 @@ class _Layer(NamedTuple):
     """One way of counting."""
 
     state: np.ndarray  # int8 (G,) COUNTED, IGNORED or REMOVED
-    excused: np.ndarray  # bool (D,) detections that don't count where they match nothing
+    ignorable: np.ndarray  # bool (D,) detections that don't count where they match nothing
 
 
 def visible_fraction(prediction: dict) -> float:
@@ -358,7 +381,7 @@ def _mean_of_classes(by_class: list[dict[str, float | None]]) -> dict[str, float
     }
 
 
-def _nobody(task: str) -> str:
+def _no_object(task: str) -> str:
     rate = OCCLUSION_LEVELS.get(task, OCCLUSION_RATE)
     hidden = task in OCCLUSION_LEVELS or task in (STRICT, OCCLUSION)
     condition = f" with an occlusion rate of {rate:.2f} or more" if hidden else ""

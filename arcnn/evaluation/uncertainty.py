@@ -3,6 +3,9 @@
 The images of the ground truth are drawn anew, with replacement, and the metric is taken again. Two
 models are compared on the same draws, since what is hard in an image is hard for both. The spread
 between training runs comes on top: it needs several seeds, and no test set can show it.
+
+Metrics are asked for, and answered, by name: a mapping like :data:`arcnn.names.TABLE_1`, column
+name -> (task, metric).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,15 +15,9 @@ import numpy as np
 import pandas as pd
 
 from arcnn.evaluation.protocol import Evaluation
+from arcnn.names import TABLE_1
 
-Metric = tuple[str, str]  # task and metric: ("amodal", "AP")
-TABLE_1: tuple[Metric, ...] = (
-    ("amodal", "AP"),
-    ("amodal", "AR@1"),
-    ("visible", "AP"),
-    ("visible", "AR@1"),
-    ("occluded", "AP"),
-)
+Metrics = Mapping[str, tuple[str, str]]
 
 
 class Interval(NamedTuple):
@@ -36,32 +33,37 @@ class Interval(NamedTuple):
 
 
 def image_draws(
-    evaluation: Evaluation,
-    metrics: Sequence[Metric] = TABLE_1,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
+    evaluation: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Metrics over draws of the images; equal seeds and images give equal draws.
 
     Args:
+        metrics: (task, metric) by column name.
         samples: number of draws.
         seed: of the draws.
 
     Returns:
-        Percent, one column per metric (tuples as its names). Row 0 has all images once, the
-        ``samples`` others a draw each. NaN where there is no number.
+        Percent, one column per metric, by its name. Row 0 has all images once, the ``samples``
+        others a draw each. NaN where there is no number.
+
+    Raises:
+        KeyError: a task has no such metric.
     """
     count = len(evaluation.image_ids)
-    tasks = [t for t in dict.fromkeys(task for task, _ in metrics) if t in evaluation.matches]
+    tasks = {task for task, _ in metrics.values() if task in evaluation.matches}
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(samples + 1):
         drawn = generator.integers(count, size=count) if number else np.arange(count)
         weights = np.bincount(drawn, minlength=count).astype(float)
         scores = {task: evaluation.metric(task, weights) for task in tasks}
-        rows.append([scores.get(task, {}).get(name) for task, name in metrics])
-    return pd.DataFrame(rows, columns=pd.Index(metrics, tupleize_cols=False), dtype=float)
+        rows.append(
+            {
+                name: scores[task][metric] if task in tasks else None
+                for name, (task, metric) in metrics.items()
+            }
+        )
+    return pd.DataFrame(rows, columns=list(metrics), dtype=float)
 
 
 def mean_of_trainings(draws: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
@@ -69,15 +71,16 @@ def mean_of_trainings(draws: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.Dat
 
     With few trainings their spread is only roughly in the result; with one it isn't at all.
     """
-    values = np.stack([d.to_numpy() for d in draws])  # (trainings, 1 + samples, metrics)
+    columns = draws[0].columns
+    values = np.stack([d[columns].to_numpy() for d in draws])  # (trainings, 1 + samples, metrics)
     generator = np.random.default_rng(seed)
     picked = generator.integers(len(draws), size=(values.shape[1], len(draws)))
     picked[0] = np.arange(len(draws))
     means = values[picked, np.arange(values.shape[1])[:, None]].mean(axis=1)
-    return pd.DataFrame(means, columns=draws[0].columns)
+    return pd.DataFrame(means, columns=columns)
 
 
-def intervals(draws: pd.DataFrame, *, confidence: float = 0.95) -> dict:
+def intervals(draws: pd.DataFrame, *, confidence: float = 0.95) -> dict[str, Interval | None]:
     """Percentile intervals, by column; ``None`` where the metric itself has no number.
 
     Args:
@@ -85,30 +88,26 @@ def intervals(draws: pd.DataFrame, *, confidence: float = 0.95) -> dict:
         confidence: in (0, 1).
     """
     tail = 50 * (1 - confidence)
-    found: dict = dict.fromkeys(draws.columns)
-    for metric, column in draws.items():
+    by_name: dict[str, Interval | None] = dict.fromkeys(draws.columns)
+    for name, column in draws.items():
         value, drawn = column.iloc[0], column.iloc[1:].dropna()
         if not np.isnan(value):
             low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
-            found[metric] = Interval(float(value), float(low), float(high))
-    return found
+            by_name[name] = Interval(float(value), float(low), float(high))
+    return by_name
 
 
 def bootstrap(
-    evaluation: Evaluation, metrics: Sequence[Metric] = TABLE_1, *, samples: int = 1000
-) -> Mapping[Metric, Interval | None]:
-    """95 % intervals of any metrics, over draws of the images."""
+    evaluation: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000
+) -> dict[str, Interval | None]:
+    """95 % intervals of any metrics, by name, over draws of the images."""
     return intervals(image_draws(evaluation, metrics, samples=samples))
 
 
 def paired_bootstrap(
-    first: Evaluation,
-    second: Evaluation,
-    metrics: Sequence[Metric] = TABLE_1,
-    *,
-    samples: int = 1000,
-) -> Mapping[Metric, Interval | None]:
-    """95 % intervals of the differences ``first - second``, both models taken on the same draws.
+    first: Evaluation, second: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000
+) -> dict[str, Interval | None]:
+    """95 % intervals of the differences ``first - second``, by name, on the same draws.
 
     Raises:
         ValueError: they were evaluated on different images.

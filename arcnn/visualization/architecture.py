@@ -9,47 +9,28 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
 
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function
+from arcnn.visualization.style import INK, JIGSAW_ORDER, MASK_COLORS, figure_function
 
-NEUTRAL = "#E4E7EB"
+NEUTRAL, OUTLINE = "#E4E7EB", "#8A919B"
 DIFFERS = "#FFF1B8"  # what tells a model from the other two
 MAP = 2.3  # side of a map in Figure 3, in the units of its drawing
+MAPS_SHOWN = 4  # of the C maps of a kind in Figure 3
 Point = tuple[float, float]
 
 
 def _box(
-    axes: Axes, centre: Point, size: Point, text: str, *, face: str = NEUTRAL, edge: str = "#8A919B"
+    axes: Axes, centre: Point, size: Point, text: str, face: str = NEUTRAL, edge: str = OUTLINE
 ) -> None:
-    x, y = centre
-    width, height = size
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=0.12",
-            facecolor=face,
-            edgecolor=edge,
-            linewidth=1.3 if edge == "#8A919B" else 2.2,
-        )
-    )
-    axes.text(x, y, text, ha="center", va="center", fontsize=8.5)
+    corner = centre[0] - size[0] / 2, centre[1] - size[1] / 2
+    frame = FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=0.12")
+    frame.set(facecolor=face, edgecolor=edge, linewidth=1.3 if edge == OUTLINE else 2.2)
+    axes.add_patch(frame)
+    axes.text(*centre, text, ha="center", va="center", fontsize=8.5)
 
 
-def _arrow(axes: Axes, start: Point, end: Point, bend: float = 0.0) -> None:
-    axes.annotate(
-        "",
-        xy=end,
-        xytext=start,
-        arrowprops={
-            "arrowstyle": "-|>",
-            "color": "#555555",
-            "linewidth": 1.3,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "connectionstyle": f"arc3,rad={bend}",
-        },
-    )
+def _arrow(axes: Axes, start: Point, end: Point) -> None:
+    look = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=end, xytext=start, arrowprops=look)
 
 
 def _canvas(axes: Axes, width: float, height: float) -> None:
@@ -58,60 +39,45 @@ def _canvas(axes: Axes, width: float, height: float) -> None:
 
 
 def _trunk(axes: Axes) -> None:
-    """The whole network, left to right; the mask heads are ARCNN's."""
+    """The network from image to masks, left to right; the mask heads are ARCNN's."""
     _canvas(axes, 20, 6.4)
-    blue, orange, green = (MASK_COLORS[k] for k in ("visible", "occlusion", "amodal"))
-    middle = 4.0
-    stations = [
-        (1.1, 1.8, "image"),
-        (3.5, 2.0, "ResNet\nbackbone"),
-        (5.9, 1.8, "FPN"),
-        (8.9, 2.2, "RoIAlign"),
-    ]
-    for x, width, text in stations:
-        _box(axes, (x, middle), (width, 1.2), text)
-    for start, end in ((2.0, 2.5), (4.5, 5.0), (6.8, 7.8)):
-        _arrow(axes, (start, middle), (end, middle))
+    blue, orange, green = (MASK_COLORS[kind] for kind in JIGSAW_ORDER)
+    _box(axes, (1.1, 4.0), (1.8, 1.2), "image")
+    _box(axes, (3.5, 4.0), (2.0, 1.2), "ResNet\nbackbone")
+    _box(axes, (5.9, 4.0), (1.8, 1.2), "FPN")
+    _box(axes, (8.9, 4.0), (2.2, 1.2), "RoIAlign")
     _box(axes, (7.3, 1.5), (2.6, 1.1), "RPN: proposals\n(amodal boxes)")
-    _arrow(axes, (6.3, 3.4), (6.9, 2.05))
-    _arrow(axes, (7.9, 2.05), (8.6, 3.4))
-
     _box(axes, (12.4, 5.6), (3.2, 1.0), "visible mask head", edge=blue)
     _box(axes, (12.4, 4.0), (3.2, 1.0), "occlusion mask head", edge=orange)
     _box(axes, (12.4, 1.5), (3.2, 1.0), "box head")
-    for y in (5.6, 4.0, 1.5):
-        _arrow(axes, (10.0, middle), (10.8, y))
-    _box(
-        axes,
-        (16.2, 4.8),
-        (3.0, 1.6),
-        "amodal mask head\n1×1 conv\nEq. (1)",
-        edge=green,
-        face=DIFFERS,
-    )
-    _arrow(axes, (14.0, 5.6), (14.7, 5.15))
-    _arrow(axes, (14.0, 4.0), (14.7, 4.45))
-    _arrow(axes, (14.0, 1.5), (15.0, 1.5))
-    _arrow(axes, (17.7, 4.8), (18.3, 4.8))
+    joint = "amodal mask head\n1×1 conv\nEq. (1)"
+    _box(axes, (16.2, 4.8), (3.0, 1.6), joint, face=DIFFERS, edge=green)
+    for x0, y0, x1, y1 in (
+        (2.0, 4.0, 2.5, 4.0),
+        (4.5, 4.0, 5.0, 4.0),
+        (6.8, 4.0, 7.8, 4.0),
+        (6.3, 3.4, 6.9, 2.05),
+        (7.9, 2.05, 8.6, 3.4),
+        (10.0, 4.0, 10.8, 5.6),
+        (10.0, 4.0, 10.8, 4.0),
+        (10.0, 4.0, 10.8, 1.5),
+        (14.0, 5.6, 14.7, 5.15),
+        (14.0, 4.0, 14.7, 4.45),
+        (14.0, 1.5, 15.0, 1.5),
+        (17.7, 4.8, 18.3, 4.8),
+    ):
+        _arrow(axes, (x0, y0), (x1, y1))
     axes.text(15.15, 1.5, "class, amodal box", va="center", fontsize=9)
     axes.text(15.15, 0.95, r"$L_{cls}$, $L_{box}$", va="center", fontsize=9, color="#666666")
-    for y, text, color, offset in (
-        (5.6, r"VM, $L_{VM}$", blue, 0.72),
-        (4.0, r"OM, $L_{OM}$", orange, -0.72),
-    ):
-        axes.text(12.4, y + offset, text, color=color, ha="center", va="center", fontsize=9)
+    axes.text(12.4, 6.32, r"VM, $L_{VM}$", color=blue, ha="center", va="center", fontsize=9)
+    axes.text(12.4, 3.28, r"OM, $L_{OM}$", color=orange, ha="center", va="center", fontsize=9)
     axes.text(18.45, 4.8, "AM\n" + r"$L_{AM}$", color=green, va="center", fontsize=9.5)
 
 
-MASK_COLUMNS = (  # model, first head, second head, joint, what comes out
-    (
-        "ARCNN",
-        ("visible", "occlusion"),
-        "1×1 conv\n2C → C",
-        "amodal",
-        "learned joint, all classes",
-    ),
-    ("ARCNN-add", ("visible", "occlusion"), "+", "amodal", "plain sum, own class"),
+PIECES = ("visible", "occlusion")
+MASK_COLUMNS = (  # model, its two heads, joint, what the joint makes, note
+    ("ARCNN", PIECES, "1×1 conv\n2C → C", "amodal", "learned joint, all classes"),
+    ("ARCNN-add", PIECES, "+", "amodal", "plain sum, own class"),
     (
         "ORCNN",
         ("visible", "amodal"),
@@ -122,24 +88,15 @@ MASK_COLUMNS = (  # model, first head, second head, joint, what comes out
 )
 
 
-def _heads(axes: Axes, column: tuple) -> None:
+def _heads(axes: Axes, name: str, heads: tuple, joint: str, result: str, note: str) -> None:
     """One model's way from RoI features to three masks, top to bottom."""
-    name, heads, joint, result, note = column
     _canvas(axes, 8, 8.8)
     axes.text(4, 8.45, name, ha="center", va="center", fontsize=12, fontweight="bold")
     _box(axes, (4, 7.4), (3.4, 0.9), "RoI features")
-    is_new = name == "ORCNN"
     for x, kind in zip((2, 6), heads, strict=True):
-        differs = is_new and kind == "amodal"
+        face = NEUTRAL if kind in PIECES else DIFFERS
         _arrow(axes, (4 + (x - 4) * 0.4, 6.95), (x, 6.25))
-        _box(
-            axes,
-            (x, 5.7),
-            (3.5, 1.1),
-            f"{kind}\nmask head",
-            edge=MASK_COLORS[kind],
-            face=DIFFERS if differs else NEUTRAL,
-        )
+        _box(axes, (x, 5.7), (3.5, 1.1), f"{kind}\nmask head", face, MASK_COLORS[kind])
         _arrow(axes, (x, 5.15), (4 + (x - 4) * 0.28, 4.05))
     if len(joint) == 1:
         axes.add_patch(Circle((4, 3.45), 0.6, facecolor=DIFFERS, edgecolor=INK, linewidth=1.6))
@@ -147,7 +104,7 @@ def _heads(axes: Axes, column: tuple) -> None:
     else:
         _box(axes, (4, 3.45), (2.6, 1.15), joint, face=DIFFERS, edge=INK)
     _arrow(axes, (4, 2.85), (4, 2.15))
-    _box(axes, (4, 1.65), (3.3, 0.95), f"{result} mask", edge=MASK_COLORS[result], face="white")
+    _box(axes, (4, 1.65), (3.3, 0.95), f"{result} mask", "white", MASK_COLORS[result])
     axes.text(4, 0.55, note, ha="center", va="center", fontsize=9, style="italic")
 
 
@@ -161,31 +118,21 @@ def figure2() -> Figure:
     grid = figure.add_gridspec(2, 3, height_ratios=[3.2, 3.9])
     _trunk(figure.add_subplot(grid[0, :]))
     for k, column in enumerate(MASK_COLUMNS):
-        _heads(figure.add_subplot(grid[1, k]), column)
+        _heads(figure.add_subplot(grid[1, k]), *column)
     key = Patch(facecolor=DIFFERS, edgecolor=INK, label="what tells the models apart")
     figure.legend(handles=[key], loc="outside lower center")
     return figure
 
 
-def _map_color(kind: str) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list(kind, ["#FFFFFF", MASK_COLORS[kind]])
-
-
 def _map(axes: Axes, corner: Point, values: np.ndarray, kind: str, own: bool) -> None:
     """One map as a picture of side :data:`MAP`, in the colour of its kind."""
     x, y = corner
-    axes.imshow(
-        values,
-        extent=(x, x + MAP, y, y + MAP),
-        cmap=_map_color(kind),
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    width = 2.4 if own else 1.0
-    frame = Rectangle(
-        corner, MAP, MAP, fill=False, edgecolor=MASK_COLORS[kind], linewidth=width, zorder=5
-    )
+    color = MASK_COLORS[kind]
+    shades = LinearSegmentedColormap.from_list(kind, ["#FFFFFF", color])
+    extent = (x, x + MAP, y, y + MAP)
+    axes.imshow(values, shades, extent=extent, vmin=0, vmax=1, interpolation="nearest")
+    frame = Rectangle(corner, MAP, MAP, fill=False, edgecolor=color, zorder=5)
+    frame.set_linewidth(2.4 if own else 1.0)
     axes.add_patch(frame)
 
 
@@ -196,8 +143,6 @@ def figure3(
     amodal: np.ndarray,
     class_names: Sequence[str],
     target: int,
-    *,
-    shown: int = 4,
 ) -> Figure:
     """The paper's Figure 3: C visible and C occlusion maps, a 1x1 convolution, C amodal maps.
 
@@ -205,10 +150,10 @@ def figure3(
         visible, occlusion, amodal: maps of one RoI, float ``(C, M, M)`` in [0, 1].
         class_names: C of them.
         target: T, the class of the object; its maps come first, and its amodal map is the result.
-        shown: how many of the C maps to draw: T's, and those with the most visible in them.
+            Beside it the :data:`MAPS_SHOWN` - 1 with the most visible in them are drawn.
     """
     others = [k for k in np.argsort(-visible.mean(axis=(1, 2)), kind="stable") if k != target]
-    kept = [target, *others[: shown - 1]]
+    kept = [target, *others[: MAPS_SHOWN - 1]]
     count, height, width = visible.shape
     step = MAP + 0.35
     top = step * len(kept) + 0.6  # of the first row of maps

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from arcnn.names import model_name
-from arcnn.visualization.style import figure_function, model_style
+from arcnn.visualization.style import draw_grid, figure_function, model_style
 
 LOSSES = {  # the log's names, in the order of Eq. (2), then the RPN's own two
     "total_loss": "total",
@@ -23,7 +23,7 @@ LOSSES = {  # the log's names, in the order of Eq. (2), then the RPN's own two
 
 
 @figure_function
-def learning_curves(logs: Mapping[str, pd.DataFrame], *, columns: int = 4) -> Figure:
+def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Every loss in a panel of its own, by iteration.
 
     Args:
@@ -41,7 +41,7 @@ def learning_curves(logs: Mapping[str, pd.DataFrame], *, columns: int = 4) -> Fi
     ]
     if not present:
         raise ValueError("the training logs hold no losses yet")
-    columns = min(columns, len(present))
+    columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
     figure, panels = plt.subplots(
         rows, columns, figsize=(2.6 * columns, 2.1 * rows + 0.5), sharex=True, squeeze=False
@@ -56,8 +56,7 @@ def learning_curves(logs: Mapping[str, pd.DataFrame], *, columns: int = 4) -> Fi
                 axes.plot(values.index, values, color=color, lw=1.8, label=model_name(model))
         axes.set_title(LOSSES.get(loss, loss))
         axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
+        draw_grid(axes, "y")
     for axes in panels[-1]:
         axes.set_xlabel("iteration")
     handles, labels = panels[0, 0].get_legend_handles_labels()

@@ -1,7 +1,6 @@
-"""What an evaluation's numbers mean: bars, curves, and the best and worst detections."""
+"""What an evaluation's numbers mean: bars and curves."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,13 +9,8 @@ from matplotlib.figure import Figure
 from arcnn.evaluation.matching import IOU_THRESHOLDS, RECALL_LEVELS
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
 from arcnn.names import OCCLUSION_RATE
-from arcnn.visualization.masks import draw_masks, load_image, prediction_masks
-from arcnn.visualization.predictions import match_image
-from arcnn.visualization.style import MASK_COLORS, figure_function
+from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function, name_rows
 
-TASK_COLORS = dict(
-    zip(TASKS, (MASK_COLORS[k] for k in ("amodal", "visible", "occlusion")), strict=True)
-)
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
 
 
@@ -31,13 +25,11 @@ def ap_bars(metrics: Mapping[str, Mapping[str, float | None]]) -> Figure:
     for row, task in enumerate(TASKS):
         for shift, (name, alpha) in zip((-0.27, 0, 0.27), STRENGTHS.items(), strict=True):
             value = metrics[task][name]
-            shown = float("nan") if value is None else value
-            axes.barh(row + shift, shown, 0.25, color=TASK_COLORS[task], alpha=alpha)
+            axes.barh(row + shift, value or 0, 0.25, color=TASK_COLORS[task], alpha=alpha)
             text = name if value is None else f"{name} {value:.1f}"
             axes.text((value or 0) + 1, row + shift, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(TASKS)), TASKS)
-    axes.set(xlim=(0, 110), ylim=(len(TASKS) - 0.5, -0.5), xlabel="percent")
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, TASKS)
+    axes.set(xlim=(0, 110), xlabel="percent")
     return figure
 
 
@@ -75,50 +67,6 @@ def ap_by_occlusion(metrics: Mapping[str, Mapping[str, float | None]]) -> Figure
     for y, (value, alpha) in enumerate(zip(values, alphas, strict=True)):
         axes.barh(y, value or 0, 0.65, color=MASK_COLORS["occlusion"], alpha=alpha)
         axes.text((value or 0) + 1, y, "–" if value is None else f"{value:.1f}", va="center")
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(xlim=(0, 108), ylim=(len(rows) - 0.5, -0.5), xlabel="AP, percent")
-    axes.tick_params(axis="y", length=0)
-    return figure
-
-
-class Detection(NamedTuple):
-    """A detection and the object that it was matched to."""
-
-    iou: float  # of the amodal masks
-    record: dict
-    prediction: dict
-
-
-def best_and_worst(
-    records: Sequence[dict], predictions: Sequence[dict], *, count: int = 3
-) -> list[Detection]:
-    """The detections of occluded objects that overlap them most, and least, best first.
-
-    Args:
-        records: internal records.
-        predictions: with contiguous class ids; matched as in :func:`match_image`.
-        count: of each kind.
-    """
-    by_image: dict[int, list[dict]] = {}
-    for prediction in predictions:
-        by_image.setdefault(prediction["image_id"], []).append(prediction)
-    found = []
-    for record in records:
-        objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        for k, match in match_image(objects, by_image.get(record["image_id"], [])).items():
-            if objects[k]["occlusion_rate"] >= OCCLUSION_RATE:
-                found.append(Detection(match.iou, record, match.prediction))
-    found.sort(key=lambda detection: detection.iou, reverse=True)
-    return found if len(found) <= 2 * count else found[:count] + found[-count:]
-
-
-@figure_function
-def detections(chosen: Sequence[Detection], class_names: Sequence[str]) -> Figure:
-    """A row of detections, each in its image."""
-    figure, panels = plt.subplots(1, max(len(chosen), 1), figsize=(12, 2.5), squeeze=False)
-    for axes in panels[0, len(chosen) :]:
-        axes.set_axis_off()
-    for axes, (iou, record, prediction) in zip(panels[0], chosen, strict=False):
-        draw_masks(axes, load_image(record), [prediction_masks(prediction)], alpha=0.5)
-        axes.set_title(f"{class_names[prediction['category_id']]}, IoU {iou:.2f}")
+    name_rows(axes, list(rows))
+    axes.set(xlim=(0, 108), xlabel="AP, percent")
     return figure

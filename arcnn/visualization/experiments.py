@@ -9,7 +9,14 @@ from matplotlib.lines import Line2D
 
 from arcnn.experiments import DEFAULT, VARIANTS, Agreement
 from arcnn.names import model_name
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
+from arcnn.visualization.style import (
+    INK,
+    MASK_COLORS,
+    draw_grid,
+    figure_function,
+    model_style,
+    name_rows,
+)
 
 
 def _group(variant: str) -> str:
@@ -52,40 +59,32 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
         groups.setdefault(_group(variant), []).append(variant)
     height = sum(len(members) + 1.3 for members in groups.values())
     figure, axes = plt.subplots(figsize=(10, 0.26 * height + 0.9))
-    y, ticks, labels = 0.0, [], []
+    beside = axes.get_yaxis_transform()
+    y, ticks = 0.0, {}
     for title in sorted(groups, key=lambda title: (title.startswith("trained"), title)):
         members = groups[title]
         reference = DEFAULT if not title.startswith("trained") else f"{DEFAULT}-long"
         if reference in table.index:
             span = [y + 0.5, y + len(members) + 0.5]
             axes.plot([table.score[reference]] * 2, span, color=INK, linewidth=1, linestyle=":")
-        axes.text(0, y, title, transform=axes.get_yaxis_transform(), fontweight="bold", va="center")
+        axes.text(0, y, title, transform=beside, fontweight="bold", va="center")
         for variant in members:
             y += 1
-            ticks.append(y)
-            labels.append(_label(variant))
-            style = model_style(VARIANTS[variant].model)
+            ticks[y] = _label(variant)
+            style, row = model_style(VARIANTS[variant].model), table.loc[variant]
             runs = [value for (v, _), value in by_run.items() if v == variant]
             axes.plot(runs, [y] * len(runs), "|", color=style["color"], markersize=9, alpha=0.7)
-            axes.plot(table.score[variant], y, linestyle="none", markersize=7, **style)
-            row = table.loc[variant]
-            clear = row.low > 0 or row.high < 0
-            text = "reference" if variant == reference else _interval(row)
-            axes.text(
-                1.01,
-                y,
-                text,
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=8.5,
-                fontweight="bold" if clear else "normal",
-            )
+            axes.plot(row.score, y, linestyle="none", markersize=7, **style)
+            text = axes.text(1.01, y, "reference", transform=beside, va="center", fontsize=8.5)
+            if variant != reference:
+                text.set_text(_interval(row))
+            if row.low > 0 or row.high < 0:
+                text.set_fontweight("bold")
         y += 1.3
-    axes.set_yticks(ticks, labels)
+    axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(y - 0.6, -0.8)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     axes.set_xlabel(f"mean IoU, percent: {score}")
     models = dict.fromkeys(VARIANTS[v].model for v in table.index)
     handles = [
@@ -115,12 +114,9 @@ def agreements(tests: Mapping[str, Agreement]) -> Figure:
         outside = not test.low <= test.rho <= test.high
         face = MASK_COLORS["amodal"] if outside else "white"
         axes.plot(test.rho, y, "o", color=MASK_COLORS["amodal"], markerfacecolor=face, markersize=8)
-        axes.text(
-            1.01, y, f"{test.rho:+.2f}, p = {test.p:.3f}", va="center",
-            transform=axes.get_yaxis_transform(), fontsize=8.5,
-        )  # fmt: skip
+        note, beside = f"{test.rho:+.2f}, p = {test.p:.3f}", axes.get_yaxis_transform()
+        axes.text(1.01, y, note, va="center", transform=beside, fontsize=8.5)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(tests)), list(tests))
-    axes.tick_params(axis="y", length=0)
-    axes.set(ylim=(len(tests) - 0.4, -0.6), xlim=(-1, 1), xlabel="Spearman's rank correlation")
+    name_rows(axes, list(tests))
+    axes.set(xlim=(-1, 1), xlabel="Spearman's rank correlation")
     return figure

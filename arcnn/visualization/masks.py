@@ -8,17 +8,19 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from detectron2.data.detection_utils import read_image
-from detectron2.structures import BitMasks
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from pycocotools import mask as mask_util
 
-from arcnn.data.tabletop import TABLETOP_CLASSES, Scene, draw_scene
-from arcnn.visualization.style import MASK_COLORS, figure_function, mask_handles, percent
+from arcnn.visualization.style import (
+    JIGSAW_ORDER,
+    MASK_COLORS,
+    figure_function,
+    mask_handles,
+    percent,
+)
 
 Masks = dict[str, np.ndarray]
 Window = tuple[slice, slice]
@@ -31,81 +33,6 @@ def load_image(record: dict) -> np.ndarray:
         FileNotFoundError: the image file is missing.
     """
     return read_image(record["file_name"], format="RGB")
-
-
-def prediction_masks(prediction: dict) -> Masks:
-    """The three masks of a prediction (see :func:`arcnn.evaluation.detections`)."""
-    keys = {"amodal": "segmentation", "visible": "visible_mask", "occlusion": "occlusion_mask"}
-    return {kind: mask_util.decode(prediction[key]).astype(bool) for kind, key in keys.items()}
-
-
-def scene_masks(scene: Scene) -> list[Masks]:
-    """The masks of every object of a drawn tabletop scene."""
-    stacks = (scene.amodal_masks, scene.visible_masks, scene.occlusion_masks)
-    return [
-        {"amodal": amodal, "visible": visible, "occlusion": occlusion}
-        for amodal, visible, occlusion in zip(*stacks, strict=True)
-    ]
-
-
-def scene_maps(scene: Scene, index: int, side: int = 28) -> dict[str, np.ndarray]:
-    """What ideal heads could say in the RoI of one object: C maps per mask kind.
-
-    The maps of class i hold the pieces, inside the object's box, of the objects of class i. (What
-    a trained model has in the maps of *other* classes than the object's is another question.)
-
-    Args:
-        index: of the object whose amodal box is the RoI.
-        side: of the maps.
-
-    Returns:
-        ``visible``, ``occlusion`` and ``amodal``, float ``(C, side, side)``.
-    """
-    boxes = BitMasks(torch.from_numpy(scene.amodal_masks)).get_bounding_boxes().tensor
-    boxes = boxes[[index]].expand(len(scene.class_ids), 4)
-    maps = {}
-    for kind in ("visible", "occlusion", "amodal"):
-        stack = np.stack([masks[kind] for masks in scene_masks(scene)])
-        crops = BitMasks(torch.from_numpy(stack)).crop_and_resize(boxes, side).numpy()
-        maps[kind] = np.zeros((len(TABLETOP_CLASSES), side, side))
-        for class_id, crop in zip(scene.class_ids, crops, strict=True):
-            maps[kind][class_id] = np.maximum(maps[kind][class_id], crop)
-    return maps
-
-
-def find_scene(
-    front: str,
-    behind: str,
-    *,
-    rates: tuple[float, float] = (0.2, 0.65),
-    seed: int = 0,
-    image_size: int = 320,
-    tries: int = 300,
-) -> tuple[Scene, int]:
-    """Draw tabletop scenes until an object of class ``front`` alone covers one of ``behind``.
-
-    Args:
-        rates: accepted occlusion rates of the covered object.
-        image_size: side in pixels.
-
-    Returns:
-        The scene and the index of the covered object.
-
-    Raises:
-        ValueError: an unknown class, or no such scene (the pair may never occur).
-    """
-    for name in (front, behind):
-        if name not in TABLETOP_CLASSES:
-            raise ValueError(f'no class "{name}"; choose among {", ".join(TABLETOP_CLASSES)}')
-    for index in range(tries):
-        scene = draw_scene(seed, "val", index, image_size)
-        names = [TABLETOP_CLASSES[k] for k in scene.class_ids]
-        for i, name in enumerate(names):
-            covers = [names[a] for a, b in scene.in_front if b == i]
-            fits = rates[0] <= scene.occlusion_rates[i] <= rates[1]
-            if name == behind and covers == [front] and fits:
-                return scene, i
-    raise ValueError(f"no {front} that alone covers a {behind} in {tries} scenes")
 
 
 def crop_window(masks: Sequence[np.ndarray], margin: float = 0.15) -> Window:
@@ -127,6 +54,11 @@ def crop_window(masks: Sequence[np.ndarray], margin: float = 0.15) -> Window:
         slice(max(rows[0] - extra, 0), min(rows[-1] + extra + 1, together.shape[0])),
         slice(max(columns[0] - extra, 0), min(columns[-1] + extra + 1, together.shape[1])),
     )
+
+
+def crop(masks: Masks, window: Window) -> Masks:
+    """The masks inside a window."""
+    return {kind: mask[window] for kind, mask in masks.items()}
 
 
 def show_image(axes: Axes, image: np.ndarray) -> None:
@@ -201,19 +133,15 @@ def show_masks(
     objects: Sequence[Masks],
     *,
     labels: Sequence[str] = (),
-    title: str = "",
-    width: float = 6.0,
 ) -> Figure:
     """One image with the masks of some or all of its objects, and the legend.
 
     Args:
         labels: one text per object.
-        width: of the figure, in inches.
     """
-    height = width * image.shape[0] / image.shape[1] + 0.6
-    figure, axes = plt.subplots(figsize=(width, height), layout="compressed")
+    height = 6 * image.shape[0] / image.shape[1] + 0.6
+    figure, axes = plt.subplots(figsize=(6, height), layout="compressed")
     draw_masks(axes, image, objects, labels=labels)
-    axes.set_title(title)
     mask_legend(figure)
     return figure
 
@@ -226,7 +154,7 @@ def mask_kinds(image: np.ndarray, masks: Masks, name: str = "object") -> Figure:
     show_image(panels[0], image)
     panels[0].set_title(f"the {name} in its image")
     total = masks["amodal"].sum()
-    for axes, kind in zip(panels[1:], ("visible", "occlusion", "amodal"), strict=True):
+    for axes, kind in zip(panels[1:], JIGSAW_ORDER, strict=True):
         color = np.array(to_rgb(MASK_COLORS[kind]))
         show_image(axes, np.where(masks[kind][..., None], color, 0.94))
         share = masks[kind].sum() / max(total, 1)
@@ -238,21 +166,19 @@ def mask_kinds(image: np.ndarray, masks: Masks, name: str = "object") -> Figure:
 def figure1(image: np.ndarray, masks: Masks, name: str = "object") -> Figure:
     """The paper's Figure 1: an occluded object, and the whole that we perceive all the same."""
     window = crop_window([masks["amodal"]], margin=0.3)
-    crop = {kind: mask[window] for kind, mask in masks.items()}
-    image = image[window]
-    width = 4.6
-    size = (2 * width, width * image.shape[0] / image.shape[1] + 0.7)
+    masks, image = crop(masks, window), image[window]
+    size = (9.2, 4.6 * image.shape[0] / image.shape[1] + 0.7)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="compressed")
     show_image(left, image)
     left.set_title("what the eye gets")
     # Everything but the object fades, so that only its shape speaks.
     faded = (0.3 * image.mean(axis=2, keepdims=True) + 0.7 * 255).astype(np.uint8)
-    faded = np.where(crop["visible"][..., None], image, faded)
+    faded = np.where(masks["visible"][..., None], image, faded)
     show_image(right, faded)
     hidden = np.zeros((*image.shape[:2], 4))
-    hidden[crop["occlusion"]] = (*to_rgb(MASK_COLORS["occlusion"]), 0.55)
+    hidden[masks["occlusion"]] = (*to_rgb(MASK_COLORS["occlusion"]), 0.55)
     right.imshow(hidden)
-    draw_contour(right, crop["amodal"], MASK_COLORS["amodal"], 2.6)
+    draw_contour(right, masks["amodal"], MASK_COLORS["amodal"], 2.6)
     right.set_title(f"what the mind sees: the whole {name}")
     figure.legend(handles=mask_handles()[1:], loc="outside lower center", ncols=2)
     return figure

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from arcnn.visualization.masks import Masks, crop_window, draw_contour, show_image
-from arcnn.visualization.style import MASK_COLORS, PLAIN, figure_function
+from arcnn.evaluation import mask_iou
+from arcnn.visualization.masks import Masks, crop, crop_window, draw_contour, show_image
+from arcnn.visualization.style import JIGSAW_ORDER, MASK_COLORS, PAPER, PLAIN, figure_function
 
-KINDS = ("visible", "occlusion", "amodal")
 TITLES = {"visible": "visible piece", "occlusion": "hidden piece", "amodal": "the whole"}
 
 
@@ -36,32 +36,6 @@ def cut_out(image: np.ndarray, masks: Masks, kind: str) -> np.ndarray:
     return (255 * piece).astype(np.uint8)
 
 
-def draw_jigsaw(panels: Mapping[str, Axes], image: np.ndarray, masks: Masks) -> None:
-    """The three pieces into three axes, by kind. Empty pieces say so."""
-    for kind in KINDS:
-        axes = panels[kind]
-        show_image(axes, cut_out(image, masks, kind))
-        draw_contour(axes, masks[kind], MASK_COLORS[kind], 2.0)
-        if not masks[kind].any():
-            axes.text(0.5, 0.5, "nothing", transform=axes.transAxes, ha="center", va="center")
-
-
-def _panels(figure: Figure, aspects: list[float]) -> list[dict[str, Axes]]:
-    """Rows of three axes with "+" and "=" between them; ``aspects`` are height / width."""
-    grid = figure.add_gridspec(
-        len(aspects), 5, width_ratios=[1, 0.1, 1, 0.1, 1], height_ratios=aspects
-    )
-    rows = []
-    for row in range(len(aspects)):
-        for column, sign in ((1, "+"), (3, "=")):
-            axes = figure.add_subplot(grid[row, column])
-            axes.axis("off")
-            axes.text(0.5, 0.5, sign, ha="center", va="center", fontsize=22)
-        rows.append({kind: figure.add_subplot(grid[row, 2 * k]) for k, kind in enumerate(KINDS)})
-    return rows
-
-
-@figure_function
 def jigsaw(image: np.ndarray, masks: Masks, *, title: str = "") -> Figure:
     """Visible piece + hidden piece = the whole object, cropped to the object.
 
@@ -70,7 +44,7 @@ def jigsaw(image: np.ndarray, masks: Masks, *, title: str = "") -> Figure:
         masks: of one object.
         title: above the three panels.
     """
-    return _jigsaw_rows(image, {"": masks}, title)
+    return jigsaw_rows(image, {"": masks}, title=title)
 
 
 @figure_function
@@ -84,50 +58,66 @@ def jigsaw_rows(
             reference: each later one is given its IoU with it, per piece. ``None`` is a row that
             says "not found".
     """
-    return _jigsaw_rows(image, objects, title)
-
-
-def _jigsaw_rows(image: np.ndarray, objects: Mapping[str, Masks | None], title: str) -> Figure:
-    found = [masks for masks in objects.values() if masks is not None]
-    window = crop_window([m[kind] for m in found for kind in KINDS], margin=0.06)
+    given = [masks for masks in objects.values() if masks is not None]
+    window = crop_window([m[kind] for m in given for kind in JIGSAW_ORDER], margin=0.06)
     image = image[window]
     aspect = image.shape[0] / image.shape[1]
     width = 9.0 if len(objects) == 1 else 7.6
     size = (width, (width / 3.4 * aspect + 0.1) * len(objects) + 0.6)
     figure = plt.figure(figsize=size, layout="compressed")
+    rows = _panels(figure, [aspect] * len(objects))
     reference = None
-    for (label, masks), panels in zip(
-        objects.items(), _panels(figure, [aspect] * len(objects)), strict=True
-    ):
+    for (label, masks), panels in zip(objects.items(), rows, strict=True):
         panels["visible"].set_ylabel(label, fontsize=11, labelpad=8)
         if masks is None:
             for axes in panels.values():
                 show_image(axes, np.full_like(image, 255))
             not_found(panels["occlusion"])
             continue
-        masks = {kind: mask[window] for kind, mask in masks.items()}
-        draw_jigsaw(panels, image, masks)
-        if reference is not None:
-            for kind in KINDS:
-                corner_text(panels[kind], f"IoU {mask_iou(masks[kind], reference[kind]):.2f}")
+        masks = crop(masks, window)
+        _draw_row(panels, image, masks, reference)
         reference = reference or masks
-    for kind, axes in zip(KINDS, figure.axes[2:5], strict=True):
+    for kind, axes in rows[0].items():
         axes.set_title(TITLES[kind], color=MASK_COLORS[kind])
     figure.suptitle(title, fontsize=11.5)
     return figure
 
 
-def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two bool masks; 1 if both are empty."""
-    union = (one | other).sum()
-    return float((one & other).sum() / union) if union else 1.0
+def _panels(figure: Figure, aspects: list[float]) -> list[dict[str, Axes]]:
+    """Rows of three axes with "+" and "=" between them; ``aspects`` are height / width."""
+    grid = figure.add_gridspec(
+        len(aspects), 5, width_ratios=[1, 0.1, 1, 0.1, 1], height_ratios=aspects
+    )
+    rows = []
+    for row in range(len(aspects)):
+        for column, sign in ((1, "+"), (3, "=")):
+            axes = figure.add_subplot(grid[row, column])
+            axes.axis("off")
+            axes.text(0.5, 0.5, sign, ha="center", va="center", fontsize=22)
+        rows.append(
+            {kind: figure.add_subplot(grid[row, 2 * k]) for k, kind in enumerate(JIGSAW_ORDER)}
+        )
+    return rows
+
+
+def _draw_row(
+    panels: Mapping[str, Axes], image: np.ndarray, masks: Masks, reference: Masks | None
+) -> None:
+    """The three pieces, each with its IoU with the reference's. Empty pieces say so."""
+    for kind, axes in panels.items():
+        show_image(axes, cut_out(image, masks, kind))
+        draw_contour(axes, masks[kind], MASK_COLORS[kind], 2.0)
+        if not masks[kind].any():
+            axes.text(0.5, 0.5, "nothing", transform=axes.transAxes, ha="center", va="center")
+        if reference is not None:
+            corner_text(axes, f"IoU {mask_iou(masks[kind], reference[kind]):.2f}")
 
 
 def corner_text(axes: Axes, text: str) -> None:
     """A small text in the upper left corner, readable on any picture."""
     axes.text(
         0.025, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=9
-    ).set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.8})
+    ).set_bbox(PAPER)
 
 
 def not_found(axes: Axes) -> None:

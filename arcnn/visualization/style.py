@@ -5,11 +5,12 @@ lightness too, so that both sets survive colour blindness and grey print.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -17,6 +18,12 @@ from matplotlib.patches import Patch
 from arcnn.files import write_whole
 
 MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
+JIGSAW_ORDER = ("visible", "occlusion", "amodal")  # of the mask kinds: piece + piece = whole
+TASK_COLORS = {  # the paper's tasks in the colours of the masks that they are about
+    "amodal": MASK_COLORS["amodal"],
+    "visible": MASK_COLORS["visible"],
+    "occluded": MASK_COLORS["occlusion"],
+}
 MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
 
 MODEL_COLORS = {"orcnn": "#7F7F7F", "arcnn_add": "#DDAA33", "arcnn": "#882255"}
@@ -24,6 +31,8 @@ MODEL_MARKERS = {"orcnn": "s", "arcnn_add": "^", "arcnn": "o"}
 
 PLAIN = "#EFEFEF"  # background of cut-out pieces
 INK = "#333333"
+GRID = "#E6E6E6"
+PAPER = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.8}  # behind a text
 
 STYLE = {
     "figure.dpi": 110,
@@ -78,8 +87,28 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.0f} %"
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """One named row per entry along the y axis, the first one on top."""
+    axes.set_yticks(range(len(names)), list(names))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def draw_grid(axes: Axes, axis: str) -> None:
+    """Pale grid lines along an axis, behind what is drawn."""
+    axes.grid(axis=axis, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def tidy_heat_map(axes: Axes, label_size: float) -> None:
+    """Class names along both axes of a heat map: upright on the left, turned below."""
+    axes.tick_params(length=0, labelsize=label_size)
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)
+
+
 def mask_handles() -> list[Patch | Line2D]:
-    """Legend entries of the three mask kinds as :func:`draw_masks` draws them."""
+    """Legend entries of the three mask kinds: parts are filled, the amodal mask is a line."""
     filled = [
         Patch(facecolor=MASK_COLORS[kind], alpha=0.6, label=MASK_NAMES[kind])
         for kind in ("visible", "occlusion")

@@ -6,9 +6,8 @@ from matplotlib.figure import Figure
 
 from arcnn.names import TABLE_1, dataset_title
 from arcnn.reporting.table import table_lines
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
+from arcnn.visualization.style import INK, TASK_COLORS, figure_function, model_style
 
-KIND_OF_COLUMN = {"amodal": "amodal", "visible": "visible", "occluded": "occlusion"}
 PALE = "#888888"
 
 
@@ -31,9 +30,8 @@ def table1_picture(table: pd.DataFrame) -> Figure:
     for dataset, lines in blocks:
         axes.text(0, y, dataset_title(dataset), fontweight="bold", va="center")
         y += 1
-        for x, column in zip(right, TABLE_1, strict=True):
-            color = MASK_COLORS[KIND_OF_COLUMN[column.split()[0]]]
-            axes.text(x, y, column, ha="right", va="center", color=color, fontsize=9)
+        for x, (column, (task, _)) in zip(right, TABLE_1.items(), strict=True):
+            axes.text(x, y, column, ha="right", va="center", color=TASK_COLORS[task], fontsize=9)
         axes.text(10, y, "seeds", ha="right", va="center", fontsize=9)
         axes.axhline(y + 0.5, color=INK, linewidth=1)
         previous = ""

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function
+from arcnn.visualization.style import INK, MASK_COLORS, PAPER, figure_function, tidy_heat_map
 
 DOMINANT = 2.5  # own-class weights this many times larger than all others leave the scale
 SERIES = {  # symbol of Eq. (1), mask kind that it weighs
@@ -20,20 +20,6 @@ SERIES = {  # symbol of Eq. (1), mask kind that it weighs
 
 def _numpy(matrix: Tensor) -> np.ndarray:
     return matrix.detach().cpu().numpy()
-
-
-def class_index(class_names: Sequence[str], class_name: str) -> int:
-    """The position of a class.
-
-    Raises:
-        ValueError: the data set has no such class; names those it has.
-    """
-    if class_name not in class_names:
-        raise ValueError(
-            f'class_name is "{class_name}", but the data set has the classes '
-            f"{', '.join(class_names)}. Choose one of them."
-        )
-    return list(class_names).index(class_name)
 
 
 def weights_table(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> pd.DataFrame:
@@ -92,7 +78,7 @@ def figure5(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> 
             ha="left" if target < count / 12 else "right" if target > count * 11 / 12 else "center",
             va="top",
             fontsize=8,
-        ).set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5})
+        ).set_bbox(PAPER)
     axes.set(xlim=(-0.7, count - 0.3), ylim=(-limit, limit), ylabel="weight")
     axes.set_xticks(x, list(class_names), rotation=45 if count <= 40 else 90)
     if count <= 40:
@@ -112,7 +98,7 @@ def weight_matrices(
     target: int | None = None,
     order: Sequence[int] | None = None,
 ) -> Figure:
-    """``VW`` and ``OW`` whole: heat maps on one scale centred on zero, row T, column i.
+    """All of ``VW`` and ``OW``: heat maps on one scale centred on zero, row T, column i.
 
     Where the own-class weights on the diagonal are far larger than the rest, the scale follows the
     rest, and the diagonal lies beyond it.
@@ -147,13 +133,10 @@ def weight_matrices(
         ).collections[0]
         axes.set(xlabel="class i", ylabel="class T" if symbol == "VW" else "")
         axes.set_title(f"${symbol}_{{Ti}}$: weight of the {kind} map", color=MASK_COLORS[kind])
-        axes.tick_params(length=0, labelsize=5.5 if small else 9)
-        axes.tick_params(axis="x", rotation=90)
-        axes.tick_params(axis="y", rotation=0)
+        tidy_heat_map(axes, 5.5 if small else 9)
         if target is not None:
-            axes.add_patch(
-                plt.Rectangle((0, target), count, 1, fill=False, edgecolor=INK, linewidth=1.6)
-            )
+            frame = {"fill": False, "edgecolor": INK, "linewidth": 1.6}
+            axes.add_patch(plt.Rectangle((0, target), count, 1, **frame))
     label = "weight (own class, on the diagonal: beyond the scale)" if beyond else "weight"
     figure.colorbar(
         image,

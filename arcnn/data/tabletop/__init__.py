@@ -5,29 +5,21 @@ published table, ``occluder_probabilities.csv``: P(row in front of column | the 
 annotations are the same bytes on every machine: the layout uses scalar draws of numpy's PCG64, and
 polygons are rounded to a grid of 1/128 pixel, then filled in integer arithmetic.
 
-shapes.py  the ten classes as outlines
-paint.py   outlines to pixels: masks, textures, the table top and clutter on it
-scenes.py  the table of probabilities, the layout of a scene, ``draw_scene``
-files.py   images and annotations on disk, ``make_tabletop``
+shapes.py   the ten classes as outlines
+paint.py    outlines to pixels: masks, textures, the table top and clutter on it
+scenes.py   the table of probabilities, the layout of a scene, ``draw_scene``
+files.py    images and annotations on disk, ``make_tabletop``
+looking.py  scenes for a close look, as figures need them
 """
 
-from arcnn.data.tabletop.files import make_tabletop, scene_annotations
-from arcnn.data.tabletop.scenes import (
-    TABLETOP_CLASSES,
-    VERSION,
-    Scene,
-    draw_scene,
-    occluder_probabilities,
-)
-from arcnn.data.tabletop.shapes import KINDS
+import lazy_loader
 
-__all__ = [
-    "KINDS",
-    "TABLETOP_CLASSES",
-    "VERSION",
-    "Scene",
-    "draw_scene",
-    "make_tabletop",
-    "occluder_probabilities",
-    "scene_annotations",
-]
+# Importing a part brings what that part needs, and no more: the workers that draw need no torch.
+PARTS = {
+    "files": "make_tabletop",
+    "looking": "find_scene scene_maps scene_masks",
+    "scenes": "TABLETOP_CLASSES Scene draw_scene occluder_probabilities",
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}
+)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcnn.data.tabletop.paint import Sprite, composite, draw_background, make_sprite
-from arcnn.data.tabletop.shapes import KINDS, REFERENCE_SIZE, Dice
+from arcnn.data.tabletop.shapes import OBJECT_KINDS, REFERENCE_SIZE, Dice
 from arcnn.names import SPLITS
 
 if TYPE_CHECKING:
@@ -169,10 +169,10 @@ def lay_out(dice: Dice, size: int) -> Layout:
     wanted = dice.pick((2, 3, 3, 3, 4, 4))
     for _ in range(8 * wanted):
         class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
-        there = any(other.class_id == class_id for other in layout.sprites)
-        if there and not dice.chance(0.2):
+        duplicate = any(other.class_id == class_id for other in layout.sprites)
+        if duplicate and not dice.chance(0.2):
             continue  # as on most tables, seldom two of a kind
-        sprite = make_sprite(dice, class_id, KINDS[TABLETOP_CLASSES[class_id]], size)
+        sprite = make_sprite(dice, class_id, OBJECT_KINDS[TABLETOP_CLASSES[class_id]], size)
         for x, y in _positions(dice, layout, sprite):
             sprite.x, sprite.y = x, y
             mask = sprite.paste(size)

@@ -375,7 +375,7 @@ class Kind:
     tilt: float  # largest rotation to either side, degrees
 
 
-KINDS = {
+OBJECT_KINDS = {
     "person": Kind(_person, (96, 120), 20),
     "cat": Kind(_cat, (80, 106), 20),
     "laptop": Kind(_laptop, (86, 112), 20),

@@ -1,0 +1,71 @@
+"""Scenes for a close look: one with a wanted pair of objects, its masks, and ideal mask maps."""
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks
+
+from arcnn.data.tabletop.scenes import TABLETOP_CLASSES, Scene, draw_scene
+from arcnn.names import MASK_KINDS
+
+RATES = 0.2, 0.65  # occlusion rates between which an object shows what is hidden and what is not
+
+
+def find_scene(
+    front: str, behind: str, *, seed: int = 0, image_size: int = 320, tries: int = 300
+) -> tuple[Scene, int]:
+    """Draw tabletop scenes until an object of class ``front`` alone covers one of ``behind``.
+
+    Args:
+        image_size: side in pixels.
+        tries: number of scenes to draw.
+
+    Returns:
+        The scene and the index of the covered object; its occlusion rate lies within
+        :data:`RATES`.
+
+    Raises:
+        ValueError: an unknown class, or no such scene (the pair may never occur).
+    """
+    for name in (front, behind):
+        if name not in TABLETOP_CLASSES:
+            raise ValueError(f'no class "{name}"; choose among {", ".join(TABLETOP_CLASSES)}')
+    for index in range(tries):
+        scene = draw_scene(seed, "val", index, image_size)
+        names = [TABLETOP_CLASSES[k] for k in scene.class_ids]
+        for i, name in enumerate(names):
+            covers = [names[a] for a, b in scene.in_front if b == i]
+            fits = RATES[0] <= scene.occlusion_rates[i] <= RATES[1]
+            if name == behind and covers == [front] and fits:
+                return scene, i
+    raise ValueError(f"no {front} that alone covers a {behind} in {tries} scenes")
+
+
+def scene_masks(scene: Scene) -> list[dict[str, np.ndarray]]:
+    """The masks of every object of a scene by kind, bool ``(H, W)`` each."""
+    stacks = {kind: getattr(scene, f"{kind}_masks") for kind in MASK_KINDS}
+    return [{kind: masks[i] for kind, masks in stacks.items()} for i in range(len(scene.class_ids))]
+
+
+def scene_maps(scene: Scene, index: int, side: int = 28) -> dict[str, np.ndarray]:
+    """What ideal heads could say in the RoI of one object: C maps per mask kind.
+
+    The maps of class i hold the pieces, inside the object's box, of the objects of class i. (What
+    a trained model has in the maps of *other* classes than the object's is another question.)
+
+    Args:
+        index: of the object whose amodal box is the RoI.
+        side: of the maps.
+
+    Returns:
+        By mask kind, float ``(C, side, side)``.
+    """
+    boxes = BitMasks(torch.from_numpy(scene.amodal_masks)).get_bounding_boxes().tensor
+    boxes = boxes[[index]].expand(len(scene.class_ids), 4)
+    maps = {}
+    for kind in MASK_KINDS:
+        masks = BitMasks(torch.from_numpy(getattr(scene, f"{kind}_masks")))
+        maps[kind] = np.zeros((len(TABLETOP_CLASSES), side, side))
+        crops = masks.crop_and_resize(boxes, side).numpy()
+        for class_id, crop in zip(scene.class_ids, crops, strict=True):
+            maps[kind][class_id] = np.maximum(maps[kind][class_id], crop)
+    return maps

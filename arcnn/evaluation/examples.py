@@ -1,0 +1,228 @@
+"""Single objects and what the models made of them: matching, and the choice of what is shown.
+
+Here an object is matched to at most one detection, by its amodal mask, for a look at both side by
+side. AP and AR come from COCO's matching instead (:mod:`arcnn.evaluation.matching`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from pycocotools import mask as mask_util
+
+from arcnn.files import run_folder
+from arcnn.names import MASK_KEYS, MODEL_NAMES, OCCLUSION_RATE
+
+MIN_SCORE = 0.3  # of a detection that is shown
+MIN_IOU = 0.5  # of a match; COCO's loosest threshold
+
+
+class Match(NamedTuple):
+    """A prediction and the IoU of its amodal mask with that of the object it was matched to."""
+
+    prediction: dict
+    iou: float
+
+
+class Detection(NamedTuple):
+    """A match of one model, and the image that it lies in."""
+
+    iou: float  # of the amodal masks
+    record: dict
+    prediction: dict
+
+
+class Example(NamedTuple):
+    """An object of the ground truth and, by model, its match; ``None`` where it was missed."""
+
+    record: dict
+    annotation: dict
+    matches: dict[str, Match | None]
+    hidden_share: float  # hidden area as a share of the image, in [0, 1]
+    why: str = ""  # it was chosen
+
+    def found_by(self) -> int:
+        """How many models found it."""
+        return sum(match is not None for match in self.matches.values())
+
+    def disagreement(self) -> float:
+        """1 - mean IoU of the amodal masks between two models that found it; 0 below two."""
+        masks = [m.prediction["segmentation"] for m in self.matches.values() if m]
+        if len(masks) < 2:
+            return 0.0
+        ious = mask_util.iou(masks, masks, [0] * len(masks))
+        return float(1 - ious[np.triu_indices(len(masks), k=1)].mean())
+
+
+def load_predictions(
+    results: Path, dataset: str, models: Sequence[str], seed: int = 0, *, split: str = ""
+) -> dict[str, list[dict]]:
+    """The ``predictions.json`` of those of ``models`` that have a run, in the paper's column order.
+
+    Args:
+        results: folder of the profile's results.
+        split: registered name of the split that they are of, by default ``<dataset>_val``.
+
+    Returns:
+        Predictions by model, with contiguous class ids.
+
+    Raises:
+        FileNotFoundError: no model has a run; says which notebook makes them.
+    """
+    files = {m: run_folder(results, dataset, m, seed) / "predictions.json" for m in models}
+    order = [m for m in MODEL_NAMES if m in files] + [m for m in files if m not in MODEL_NAMES]
+    by_model = {m: json.loads(files[m].read_text()) for m in order if files[m].is_file()}
+    if not by_model:
+        raise FileNotFoundError(
+            f"There is no {' nor '.join(map(str, files.values()))}: run notebooks 04_train and "
+            "05_evaluate for at least one model first."
+        )
+    # The files have the class ids of the annotation file, the records contiguous ones.
+    metadata = MetadataCatalog.get(split or f"{dataset}_val")
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    for entry in (entry for predictions in by_model.values() for entry in predictions):
+        if "category_id" in entry:
+            entry["category_id"] = contiguous.get(entry["category_id"], entry["category_id"])
+    return by_model
+
+
+def prediction_masks(prediction: dict) -> dict[str, np.ndarray]:
+    """The three masks of a prediction by kind, bool ``(H, W)`` each."""
+    return {kind: mask_util.decode(prediction[key]).astype(bool) for kind, key in MASK_KEYS.items()}
+
+
+def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two bool masks; 1 if both are empty."""
+    union = (one | other).sum()
+    return float((one & other).sum() / union) if union else 1.0
+
+
+def match_image(annotations: Sequence[dict], predictions: Sequence[dict]) -> dict[int, Match]:
+    """Match the predictions of one image to its objects, one to one, best overlap first.
+
+    Only predictions with a score of :data:`MIN_SCORE` or more take part, and only objects of the
+    predicted class with an amodal IoU of :data:`MIN_IOU` or more are matched.
+
+    Args:
+        annotations: of one internal record.
+        predictions: of the same image, with contiguous class ids.
+
+    Returns:
+        Matches by position in ``annotations``.
+    """
+    predictions = [p for p in predictions if p["score"] >= MIN_SCORE]
+    if not annotations or not predictions:
+        return {}
+    ious = mask_util.iou(
+        [p["segmentation"] for p in predictions],
+        [a["segmentation"] for a in annotations],
+        [0] * len(annotations),
+    )  # (predictions, objects)
+    same_class = np.equal.outer(
+        [p["category_id"] for p in predictions], [a["category_id"] for a in annotations]
+    )
+    ious = np.where(same_class, ious, 0.0)
+    matches = {}
+    while ious.max() >= MIN_IOU:
+        p, a = np.unravel_index(ious.argmax(), ious.shape)
+        matches[int(a)] = Match(predictions[p], float(ious[p, a]))
+        ious[p, :], ious[:, a] = -1, -1
+    return matches
+
+
+def occluded_examples(
+    records: Sequence[dict], predictions: Mapping[str, Sequence[dict]]
+) -> list[Example]:
+    """All objects with a hidden part and what each model made of them, largest hidden part first.
+
+    Args:
+        records: internal records.
+        predictions: by model, with contiguous class ids.
+
+    Raises:
+        ValueError: no object is occluded at all.
+    """
+    by_image = {model: _by_image(entries) for model, entries in predictions.items()}
+    examples = []
+    for record in records:
+        objects = [a for a in record["annotations"] if not a["iscrowd"]]
+        matches = {
+            model: match_image(objects, entries.get(record["image_id"], []))
+            for model, entries in by_image.items()
+        }
+        for k, annotation in enumerate(objects):
+            amodal, visible = (
+                int(mask_util.area(annotation[MASK_KEYS[kind]])) for kind in ("amodal", "visible")
+            )
+            if amodal > visible:
+                share = (amodal - visible) / (record["height"] * record["width"])
+                of_object = {model: by_object.get(k) for model, by_object in matches.items()}
+                examples.append(Example(record, annotation, of_object, share))
+    if not examples:
+        raise ValueError("no object of these records is occluded: there is nothing to compare")
+    return sorted(examples, key=lambda e: e.hidden_share, reverse=True)
+
+
+def choose_examples(examples: Sequence[Example], *, count: int = 4) -> list[Example]:
+    """Figure 4's objects, by a rule that doesn't look at which model did well.
+
+    The first half are those with the largest hidden part, the second half those on whose amodal
+    masks the models differ most; at most one per image. Objects that all models found come first,
+    since masks can only be compared where there are some; then those that fewer found.
+
+    Args:
+        examples: from :func:`occluded_examples`.
+    """
+    largest = sorted(examples, key=lambda e: (e.found_by(), e.hidden_share), reverse=True)
+    differ = sorted(examples, key=lambda e: (e.found_by(), e.disagreement()), reverse=True)
+    differ = [e for e in differ if e.disagreement() > 0]
+    chosen: dict[int, Example] = {}
+    for why, ranked, until in (
+        ("largest hidden part", largest, (count + 1) // 2),
+        ("models differ most", differ, count),
+        ("largest hidden part", largest, count),
+    ):
+        for example in ranked:
+            if len(chosen) >= until:
+                break
+            chosen.setdefault(example.record["image_id"], example._replace(why=why))
+    return list(chosen.values())
+
+
+def found_rates(examples: Sequence[Example]) -> dict[str, float]:
+    """Share of the objects that each model found, in [0, 1]: who was left out of the picture?"""
+    models = examples[0].matches
+    return {m: sum(e.matches[m] is not None for e in examples) / len(examples) for m in models}
+
+
+def best_and_worst(
+    records: Sequence[dict], predictions: Sequence[dict], *, count: int = 3
+) -> list[Detection]:
+    """The detections of occluded objects that overlap them most, and least, best first.
+
+    Args:
+        records: internal records.
+        predictions: of one model, with contiguous class ids; matched as in :func:`match_image`.
+        count: of each kind.
+    """
+    by_image = _by_image(predictions)
+    detections = []
+    for record in records:
+        objects = [a for a in record["annotations"] if not a["iscrowd"]]
+        for k, match in match_image(objects, by_image.get(record["image_id"], [])).items():
+            if objects[k]["occlusion_rate"] >= OCCLUSION_RATE:
+                detections.append(Detection(match.iou, record, match.prediction))
+    detections.sort(key=lambda detection: detection.iou, reverse=True)
+    if len(detections) <= 2 * count:
+        return detections
+    return detections[:count] + detections[-count:]
+
+
+def _by_image(predictions: Sequence[dict]) -> dict[int, list[dict]]:
+    by_image: dict[int, list[dict]] = {}
+    for prediction in predictions:
+        by_image.setdefault(prediction["image_id"], []).append(prediction)
+    return by_image

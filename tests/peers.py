@@ -1,0 +1,193 @@
+"""The oracles that the evaluation is held against, and drawn input for both sides.
+
+An oracle answers with detectron2 and pycocotools alone, as one would without the kit. The input is
+drawn by rule: street scenes of KINS' size.
+
+Shapes: R boxes, M side of the mask maps.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.layers import paste_masks_in_image
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from arcnn.evaluation import encode_mask_kinds, visible_fraction
+from arcnn.evaluation.matching import MAX_DETECTIONS
+from arcnn.names import MASK_KEYS, OCCLUSION_RATE
+
+HEIGHT, WIDTH = 375, 1242  # a KITTI image
+CLASSES = 7
+OBJECTS, DETECTIONS = 12, 60  # per image; KINS has about 12 objects
+SIDE = 28
+
+
+# --- oracles ------------------------------------------------------------------------------------
+def peer_encode(probs: Sequence[Tensor], boxes: Tensor, height: int, width: int) -> list[list]:
+    """detectron2's paste_masks_in_image and pycocotools' encode, a mask kind at a time."""
+    encoded = []
+    for maps in probs:
+        masks = paste_masks_in_image(maps, boxes, (height, width), threshold=0.5)
+        stack = np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0), np.uint8)
+        rles = mask_util.encode(stack)
+        encoded.append([{"size": r["size"], "counts": r["counts"].decode()} for r in rles])
+    return encoded
+
+
+def peer_evaluate(
+    records: Sequence[dict],
+    predictions: Sequence[dict],
+    num_classes: int,
+    task: str,
+    rate: float = OCCLUSION_RATE,
+) -> dict[str, float | None]:
+    """One of the paper's three tasks by pycocotools alone, percent: the protocol as it is written,
+    with the visible fraction in the place of the area for ``occluded`` (from ``rate`` on)."""
+    key = MASK_KEYS["visible" if task == "visible" else "amodal"]
+    occluded = task == "occluded"
+    objects = [
+        {
+            "image_id": r["image_id"],
+            "category_id": a["category_id"],
+            "segmentation": a[key],
+            "area": 1 - a["occlusion_rate"] if occluded else 1.0,
+            "iscrowd": a["iscrowd"],
+        }
+        for r in records
+        for a in r["annotations"]
+    ]
+    detections = [
+        {
+            "image_id": p["image_id"],
+            "category_id": p["category_id"],
+            "segmentation": p[key],
+            "area": visible_fraction(p) if occluded else 1.0,
+            "score": p["score"],
+            "iscrowd": 0,
+        }
+        for p in predictions
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco_eval = COCOeval(
+            coco_dataset(records, objects, num_classes),
+            coco_dataset(records, detections, num_classes),
+            "segm",
+        )
+        coco_eval.params.maxDets = list(MAX_DETECTIONS)
+        coco_eval.params.areaRng = [[-np.inf, 1 - rate if occluded else np.inf]]
+        coco_eval.params.areaRngLbl = [task]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    precision = coco_eval.eval["precision"][..., 0, -1]  # (IoU thresholds, recalls, classes)
+    recall = coco_eval.eval["recall"][..., 0, :]  # (IoU thresholds, classes, maxDets)
+
+    def percent(values: np.ndarray) -> float | None:
+        values = values[values > -1]  # COCO writes -1 for a class without objects
+        return float(100 * values.mean()) if values.size else None
+
+    return {
+        "AP": percent(precision),
+        "AP50": percent(precision[0]),
+        "AP75": percent(precision[5]),
+        **{f"AR@{m}": percent(recall[..., k]) for k, m in enumerate(MAX_DETECTIONS)},
+    }
+
+
+def coco_dataset(records: Sequence[dict], annotations: list[dict], num_classes: int) -> COCO:
+    """Objects or detections on the images of ``records`` as pycocotools wants them."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [
+            {"id": r["image_id"], "height": r["height"], "width": r["width"]} for r in records
+        ],
+        "categories": [{"id": k} for k in range(num_classes)],
+        # COCOeval reads the id 0 as "not matched", so ids start at 1.
+        "annotations": [a | {"id": n} for n, a in enumerate(annotations, start=1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+# --- drawn input --------------------------------------------------------------------------------
+def draw_maps(boxes: Tensor, hidden: Tensor) -> list[Tensor]:
+    """Ellipses that fill their boxes, hidden from the left up to a share: amodal, visible and
+    occlusion maps, float ``(R, M, M)``."""
+    axis = (torch.arange(SIDE) + 0.5) / SIDE
+    radius = ((axis[:, None] * 2 - 1) ** 2 + (axis * 2 - 1) ** 2).sqrt()
+    amodal = torch.sigmoid(12 * (0.95 - radius)).expand(len(boxes), SIDE, SIDE)
+    cut = torch.sigmoid(40 * (axis - hidden[:, None, None])).expand_as(amodal)
+    return [amodal.contiguous(), amodal * cut, amodal * (1 - cut)]
+
+
+def draw_boxes(count: int, generator: torch.Generator) -> Tensor:
+    """Boxes of street scenes: 16 to 300 pixels wide, inside the image."""
+    size = torch.tensor([WIDTH, HEIGHT])
+    side = torch.exp(torch.randn(count, 2, generator=generator) * 0.6 + torch.tensor([4.4, 4.0]))
+    side = side.clamp(min=16).minimum(size * 0.8)
+    corner = torch.rand(count, 2, generator=generator) * (size - side)
+    return torch.cat([corner, corner + side], dim=1)
+
+
+def draw_image(image_id: int, generator: torch.Generator) -> tuple[dict, list[dict]]:
+    """A record of 12 objects, and 60 detections: most of them jittered objects, some false."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    boxes, hidden = draw_boxes(OBJECTS, generator), uniform(OBJECTS) * 0.9 - 0.2
+    classes = torch.randint(CLASSES, (OBJECTS,), generator=generator)
+    amodal, visible, _ = encode_mask_kinds(draw_maps(boxes, hidden), boxes, HEIGHT, WIDTH)
+    visible = [
+        mask_util.merge([a, v], intersect=True) for a, v in zip(amodal, visible, strict=True)
+    ]
+    annotations = [
+        {
+            "category_id": int(c),
+            "segmentation": a,
+            "visible_mask": v,
+            "occlusion_rate": 1 - float(mask_util.area(v)) / float(mask_util.area(a)),
+            "iscrowd": 0,
+        }
+        for c, a, v in zip(classes, amodal, visible, strict=True)
+    ]
+    record = {"image_id": image_id, "height": HEIGHT, "width": WIDTH, "annotations": annotations}
+
+    source = torch.arange(DETECTIONS) % (OBJECTS * 2)  # the second half has no object
+    base = torch.cat([boxes, draw_boxes(OBJECTS, generator)])[source]
+    side = (base[:, 2:] - base[:, :2]).repeat(1, 2)
+    base = base + (uniform(DETECTIONS, 4) - 0.5) * 0.25 * side
+    hidden = torch.cat([hidden, uniform(OBJECTS) - 0.2])[source]
+    kinds = encode_mask_kinds(
+        draw_maps(base, hidden + 0.2 * (uniform(DETECTIONS) - 0.5)), base, HEIGHT, WIDTH
+    )
+    labels = torch.cat([classes, torch.randint(CLASSES, (OBJECTS,), generator=generator)])[source]
+    scores = uniform(DETECTIONS)
+    predictions = [
+        {"image_id": image_id, "category_id": int(labels[d]), "score": float(scores[d])}
+        | {key: rles[d] for key, rles in zip(MASK_KEYS.values(), kinds, strict=True)}
+        for d in range(DETECTIONS)
+    ]
+    return record, predictions
+
+
+def draw_set(images: int, pool: int = 64) -> tuple[list[dict], list[dict]]:
+    """Records and predictions of so many images: copies of a pool of different ones, each with
+    strings and scores of its own, so that neither memory nor order is spared."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw_image(k, generator) for k in range(min(pool, images))]
+    scores = np.random.default_rng(0).random((images, DETECTIONS)).tolist()
+    records, predictions = [], []
+    for n in range(images):
+        record, detections = json.loads(json.dumps(drawn[n % len(drawn)], default=bytes.decode))
+        records.append(record | {"image_id": n})
+        predictions += [
+            p | {"image_id": n, "score": s} for p, s in zip(detections, scores[n], strict=True)
+        ]
+    return records, predictions
