@@ -14,6 +14,7 @@ converting, fetching and pasting data. No model, loss or number of the paper is 
 """
 
 import importlib.util
+import logging
 import warnings
 
 import lazy_loader
@@ -23,10 +24,12 @@ if importlib.util.find_spec("detectron2") is None:
         "detectron2 is missing. `make setup` installs it into .venv; in an environment of your "
         "own, run `python arcnn/workshop/install_detectron2.py` once."
     )
-# detectron2 calls these by names that torch is about to drop; nothing to be done about it here.
+# detectron2 calls these by names that torch is about to drop, and torch tells every caller; nothing
+# to be done about it here.
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
 warnings.filterwarnings("ignore", "`torch.cuda.amp", FutureWarning)
 warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 # Importing a part brings what that part needs, and no more.
