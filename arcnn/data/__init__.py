@@ -4,9 +4,9 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "annotations": "AmodalAnnotations AnnotationError load_annotations",
     "masks": "decode_masks occlusion_mask",
     "mapper": "AmodalDatasetMapper",
+    "reading": "AmodalAnnotations AnnotationError load_annotations",
     "registration": "find_splits fingerprint register_dataset split_name split_records",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

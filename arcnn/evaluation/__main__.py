@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.data import AnnotationError, load_annotations
+from arcnn.data.reading import MAX_SKIPPED
 from arcnn.evaluation import Evaluation, PredictionError, bootstrap, read_results
 from arcnn.evaluation.protocol import ALL_TASKS, DEFAULT_TASKS, METRICS
 from arcnn.files import write_json
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max-skipped",
         type=float,
+        default=MAX_SKIPPED,
         metavar="SHARE",
         help="of GT's objects that may be left out, in [0, 1]",
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.data.rates import COCOA_CLS, RateDistribution
+from arcnn.data.reading import MAX_SKIPPED
 from arcnn.files import data_folder
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa
@@ -92,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-skipped",
         type=float,
-        help="share of the objects that may be left out (default: 0.01, or what max_skipped.txt "
-        "beside FILE says)",
+        default=MAX_SKIPPED,
+        help="share of the objects that may be left out (default: 0.01)",
     )
     command.add_argument("--workers", type=int, help="processes (default: one per core)")
     command.add_argument("--decode", action="store_true", help="decode every pixel of the images")

@@ -16,7 +16,7 @@ import yaml
 
 from arcnn.config import get_config, models_of
 from arcnn.data import AnnotationError, find_splits
-from arcnn.data.file_index import index_file
+from arcnn.data.reading import index_file
 from arcnn.experiments import VARIANTS
 from arcnn.files import PROFILES, ROOT, data_folder, results_folder
 from arcnn.names import DATASETS
