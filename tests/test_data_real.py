@@ -1,6 +1,6 @@
 """Every real record at hand, in every format it comes in; and records made in KINS' two schemas.
 
-No real KINS record may be passed on: those of these tests are made (arcnn.data.bench says how).
+No real KINS record may be passed on: those of these tests are made (tests/made.py says how).
 """
 
 import json
@@ -59,9 +59,9 @@ def test_every_real_region_fits_together_and_names_its_occluders(real_data: Path
                 file_says = mask_util.decode(region["invisible_mask"]).astype(bool)
                 np.testing.assert_array_equal(hidden, file_says)
             assert annotation["occlusion_rate"] == region["occlude_rate"]
-            whole = decode_masks(annotation)["amodal"].sum()
-            assert whole == region["area"]
-            rate = hidden.sum() / whole
+            pixels = decode_masks(annotation)["amodal"].sum()
+            assert pixels == region["area"]
+            rate = hidden.sum() / pixels
             assert rate == pytest.approx(region["occlude_rate"], abs=1e-8)  # the file's rounding
             # Exactly the objects named lie over it: they hide all of it that is hidden.
             fronts = [amodal[place[k]] for k in annotation["occluders"]]
@@ -168,10 +168,11 @@ def test_made_kins_records_on_a_real_street_scene(
     cfg = arcnn.get_config("kins", "arcnn", device="cpu")
     example = AmodalDatasetMapper(cfg, True)(split_records(cfg, "train")[0])
     assert example["image"].shape == (3, 800, 2650)
-    found = example["instances"]
-    assert len(found) == 12 and found.gt_classes.max() < 7
-    hidden = found.gt_masks.tensor & ~found.gt_visible_masks.tensor
-    assert not (found.gt_visible_masks.tensor & ~found.gt_masks.tensor).any() and hidden.any()
+    instances = example["instances"]
+    assert len(instances) == 12 and instances.gt_classes.max() < 7
+    hidden = instances.gt_masks.tensor & ~instances.gt_visible_masks.tensor
+    assert hidden.any()
+    assert not (instances.gt_visible_masks.tensor & ~instances.gt_masks.tensor).any()
 
 
 def test_every_real_modal_record_is_read(real_data: Path) -> None:
@@ -193,11 +194,11 @@ def test_made_records_in_the_format_of_d2sa(tmp_path: Path) -> None:
     """No real D2SA record is at hand: these are made, with the fields and names of its files."""
     (tmp_path / "d2sa/images").mkdir(parents=True)
     Image.new("RGB", (12, 10)).save(tmp_path / "d2sa/images/D2S_000001.jpg")
-    whole = np.zeros((10, 12), bool)
-    whole[2:8, 2:8] = True
-    seen = whole.copy()
-    seen[:, 5:] = False
-    masks = {"segmentation": whole, "visible_mask": seen, "invisible_mask": whole & ~seen}
+    amodal = np.zeros((10, 12), bool)
+    amodal[2:8, 2:8] = True
+    visible = amodal.copy()
+    visible[:, 5:] = False
+    masks = {"segmentation": amodal, "visible_mask": visible, "invisible_mask": amodal & ~visible}
     annotation = {
         name: to_json_rle(mask_util.encode(np.asfortranarray(mask, np.uint8)))
         for name, mask in masks.items()

@@ -176,16 +176,7 @@ def test_a_second_call_does_nothing(smoke: Path) -> None:
     assert run.returncode == 0 and "Nothing to be done" in run.stderr + run.stdout
     after = files_with_times(smoke)
     changed = {name for name in after if before.get(name) != after[name]}
-    assert changed <= {str(smoke / "profile.yaml")}
-
-
-def test_a_deleted_run_is_redone_with_what_hangs_on_it(smoke: Path) -> None:
-    shutil.rmtree(smoke / "runs" / "tabletop" / "orcnn")
-    listed = reproduce(smoke.parent, "--dry-run").stdout
-    for rule, count in (("train", 1), ("evaluate", 1), ("table1", 1), ("figure4_tabletop", 1)):
-        assert any(line.split() == [rule, str(count)] for line in listed.splitlines()), rule
-    for rule in ("prepare_data", "figure5_tabletop", "introduction"):
-        assert rule not in listed
+    assert changed <= {str(smoke / ".lock")}
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(smoke: Path) -> None:
@@ -319,3 +310,12 @@ def test_glitches_that_the_profile_allows_are_left_out_everywhere(tmp_path: Path
     assert sorted(own.rglob("*")) == before
     profile = load_profile("small") | {"max_skipped": 0.05}
     assert yaml.safe_load(write_parameters(profile, tmp_path).read_text())["max_skipped"] == 0.05
+
+
+def test_a_deleted_run_is_redone_with_what_hangs_on_it(moved: Path) -> None:
+    shutil.rmtree(moved / "runs" / "tabletop" / "orcnn")
+    listed = reproduce(moved.parent, "--dry-run").stdout
+    for rule, count in (("train", 1), ("evaluate", 1), ("table1", 1), ("figure4_tabletop", 1)):
+        assert any(line.split() == [rule, str(count)] for line in listed.splitlines()), rule
+    for rule in ("prepare_data", "figure5_tabletop", "introduction"):
+        assert rule not in listed

@@ -4,10 +4,9 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "annotations": "AmodalAnnotations AnnotationError load_annotations",
-    "problems": "MAX_SKIPPED",
     "masks": "decode_masks occlusion_mask",
     "mapper": "AmodalDatasetMapper",
+    "reading": "MAX_SKIPPED AmodalAnnotations AnnotationError load_annotations",
     "registration": (
         "find_splits fingerprint register_dataset split_fingerprint split_name split_records"
     ),

@@ -1,19 +1,44 @@
-"""The images that annotations belong to: there, inside their folder, whole, of the right size."""
+"""The images that annotations belong to: there, in their folder, complete, of the right size."""
 
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 
 from PIL import Image
-
-from arcnn.data.problems import Problem
 
 # What reading a damaged image may raise.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on, the image lies on its side
 
 
-def _is_within(path: str, folder: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), folder]) == folder
+class Problem(NamedTuple):
+    """Something wrong with a file, an image or an object, and what was done about it.
+
+    ``action`` is ``"error"`` (the file is not what it should be), ``"skipped"`` (left out),
+    ``"repaired"`` or ``"noted"`` (a field that nothing depends on).
+    """
+
+    kind: str  # a few words, the same for all of a kind
+    action: str
+    image_id: Any
+    annotation_id: Any
+    detail: str
+    lost: int = 0  # objects that are left out because of it
+    file: str = ""  # one of a folder's
+
+    def __str__(self) -> str:
+        where = [] if self.annotation_id is None else [f"annotation {short(self.annotation_id)}"]
+        where += [] if self.image_id is None else [f"image {short(self.image_id)}"]
+        where += [self.file] if self.file else []
+        text = f"{' of '.join(where)}: " if where else ""
+        return f"{text}{self.kind} ({self.detail})" if self.detail else f"{text}{self.kind}"
+
+
+def short(value: Any) -> str:
+    """A value of a file in a message; some have hundreds of digits."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def image_path(root: str | Path, name: str) -> str:
@@ -47,7 +72,8 @@ def check_image(
 ) -> Problem | None:
     """Look for an image on disk: there, inside its folder, readable, of the recorded size.
 
-    ``record["file_name"]`` is corrected if the file's name on disk is in Latin-1.
+    ``record["file_name"]`` is corrected if the file's name on disk is in Latin-1, and a missing
+    ``record["height"]`` and ``["width"]`` are filled in.
 
     Args:
         quick: read header and end alone, not the checksums of a PNG; other formats than PNG and
@@ -60,7 +86,7 @@ def check_image(
         detail = detail.encode("utf-8", "backslashreplace").decode()
         return Problem(kind, action, record["image_id"], None, detail)
 
-    path, found = record["file_name"], None
+    path, renamed = record["file_name"], None
     if not os.path.lexists(path):
         name = os.path.relpath(path, root)
         try:
@@ -69,31 +95,38 @@ def check_image(
             latin = path
         if not os.path.lexists(latin):
             return problem("missing image", path)
-        found = problem("file name in Latin-1", f"{name} is {latin} on disk", "repaired")
+        renamed = problem("file name in Latin-1", f"{name} is {latin} on disk", "repaired")
         path = record["file_name"] = latin
-    if not allow_links and not _is_within(path, os.path.realpath(root)):
-        return problem("link out of the folder", f"{path} leads to {os.path.realpath(path)}")
+    real, folder = os.path.realpath(path), os.path.realpath(root)
+    if not allow_links and os.path.commonpath([real, folder]) != folder:
+        return problem("link out of the folder", f"{path} leads to {real}")
     try:
-        with Image.open(path) as image:
-            size = image.size
-            # What lies on its side is read upright. (Without asking, a PNG would be decoded.)
-            oriented = image.format == "JPEG" or "exif" in image.info
-            if oriented and 5 <= image.getexif().get(0x0112, 1) <= 8:
-                size = size[::-1]
-            ends = image.format in END_MARKS and _has_end(path, END_MARKS[image.format])
-            if image.format == "PNG" and not decode and not (quick and ends):
-                image.verify()
-            elif decode or not ends:
-                image.load()  # some without that mark are whole; the others say what is wrong
+        size = _read_size(path, quick, decode)
     except UNREADABLE as error:
         kind = "unreadable image" if os.path.exists(path) else "missing image"
         return problem(kind, f"{path}: {error}")
     if record["height"] is None:
-        record["height"], record["width"] = size[1], size[0]
+        record["width"], record["height"] = size
     if size != (record["width"], record["height"]):
-        there, here = "{} x {}".format(*size), f"{record['width']} x {record['height']}"
-        return problem("image of another size", f"{path} is {there}, its record says {here}")
-    return found
+        on_disk, recorded = "{} x {}".format(*size), f"{record['width']} x {record['height']}"
+        return problem("image of another size", f"{path} is {on_disk}, its record says {recorded}")
+    return renamed
+
+
+def _read_size(path: str, quick: bool, decode: bool) -> tuple[int, int]:
+    """Width and height, upright; raises one of :data:`UNREADABLE` for a damaged file."""
+    with Image.open(path) as image:
+        size = image.size
+        # What lies on its side is read upright. (Without asking, a PNG would be decoded.)
+        oriented = image.format == "JPEG" or "exif" in image.info
+        if oriented and 5 <= image.getexif().get(ORIENTATION, 1) <= 8:
+            size = size[::-1]
+        ends = image.format in END_MARKS and _has_end(path, END_MARKS[image.format])
+        if image.format == "PNG" and not decode and not (quick and ends):
+            image.verify()
+        elif decode or not ends:
+            image.load()  # some without that mark are complete; the others say what is wrong
+    return size
 
 
 def _has_end(path: str, mark: bytes) -> bool:

@@ -44,7 +44,7 @@ class AmodalDatasetMapper:
         }
 
     def __call__(self, record: dict) -> dict:
-        """Map a record (see :mod:`arcnn.data.annotations`).
+        """Map a record (see :mod:`arcnn.data.reading`).
 
         Returns:
             The record's image fields, ``image`` uint8 ``(3, H, W)``, and in training ``instances``

@@ -1,4 +1,4 @@
-"""Masks as files hold them -> checked run-length encodings (RLE), and what was mended on the way.
+"""Masks as files hold them -> checked run-length encodings (RLE), and what was fixed on the way.
 
 RLE means pycocotools' ``{"size": [H, W], "counts": bytes | str}``. Its decoder trusts its
 input: a damaged one gives noise, or reads beyond the text. So every RLE is checked here first.
@@ -54,23 +54,19 @@ def check_rle(rle: RLE, height: int, width: int) -> RLE:
     """
     if not isinstance(rle, dict) or "counts" not in rle or "size" not in rle:
         raise ValueError("neither RLE nor polygons")
-    size = rle["size"]
+    size, counts = rle["size"], rle["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise ValueError(f"RLE of size {size!r:.40} on an image of [{height}, {width}]")
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        try:
-            runs = np.asarray(counts)
-        except ValueError as error:  # lists of several lengths
-            raise ValueError("broken counts: not whole numbers") from error
-        if runs.dtype.kind not in "iu":
-            raise ValueError("broken counts: not whole numbers")
-    elif isinstance(counts, str | bytes):
+    if isinstance(counts, str | bytes):
         runs = run_lengths(counts)
-    else:
+    elif not isinstance(counts, list):
         raise ValueError("broken counts: neither text nor a list")
+    elif not all(isinstance(k, int | np.integer) for k in counts):
+        raise ValueError("broken counts: not whole numbers")
+    else:
+        runs = np.array(counts)
     pixels = height * width
-    if runs.ndim != 1 or (runs < 0).any() or (runs > pixels).any():  # their sum may overflow
+    if (runs < 0).any() or (runs > pixels).any():  # their sum may overflow
         raise ValueError("broken counts: a run that this image does not hold")
     if runs.sum() != pixels:
         raise ValueError(f"broken counts: {runs.sum()} pixels instead of {pixels}")
@@ -140,10 +136,10 @@ def to_rle(segmentation: RLE | list, height: int, width: int) -> tuple[RLE, list
     """RLE of a mask given as compressed or uncompressed RLE, or as polygons.
 
     Returns:
-        The RLE, and what had to be mended: one sentence each, empty for a good mask.
+        The RLE, and what had to be fixed: one sentence each, empty for a good mask.
 
     Raises:
-        ValueError: cannot be mended.
+        ValueError: cannot be fixed.
     """
     if isinstance(segmentation, list):
         polygons, wrong = clean_polygons(segmentation, height, width)

@@ -27,12 +27,9 @@ def ordered_pool(workers: int, chunksize: int = 1) -> Iterator[Callable]:
     if workers <= 1:
         yield map
         return
-    # Not "fork": a notebook kernel has threads, and a forked copy of a held lock never opens.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["arcnn.data"])  # imported once, not per worker
-    with ProcessPoolExecutor(workers, context) as executor:
+    # Neither "fork": a notebook kernel has threads, and a forked copy of a held lock never opens;
+    # nor "forkserver": its server outlives the work.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as executor:
         try:
             yield functools.partial(executor.map, chunksize=chunksize)
         except BaseException:

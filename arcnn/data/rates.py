@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arcnn.data.annotations import load_annotations
+from arcnn.data.reading import load_annotations
 
 BINS = 10
 

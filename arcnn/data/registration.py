@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
-from arcnn.data.annotations import load_annotations
+from arcnn.data.reading import MAX_SKIPPED, load_annotations
 from arcnn.files import sha256
 from arcnn.names import SPLITS
 
@@ -109,7 +109,7 @@ def register_dataset(
     dataset: str,
     root: str | Path,
     *,
-    max_skipped: float | None = None,
+    max_skipped: float = MAX_SKIPPED,
     allow_links: bool = False,
 ) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
@@ -119,8 +119,7 @@ def register_dataset(
     repaired or left out is in the metadata, under ``problems``.
 
     Args:
-        max_skipped: share of the objects that may be left out, in [0, 1]; by default 0.01, or what
-            the file ``max_skipped.txt`` beside the annotations says.
+        max_skipped: share of the objects that may be left out, in [0, 1].
         allow_links: accept links that lead out of the image folder.
 
     Returns:

@@ -11,11 +11,11 @@ cocoa_cls   ``visible_mask``                       ``occluders`` (the kit's own 
             (COCOA-cls, D2SA, tabletop, your own)  the annotations in front)
 ==========  =====================================  ==========================================
 
-A schema turns an entry of the file into :class:`FileObject` entries, nothing more: what is in them
-is checked and turned into internal records by :mod:`arcnn.data.image_records`. The other modules
-know only the frame that COCO gave all of these files: lists of images, annotations and categories,
-their ids, and an image's name and size. What the kit itself writes (tabletop, conversions, pasted
-objects) has the fields of COCOA-cls.
+A schema turns an annotation of the file into :class:`FileObject` entries, nothing more: what is in
+them is checked and turned into internal records by :mod:`arcnn.data.reading`, which knows only the
+frame that COCO gave all of these files: lists of images, annotations and categories, their ids, and
+an image's name and size. What the kit itself writes (tabletop, conversions, pasted objects) has the
+fields of COCOA-cls.
 """
 
 import re
@@ -30,17 +30,16 @@ class FileObject:
     """One object as its file has it, unchecked, under the kit's names."""
 
     id: Any
-    image_id: Any
     category_id: Any  # the file's own
     amodal: Any  # RLE or polygons
-    visible: Any  # None: said to be all visible
+    visible: Any  # None: all of it is visible
     occlusion: Any = None  # only where the file has it
     box: Any = None  # XYWH, amodal; only looked at, the mask gives the box
     visible_box: Any = None  # XYWH; only looked at
     area: Any = None  # pixels, amodal; only looked at
     rate: Any = None
-    iscrowd: Any = False
-    occluders: list | None = None  # ids of the objects in front, where the file says them
+    iscrowd: Any = None
+    occluders: list | None = None  # ids of the objects in front, where the file names them
     layer: tuple[Any, int] | None = None  # (cluster, order): smaller orders of a cluster in front
 
 
@@ -66,52 +65,48 @@ KINS_CATEGORIES = [
 ]
 
 
-def _kins(
-    entry: dict, amodal: str, visible: str, box: str, visible_box: str, area: str
-) -> FileObject:
-    seen = entry.get(visible)
-    return FileObject(
-        id=entry.get("id"),
-        image_id=entry.get("image_id"),
-        category_id=entry.get("category_id"),
-        amodal=entry.get(amodal),
-        visible=[] if seen is None else seen,  # no visible mask: nothing is seen
-        box=entry.get(box),
-        visible_box=entry.get(visible_box),
-        area=entry.get(area),
-        iscrowd=entry.get("iscrowd", False),
-    )
+def _object(entry: dict, **fields: str) -> FileObject:
+    """One object; ``fields`` are the file's names by the kit's."""
+    values = {ours: entry.get(theirs) for ours, theirs in fields.items()}
+    number, category_id, iscrowd = map(entry.get, ("id", "category_id", "iscrowd"))
+    return FileObject(number, category_id, iscrowd=iscrowd, **values)
 
 
 def _kins_2019(entry: dict) -> list[FileObject]:
-    return [_kins(entry, "segmentation", "inmodal_seg", "bbox", "inmodal_bbox", "area")]
+    item = _object(
+        entry,
+        amodal="segmentation",
+        visible="inmodal_seg",
+        box="bbox",
+        visible_box="inmodal_bbox",
+        area="area",
+    )
+    item.visible = [] if item.visible is None else item.visible  # no mask: nothing is visible
+    return [item]
 
 
 def _kins_2020(entry: dict) -> list[FileObject]:
-    found = _kins(entry, "a_segm", "i_segm", "a_bbox", "i_bbox", "a_area")
-    cluster, order = entry.get("oco_id"), entry.get("ico_id")
+    item = _object(
+        entry, amodal="a_segm", visible="i_segm", box="a_bbox", visible_box="i_bbox", area="a_area"
+    )
+    item.visible = [] if item.visible is None else item.visible
     # 0: overlaps nobody, so nobody is in front of it. That is known, other than a missing field.
-    if isinstance(order, int):
-        found.layer = (cluster, order)
-    return [found]
+    if isinstance(order := entry.get("ico_id"), int):
+        item.layer = (entry.get("oco_id"), order)
+    return [item]
+
+
+COCOA_FIELDS = {
+    "amodal": "segmentation",
+    "visible": "visible_mask",
+    "occlusion": "invisible_mask",
+    "area": "area",
+    "rate": "occlude_rate",
+}
 
 
 def _cocoa_cls(entry: dict) -> list[FileObject]:
-    return [
-        FileObject(
-            id=entry.get("id"),
-            image_id=entry.get("image_id"),
-            category_id=entry.get("category_id"),
-            amodal=entry.get("segmentation"),
-            visible=entry.get("visible_mask"),
-            occlusion=entry.get("invisible_mask"),
-            box=entry.get("bbox"),
-            area=entry.get("area"),
-            rate=entry.get("occlude_rate"),
-            iscrowd=entry.get("iscrowd", False),
-            occluders=entry.get("occluders"),
-        )
-    ]
+    return [_object(entry, **COCOA_FIELDS, box="bbox", occluders="occluders")]
 
 
 COCOA_CATEGORIES = [{"id": 0, "name": "thing"}, {"id": 1, "name": "stuff"}]
@@ -119,34 +114,25 @@ REGIONS_PER_IMAGE = 1000  # a region has no id of its own: entry id times this, 
 
 
 def _cocoa(entry: dict) -> list[FileObject]:
-    regions = entry["regions"]
+    regions, pairs = entry["regions"], entry.get("depth_constraint")
     first = int(entry["id"]) * REGIONS_PER_IMAGE
     # Regions are stored front first, and depth constraints count them from 1.
-    ids = [first + place for place in range(1, len(regions) + 1)]
-    pairs = entry.get("depth_constraint")
     in_front: dict[int, list[int]] = {}
     for front, behind in re.findall(r"(\d+)-(\d+)", pairs or ""):
         in_front.setdefault(int(behind), []).append(first + int(front))
-    found = []
-    for place, (region_id, region) in enumerate(zip(ids, regions, strict=True), start=1):
-        outline = region.get("segmentation")
-        flat = isinstance(outline, list) and outline and not isinstance(outline[0], list)
+    items = []
+    for place, region in enumerate(regions, start=1):
+        item = _object(region, **COCOA_FIELDS)
+        item.id, item.category_id = first + place, 1 if region.get("isStuff") else 0
+        if isinstance(item.amodal, list) and item.amodal and not isinstance(item.amodal[0], list):
+            item.amodal = [item.amodal]  # one polygon, flat
         order = region.get("order", place)
-        found.append(
-            FileObject(
-                id=region_id,
-                image_id=entry.get("image_id"),
-                category_id=1 if region.get("isStuff") else 0,
-                amodal=[outline] if flat else outline,
-                visible=region.get("visible_mask"),
-                occlusion=region.get("invisible_mask"),
-                area=region.get("area"),
-                rate=region.get("occlude_rate"),
-                occluders=None if pairs is None else in_front.get(place, []),
-                layer=(0, order) if pairs is None and isinstance(order, int) else None,
-            )
-        )
-    return found
+        if pairs is not None:
+            item.occluders = in_front.get(place, [])
+        elif isinstance(order, int):
+            item.layer = (0, order)
+        items.append(item)
+    return items
 
 
 def image_of_entry(entry: dict) -> dict:
@@ -158,7 +144,7 @@ def image_of_entry(entry: dict) -> dict:
     return {"id": entry.get("image_id"), "file_name": name}
 
 
-# The first whose field occurs: a KINS 2020 file may carry stock fields besides.
+# Asked in this order: a KINS 2020 file may carry stock fields besides.
 SCHEMAS = (
     Schema("kins_2020", "a_segm", _kins_2020, KINS_CATEGORIES, "KINS, release of 2020"),
     Schema("kins_2019", "inmodal_seg", _kins_2019, KINS_CATEGORIES, "KINS, release of 2019"),
@@ -180,7 +166,7 @@ def find_schema(fields: Iterable[str]) -> Schema:
     """The schema of annotations that have these fields.
 
     Raises:
-        ValueError: none; names the fields looked for and those found.
+        ValueError: none; names the fields looked for and those that are there.
     """
     fields = set(fields)
     for schema in SCHEMAS:

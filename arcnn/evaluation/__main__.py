@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from arcnn.data import AnnotationError, load_annotations
+from arcnn.data import MAX_SKIPPED, AnnotationError, load_annotations
 from arcnn.evaluation import (
     ALL_TASKS,
     DEFAULT_TASKS,
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max-skipped",
         type=float,
+        default=MAX_SKIPPED,
         metavar="SHARE",
         help="of GT's objects that may be left out, in [0, 1]",
     )

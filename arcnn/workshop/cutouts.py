@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from arcnn.data.image_files import image_path
 from arcnn.data.masks import RLE, to_rle
-from arcnn.data.problems import Problem
+from arcnn.data.reading import Problem
 
 BORDER = 3  # pixels between an object and the border of its photo
 CONTACT = 0.04  # share of the ring around an object that others may hold

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arcnn.data.problems import MAX_SKIPPED
 from arcnn.data.rates import COCOA_CLS, RateDistribution
+from arcnn.data.reading import MAX_SKIPPED
 from arcnn.files import data_folder, write_text
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from arcnn.data.image_files import check_image
 from arcnn.data.masks import to_json_rle
 from arcnn.data.pool import default_workers, ordered_pool
-from arcnn.data.problems import Problem
 from arcnn.data.rates import COCOA_CLS, RateDistribution
+from arcnn.data.reading import Problem
 from arcnn.files import compact_json
 from arcnn.names import SPLITS
 from arcnn.workshop.cutouts import CutOut, Photo, cut_out, open_rgb, read_instances, read_photos

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from arcnn.data import AnnotationError, find_splits
-from arcnn.data.file_index import index_file
+from arcnn.data.reading import index_file
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import ROOT, data_folder, lock, results_folder, write_text
 from arcnn.workshop.outdated import find_outdated
