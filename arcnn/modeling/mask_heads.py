@@ -9,6 +9,7 @@ Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in
 """
 
 import abc
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -113,51 +114,32 @@ class JigsawConv(nn.Module):
         return (vw[:, 0].diag(), ow[:, 0].diag()) if self.own_class else (vw, ow)
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
-class ARCNNMaskHead(AmodalMaskHead):
-    """ARCNN: visible and occlusion head, joined by a learned 1x1 convolution (Figure 3).
+class JigsawMaskHead(AmodalMaskHead):
+    """What ARCNN and ARCNN-add share: a visible and an occlusion head, and a joint of the two.
 
     Args:
         visible_head, occlusion_head: two equal heads giving ``(R, C, M, M)`` logits.
-        amodal_head: the joint of Eq. (1).
-        joint_input: join "logits" or "probs" (the paper does not say).
         detach: stop the amodal loss from flowing back into the two heads.
     """
 
-    @configurable
     def __init__(
-        self,
-        *,
-        visible_head: nn.Module,
-        occlusion_head: nn.Module,
-        amodal_head: JigsawConv,
-        joint_input: str = "logits",
-        detach: bool = False,
+        self, *, visible_head: nn.Module, occlusion_head: nn.Module, detach: bool = False
     ) -> None:
         super().__init__()
-        if joint_input not in ("logits", "probs"):
-            raise ValueError(f'MODEL.ARCNN.INPUT is "{joint_input}"; choose "logits" or "probs"')
         self.visible_head = visible_head
         self.occlusion_head = occlusion_head
-        self.amodal_head = amodal_head
-        self.joint_input = joint_input
         self.detach = detach
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        arcnn = cfg.MODEL.ARCNN
         return {
             "visible_head": piece_head(cfg, input_shape),
             "occlusion_head": piece_head(cfg, input_shape),
-            "amodal_head": JigsawConv(
-                cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-                bias=arcnn.BIAS,
-                own_class=arcnn.OWN_CLASS,
-                init=arcnn.INIT,
-            ),
-            "joint_input": arcnn.INPUT,
-            "detach": arcnn.DETACH,
         }
+
+    @abc.abstractmethod
+    def join(self, visible: Tensor, occlusion: Tensor) -> Tensor:
+        """Amodal logits from the logits of the two pieces, ``(R, C, M, M)`` each."""
 
     def layers(self, x: Tensor) -> MaskLogits:
         visible = self.visible_head.layers(x)
@@ -165,63 +147,85 @@ class ARCNNMaskHead(AmodalMaskHead):
         pieces = (visible, occlusion)
         if self.detach:
             pieces = tuple(piece.detach() for piece in pieces)
-        if self.joint_input == "probs":
-            pieces = tuple(piece.sigmoid() for piece in pieces)
-        return MaskLogits(self.amodal_head(*pieces), visible, occlusion)
+        return MaskLogits(self.join(*pieces), visible, occlusion)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class ARCNNAddMaskHead(AmodalMaskHead):
-    """ARCNN-add: the same two heads, put together by a plain sum (Section 4.5).
+class ARCNNMaskHead(JigsawMaskHead):
+    """ARCNN: the two pieces, joined by a learned 1x1 convolution (Figure 3).
 
     Args:
-        visible_head, occlusion_head: two equal heads giving ``(R, C, M, M)`` logits.
-        sum_of: "logits" (v + o), "probs" (p_v + p_o, at most 1) or "noisy_or"
-            (1 - (1 - p_v)(1 - p_o)); the paper says only "directly adding the output".
-        detach: stop the amodal loss from flowing back into the two heads.
+        amodal_head: the joint of Eq. (1).
+        joint_input: join "logits" or "probs" (the paper does not say).
+        pieces: see :class:`JigsawMaskHead`.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        visible_head: nn.Module,
-        occlusion_head: nn.Module,
-        sum_of: str = "logits",
-        detach: bool = False,
+        self, *, amodal_head: JigsawConv, joint_input: str = "logits", **pieces: Any
     ) -> None:
-        super().__init__()
+        super().__init__(**pieces)
+        if joint_input not in ("logits", "probs"):
+            raise ValueError(f'MODEL.ARCNN.INPUT is "{joint_input}"; choose "logits" or "probs"')
+        self.amodal_head = amodal_head
+        self.joint_input = joint_input
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        arcnn, pieces = cfg.MODEL.ARCNN, super().from_config(cfg, input_shape)
+        joint = JigsawConv(
+            cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            bias=arcnn.BIAS,
+            own_class=arcnn.OWN_CLASS,
+            init=arcnn.INIT,
+        )
+        return pieces | {
+            "amodal_head": joint,
+            "joint_input": arcnn.INPUT,
+            "detach": arcnn.DETACH,
+        }
+
+    def join(self, visible: Tensor, occlusion: Tensor) -> Tensor:
+        if self.joint_input == "probs":
+            visible, occlusion = visible.sigmoid(), occlusion.sigmoid()
+        return self.amodal_head(visible, occlusion)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class ARCNNAddMaskHead(JigsawMaskHead):
+    """ARCNN-add: the same two pieces, put together by a plain sum (Section 4.5).
+
+    Args:
+        sum_of: "logits" (v + o), "probs" (p_v + p_o, at most 1) or "noisy_or"
+            (1 - (1 - p_v)(1 - p_o)); the paper says only "directly adding the output".
+        pieces: see :class:`JigsawMaskHead`.
+    """
+
+    @configurable
+    def __init__(self, *, sum_of: str = "logits", **pieces: Any) -> None:
+        super().__init__(**pieces)
         if sum_of not in ("logits", "probs", "noisy_or"):
             raise ValueError(
                 f'MODEL.ARCNN_ADD.SUM is "{sum_of}"; choose "logits", "probs" or "noisy_or"'
             )
-        self.visible_head = visible_head
-        self.occlusion_head = occlusion_head
         self.sum_of = sum_of
-        self.detach = detach
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        return {
-            "visible_head": piece_head(cfg, input_shape),
-            "occlusion_head": piece_head(cfg, input_shape),
+        return super().from_config(cfg, input_shape) | {
             "sum_of": cfg.MODEL.ARCNN_ADD.SUM,
             "detach": cfg.MODEL.ARCNN_ADD.DETACH,
         }
 
-    def layers(self, x: Tensor) -> MaskLogits:
-        visible = self.visible_head.layers(x)
-        occlusion = self.occlusion_head.layers(x)
-        v, o = (visible.detach(), occlusion.detach()) if self.detach else (visible, occlusion)
+    def join(self, visible: Tensor, occlusion: Tensor) -> Tensor:
+        v, o = visible, occlusion
         if self.sum_of == "logits":
-            amodal = v + o
-        elif self.sum_of == "probs":
+            return v + o
+        if self.sum_of == "probs":
             # No gradient beyond 1; float, since half precision rounds 1 - eps to 1.
-            amodal = torch.logit(v.float().sigmoid() + o.float().sigmoid(), eps=1e-6)
-        else:
-            # p = 1 - (1-p_v)(1-p_o) has the odds p/(1-p) = e^v + e^o + e^(v+o).
-            amodal = torch.stack([v, o, v + o]).logsumexp(dim=0)
-        return MaskLogits(amodal, visible, occlusion)
+            return torch.logit(v.float().sigmoid() + o.float().sigmoid(), eps=1e-6)
+        # p = 1 - (1-p_v)(1-p_o) has the odds p/(1-p) = e^v + e^o + e^(v+o).
+        return torch.stack([v, o, v + o]).logsumexp(dim=0)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
