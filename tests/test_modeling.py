@@ -235,6 +235,12 @@ def test_an_option_that_would_be_ignored_is_refused(option: tuple, cure: str) ->
         arcnn.get_config("tabletop", "arcnn", options=["SOLVER.MAX_ITER", 3, *option])
 
 
+def test_overfitting_without_any_data_is_a_sentence() -> None:
+    cfg = arcnn.get_config("d2sa", "arcnn", options=["DATASETS.OVERFIT_IMAGES", 5])
+    with pytest.raises(FileNotFoundError, match="d2sa_train is not there: notebook 01_prepare"):
+        split_records(cfg, "train")
+
+
 def batch_of(cfg: CfgNode, images: int) -> list[dict]:
     mapper = AmodalDatasetMapper(cfg, is_train=True)
     return [mapper(record) for record in split_records(cfg, "train")[:images]]
