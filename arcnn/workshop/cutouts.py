@@ -1,14 +1,9 @@
-"""Whole objects, cut out of the photos of a modal data set.
+"""Full objects, cut out of the photos of a modal data set.
 
-A modal data set outlines what is seen of an object. Where nothing covers the object, that
-outline is its amodal mask too. Which objects these are is not written anywhere, so an object counts
-as whole if
-
-- it is one piece, and neither a crowd nor too small or too large,
-- it keeps its distance from the border of the photo,
-- and from every other annotated object: two that touch may cover each other.
-
-What covers an object without being annotated itself, a pole or a hand, goes unnoticed.
+Where nothing covers an object, its modal outline is its amodal mask too. No file says where that
+is, so an object counts as full if it is one piece, no crowd, not too small, and apart from the
+border of the photo and from every other annotated object: two that touch may cover each other. What
+covers it without being annotated itself, a pole or a hand, goes unnoticed.
 """
 
 import json
@@ -21,36 +16,38 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.image_files import image_path
-from arcnn.data.masks import RLE, to_rle
-from arcnn.data.reading import Problem
+from arcnn.data.image_files import Problem, check_image, image_path
+from arcnn.data.masks import RLE, encode, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
-CONTACT = 0.04  # share of the ring around an object that others may hold
-RING = 3  # pixels, the width of that ring
 SIDE = 24  # pixels, the shortest side of its box
-SHARE = 0.002, 0.5  # of its photo that an object takes up
-HALO = 2  # pixels along the outline whose colours come from farther inside
-
-LARGEST = 1.3  # a cut-out is kept so much larger than its photo would be at the size that is made
+RING = 3  # pixels, the width of a ring around it
+CONTACT = 0.04  # share of that ring that others may hold
 MARGIN = 4  # pixels around a cut-out, room for its soft edge
-ORIENTATION = 0x0112  # the EXIF tag
+UNUSABLE = (KeyError, TypeError, ValueError, OverflowError)  # what reading a bad entry raises
 
 
 class PhotoObject(NamedTuple):
-    """An annotated object of a photo."""
+    """An annotated object of a photo; once it is cut out, with its colours and a soft mask."""
 
     id: int
     category_id: int
+    source: dict[str, Any]  # ids of photo and annotation, licence
+    full: bool
     rle: RLE  # modal
-    whole: bool
-    small: RLE | None = None  # the same in an image of the size that is made
+    rgb: np.ndarray | None = None  # uint8 (h, w, 3); beyond the outline, colours from inside
+    alpha: np.ndarray | None = None  # uint8 (h, w)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool ``(h, w)``: where it is more than half opaque."""
+        return self.alpha > 127
 
 
 class Photo(NamedTuple):
     """A photo of the modal data set."""
 
-    id: int
+    id: int | str
     file_name: str
     height: int
     width: int
@@ -58,197 +55,105 @@ class Photo(NamedTuple):
     objects: list[PhotoObject]
 
 
-class CutOut(NamedTuple):
-    """An object with its soft edge; colours go on beyond the edge, so that none is of the photo."""
-
-    photo_id: int
-    object_id: int
-    category_id: int
-    license: Any
-    rgba: np.ndarray  # uint8 (h, w, 4), not premultiplied
-    photo_side: float  # pixels, geometric mean of the photo's sides, in the scale of ``rgba``
-
-
 def read_instances(path: str | Path) -> dict:
-    """The content of a COCO instances file.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no such file.
-    """
+    """The content of a COCO instances file; raises ValueError if it is no such file."""
     try:
         content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no COCO instances file: not JSON ({error})") from error
-    known = content if isinstance(content, dict) else {}
-    lists = ("images", "annotations", "categories")
-    missing = [name for name in lists if not isinstance(known.get(name), list)]
-    if missing:
-        raise ValueError(f"{path} is no COCO instances file: no list of {', no '.join(missing)}")
+        if missing := {"images", "annotations", "categories"}.difference(content):
+            raise ValueError(f"no list of {', no '.join(sorted(missing))}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no COCO instances file: {error}") from error
     return content
 
 
 def read_photos(content: dict, image_root: str | Path) -> tuple[list[Photo], list[Problem]]:
-    """The photos of a COCO instances file with their objects, those without objects as well.
-
-    Args:
-        content: see :func:`read_instances`.
-        image_root: folder of the photos; nobody looks into it here.
-
-    Returns:
-        The photos, and what was left out: photos and objects whose entries cannot be used.
-    """
-    photos: dict[int | str, Photo] = {}
-    problems = []
-    by_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
-            by_image[annotation["image_id"]].append(annotation)
-        else:
-            problems.append(
-                Problem("unreadable entry", "skipped", None, None, f"{annotation!r:.60}")
-            )
-    categories = [c.get("id") for c in content["categories"] if isinstance(c, dict)]
+    """The photos of a COCO instances file, without a look at them, and what was skipped: photos and
+    objects whose entries cannot be used."""
+    photos, outlines, problems = {}, defaultdict(list), []
     for image in content["images"]:
         try:
-            photo = _photo(image, image_root)
-        except ValueError as error:
-            number = image.get("id") if isinstance(image, dict) else None
-            problems.append(Problem("unusable image entry", "skipped", number, None, str(error)))
-            continue
-        if photo.id in photos:
-            detail = f"{photo.file_name}; the first is kept"
-            problems.append(Problem("duplicate image id", "skipped", photo.id, None, detail))
-            continue
-        found = []
-        for annotation in by_image[photo.id]:
-            try:
-                found.append((annotation, _outline(annotation, categories, photo)))
-            except (ValueError, TypeError) as error:
-                number = annotation.get("id")
-                problems.append(Problem("unusable object", "skipped", photo.id, number, str(error)))
-        objects = [
-            PhotoObject(a["id"], a["category_id"], rle, _is_whole(k, found, *photo[2:4]))
-            for k, (a, rle) in enumerate(found)
-        ]
-        photos[photo.id] = photo._replace(objects=objects)
+            number, path = image["id"], image_path(image_root, image["file_name"])
+            size = int(image["height"]), int(image["width"])
+            photos[number] = Photo(number, path, *size, image.get("license"), [])
+        except UNUSABLE as error:
+            problems.append(Problem("bad photo", "skipped", image.get("id"), None, repr(error)))
+    categories = {c.get("id") for c in content["categories"]}
+    for entry in content["annotations"]:
+        try:
+            photo, category = photos.get(entry["image_id"]), entry["category_id"]
+            if category not in categories or "id" not in entry:
+                raise ValueError(f"no id, or unknown category id {category}")
+            if photo is not None:
+                rle, _ = to_rle(entry["segmentation"], photo.height, photo.width)
+                outlines[photo.id].append((entry, rle))
+        except UNUSABLE as error:
+            problems.append(Problem("bad object", "skipped", None, entry.get("id"), repr(error)))
+    for photo in photos.values():
+        photo.objects.extend(_objects(photo, outlines[photo.id]))
     return list(photos.values()), problems
 
 
-def _photo(image: Any, image_root: str | Path) -> Photo:
-    """A photo without its objects.
-
-    Raises:
-        ValueError: the entry is not complete, or leads out of the folder.
-    """
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
-        raise ValueError(f"no id in {image!r:.60}")
-    if not isinstance(image.get("file_name"), str):
-        raise ValueError("no file_name")
-    for name in ("height", "width"):
-        value = image.get(name)
-        if not isinstance(value, int | float) or value < 1 or not float(value).is_integer():
-            raise ValueError(f"{name} is {value!r}, which is no number of pixels")
-    path = image_path(image_root, image["file_name"])
-    size = int(image["height"]), int(image["width"])
-    return Photo(image["id"], path, *size, image.get("license"), [])
+def _objects(photo: Photo, outlines: list[tuple[dict, RLE]]) -> list[PhotoObject]:
+    objects, masks = [], [mask_util.decode(rle) for _, rle in outlines]
+    number_of = sum(masks)
+    for (annotation, rle), mask in zip(outlines, masks, strict=True):
+        single = not annotation.get("iscrowd") and len(annotation["segmentation"]) == 1
+        full = single and _is_apart(mask > 0, number_of > mask)
+        number, category = annotation["id"], annotation["category_id"]
+        source = {"image_id": photo.id, "annotation_id": number, "license": photo.license}
+        objects.append(PhotoObject(number, category, source, full, rle))
+    return objects
 
 
-def _outline(annotation: dict, categories: list, photo: Photo) -> RLE:
-    """The mask of an object.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
-    for name in ("id", "category_id", "segmentation"):
-        if name not in annotation:
-            raise ValueError(f"no {name}")
-    if annotation["category_id"] not in categories:
-        raise ValueError(f"unknown category id {annotation['category_id']}")
-    return to_rle(annotation["segmentation"], photo.height, photo.width)[0]
-
-
-def open_rgb(file_name: str, size: tuple[int, int] | None = None) -> Image.Image:
-    """A photo as RGB, upright.
-
-    Args:
-        size: ``(W, H)`` to give it, pixels.
-
-    Raises:
-        OSError: it is missing or unreadable.
-    """
-    with Image.open(file_name) as image:
-        # As arcnn.data.image_files.check_image has it: JPEG files alone may lie on their side.
-        turn = image.getexif().get(ORIENTATION, 1) if image.format == "JPEG" else 1
-        if size is not None:  # JPEG files are decoded at a half or a quarter of their size
-            image.draft("RGB", size[::-1] if turn >= 5 else size)
-        upright = ImageOps.exif_transpose(image) if turn != 1 else image
-        rgb = upright.convert("RGB")
-    return rgb if size is None else rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-
-
-def _is_whole(k: int, found: list[tuple[dict, RLE]], height: int, width: int) -> bool:
-    annotation, rle = found[k]
-    if annotation.get("iscrowd") or not isinstance(annotation["segmentation"], list):
+def _is_apart(mask: np.ndarray, others: np.ndarray) -> bool:
+    """Whether an object is large enough, and apart from border and others; bool ``(H, W)``."""
+    inner = mask[BORDER:-BORDER, BORDER:-BORDER]
+    if not inner.any() or np.count_nonzero(inner) < np.count_nonzero(mask):
         return False
-    if len(annotation["segmentation"]) != 1:  # several pieces: something lies in between
+    if min(mask.any(axis=k).sum() for k in (0, 1)) < SIDE or (others & mask).any():
         return False
-    x, y, w, h = mask_util.toBbox(rle)
-    if min(x, y) < BORDER or x + w > width - BORDER or y + h > height - BORDER:
-        return False
-    share = mask_util.area(rle) / (height * width)
-    if min(w, h) < SIDE or not SHARE[0] <= share <= SHARE[1]:
-        return False
-    rows, columns = _window(rle, RING, height, width)
-    mask = mask_util.decode(rle)[rows, columns].astype(bool)
     ring = ndimage.binary_dilation(mask, iterations=RING) & ~mask
-    others = [other for j, (_, other) in enumerate(found) if j != k]
-    if not others:
-        return True
-    together = mask_util.decode(mask_util.merge(others))[rows, columns].astype(bool)
-    return (together & ring).sum() <= CONTACT * ring.sum() and not (together & mask).any()
+    return np.count_nonzero(others & ring) <= CONTACT * np.count_nonzero(ring)
 
 
-def _window(rle: RLE, margin: int, height: int, width: int) -> tuple[slice, slice]:
-    x, y, w, h = (int(k) for k in mask_util.toBbox(rle))
-    return (
-        slice(max(y - margin, 0), min(y + h + margin, height)),
-        slice(max(x - margin, 0), min(x + w + margin, width)),
-    )
+def open_rgb(file_name: str, width: int, height: int) -> np.ndarray:
+    """A photo, upright and of this size, uint8 ``(H, W, 3)`` RGB; raises OSError."""
+    with Image.open(file_name) as image:
+        image.draft("RGB", (min(width, height),) * 2)  # a half or a quarter of a JPEG file's size
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(rgb.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def cut_out(photo: Photo, found: PhotoObject, image: np.ndarray, image_size: int) -> CutOut:
-    """An object with a soft edge, :data:`LARGEST` times as large as it would be in its photo with
-    a longest side of ``image_size`` pixels, or as large as it is.
+def prepare(
+    photo: Photo, image_size: int, image_root: str | Path, allow_links: bool
+) -> Photo | Problem:
+    """A photo with a longest side of ``image_size`` pixels and with masks to it, its full objects
+    cut out; or what is wrong with it."""
+    record = photo._asdict() | {"image_id": photo.id}
+    problem = check_image(Path(image_root), record, decode=True, allow_links=allow_links)
+    if problem is not None and problem.action == "skipped":
+        return problem
+    scale = image_size / max(photo.height, photo.width)
+    width, height = (max(round(scale * k), 1) for k in (photo.width, photo.height))
+    pixels, objects = open_rgb(record["file_name"], width, height), []
+    for one in photo.objects:
+        mask = Image.fromarray(mask_util.decode(one.rle) * np.uint8(255))
+        soft = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
+        if (soft > 127).any():
+            one = one._replace(rle=encode(soft[None] > 127)[0])
+            objects.append(_cut_out(one, soft, pixels) if one.full else one)
+    return Photo(photo.id, record["file_name"], height, width, photo.license, objects)
 
-    Args:
-        image: the photo, uint8 ``(H, W, 3)`` RGB.
-    """
-    rows, columns = _window(found.rle, MARGIN, photo.height, photo.width)
-    mask = mask_util.decode(found.rle)[rows, columns].astype(bool)
-    colors = image[rows, columns]
+
+def _cut_out(one: PhotoObject, soft: np.ndarray, pixels: np.ndarray) -> PhotoObject:
+    """With what an object shows in a photo ``(H, W, 3)``, by its mask ``(H, W)``; both uint8."""
+    places = np.argwhere(soft > 127)
+    (top, left), (bottom, right) = np.maximum(places.min(0) - MARGIN, 0), places.max(0) + MARGIN + 1
+    alpha, pixels = soft[top:bottom, left:right], pixels[top:bottom, left:right]
     # Outlines of people's making run a little beside the object: along them the old background
     # would show. Colours from inside replace it, and continue beyond the edge.
-    inner = ndimage.binary_erosion(mask, iterations=HALO)
-    if inner.sum() < 0.4 * mask.sum():
-        inner = mask
+    inner = ndimage.binary_erosion(alpha > 127, np.ones((3, 3)))
+    if inner.sum() < 0.4 * (alpha > 127).sum():
+        inner = alpha > 127
     nearest = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
-    colors = colors[tuple(nearest)]
-    rgba = np.dstack([colors, np.where(mask, 255, 0).astype(np.uint8)])
-    scale = min(1.0, LARGEST * image_size / max(photo.height, photo.width))
-    height, width = (max(round(scale * k), 1) for k in mask.shape)
-    patch = Image.fromarray(rgba, "RGBA") if scale == 1 else None
-    if patch is None:
-        bands = [
-            Image.fromarray(rgba[..., k]).resize((width, height), Image.Resampling.BOX)
-            for k in range(4)
-        ]
-        patch = Image.merge("RGBA", bands)
-    return CutOut(
-        photo.id,
-        found.id,
-        found.category_id,
-        photo.license,
-        np.asarray(patch),
-        scale * float(np.sqrt(photo.height * photo.width)),
-    )
+    return one._replace(rgb=pixels[tuple(nearest)], alpha=alpha)

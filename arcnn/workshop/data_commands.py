@@ -38,10 +38,9 @@ def _synthesize(arguments: argparse.Namespace) -> int:
     recipe = Recipe(
         image_size=arguments.image_size,
         objects=tuple(arguments.objects),
-        occluders=tuple(arguments.occluders),
+        occluders=arguments.occluders,
         scale=tuple(arguments.scale),
         sizes=tuple(arguments.sizes),
-        region=tuple(arguments.region),
         rates=rates,
         seed=arguments.seed,
     )
@@ -105,7 +104,7 @@ def _add_synthesize(commands: Any) -> None:
     command = commands.add_parser(
         "synthesize",
         help="make amodal data from a COCO-format modal data set",
-        description="Cut whole objects out of photos and paste them over other photos.",
+        description="Cut full objects out of photos and paste them over other photos.",
     )
     command.add_argument("file", type=Path, help="COCO instances file")
     command.add_argument("--images", type=Path, required=True, help="folder of its images")
@@ -115,7 +114,6 @@ def _add_synthesize(commands: Any) -> None:
     command.add_argument("--image-size", type=int, default=320, help="longest side, pixels")
     for name, kind, low, high, words in (
         ("objects", int, 3, 6, "objects pasted into an image"),
-        ("occluders", int, 1, 2, "objects that cover an occluded one: the most always holds"),
         ("scale", float, 0.7, 1.4, "size, relative to that in an object's own photo"),
         ("sizes", float, 0.1, 0.5, "square root of an object's area, by that of the image's"),
     ):
@@ -127,14 +125,7 @@ def _add_synthesize(commands: Any) -> None:
             metavar=("LOW", "HIGH"),
             help=words,
         )
-    command.add_argument(
-        "--region",
-        type=float,
-        nargs=4,
-        default=(0, 0, 1, 1),
-        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
-        help="where centres of freely placed objects lie, as shares of the image's sides",
-    )
+    command.add_argument("--occluders", type=int, default=2, help="most that cover one object")
     command.add_argument(
         "--rates", type=Path, help="amodal annotation file to match (default: COCOA-cls, a sample)"
     )
