@@ -11,6 +11,7 @@ last line on stderr says what is wrong and what to do.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -19,13 +20,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 # Everything runs in that folder; the other paths are relative to it.
 VENV = Path(".venv")
 PYTHON = VENV / "bin/python"
 READY = VENV / ".ready"  # written when the environment is complete
-BUSY = VENV / ".busy"  # the number of the process that is at work
 LOCK = Path("requirements.lock")
 DETECTRON2 = Path("arcnn/workshop/install_detectron2.py")
 MADE_FROM = (LOCK, Path("pyproject.toml"), DETECTRON2)
@@ -39,9 +40,6 @@ arcnn, *others = map(find_spec, ("arcnn", "detectron2", "torch"))
 print(arcnn.origin if arcnn and all(others) else "")"""
 # In MB: the Linux build of PyTorch brings its CUDA libraries along. make hands on another number.
 SPACE_NEEDED = os.environ.get("space_needed", 7000 if sys.platform == "linux" else 2500)  # noqa: SIM112
-# pip takes no orders from the user's configuration that would break the set-up, and keeps quiet.
-PIP_SETTINGS = {"PIP_USER": "0", "PIP_NO_INPUT": "1"}
-PIP_SETTINGS.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_ROOT_USER_ACTION="ignore")
 AGAIN = "then run the same command again"
 
 
@@ -52,16 +50,13 @@ class SetupError(SystemExit):
         super().__init__(f"Set-up: {sentence}")
 
 
-def say(step: str) -> None:
-    """Print what comes next, before the commands that it is made of say anything."""
-    print(f"Set-up{step}", flush=True)
-
-
 def run(*command: str | Path, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command as the set-up does; one that cannot be run at all has exit code 127."""
-    # What lies on PYTHONPATH, pip would take for installed.
+    # What lies on PYTHONPATH, pip would take for installed. pip takes no orders from the user's
+    # configuration that would break the set-up, and keeps quiet.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment.update(PIP_SETTINGS)
+    environment.update(PIP_USER="0", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
+    environment.update(PIP_DISABLE_PIP_VERSION_CHECK="1")
     try:
         return subprocess.run(command, env=environment, capture_output=capture, text=True)
     except OSError as error:
@@ -79,32 +74,21 @@ def fingerprint() -> list[bytes]:
     return [contents.hexdigest().encode(), os.fsencode(os.getcwd())]
 
 
-def runs(process: str) -> bool:
-    """Whether there is a process of this number, other than the one that asks."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, OSError):
-        return False
-    return int(process) != os.getpid()
-
-
-def claim() -> None:
-    """Note that this process is at work; two would pull the ground from under each other."""
+def claim() -> IO[bytes]:
+    """Lock the folder while the result is open; two set-ups would pull the ground from under each
+    other."""
     try:
         VENV.mkdir(exist_ok=True)
-        BUSY.touch()
+        held = LOCK.open("r+b")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SetupError(f"another set-up is at work here; wait for it, {AGAIN}.") from error
     except OSError as error:
         raise SetupError(
             f"{os.getcwd()} cannot be written to; copy the kit into a folder of yours, or give an "
             "environment of your own with BIN=<environment>/bin."
         ) from error
-    other = BUSY.read_text().strip()
-    if runs(other):
-        raise SetupError(
-            f"another set-up is at work here (process {other}); wait for it, {AGAIN} (if there is "
-            f"none, remove {BUSY})."
-        )
-    BUSY.write_text(f"{os.getpid()}\n")
+    return held
 
 
 def choose_python(given: str) -> str:
@@ -137,19 +121,19 @@ def make_anew(python: str) -> None:
             "the kit on a larger disk."
         )
     version = run(python, "--version", capture=True).stdout.strip()
-    say(f" 1/4: a new environment in .venv, with {version}.")
+    print(f"Set-up 1/4: a new environment in .venv, with {version}.", flush=True)
     if run(python, "-m", "venv", "--clear", VENV).returncode:
         raise SetupError(f"the environment could not be made (see above); put that right, {AGAIN}.")
-    claim()  # --clear took the note away
 
 
 def install() -> None:
     """Steps 2 to 4: whatever the environment lacks, or has in another version than the lock."""
     pip = (PYTHON, "-m", "pip")
     options = ("install", "-qq", "--no-deps", "--no-build-isolation")
-    say(
-        " 2/4: the packages of requirements.lock (a large download the first time, several "
-        "minutes)."
+    print(
+        "Set-up 2/4: the packages of requirements.lock (a large download the first time, several "
+        "minutes).",
+        flush=True,
     )
     # Some packages come as Python source alone. They are built with the setuptools of the lock,
     # installed first, not with whatever setuptools is the newest today.
@@ -163,10 +147,10 @@ def install() -> None:
                 "and is there room in this folder and in the one for temporary files "
                 f"({os.environ.get('TMPDIR') or '/tmp'})? Put that right, {AGAIN}."
             )
-    say(" 3/4: detectron2.")
+    print("Set-up 3/4: detectron2.", flush=True)
     if run(PYTHON, DETECTRON2).returncode:
         sys.exit(1)  # it has said what is wrong
-    say(" 4/4: this kit, and a last check.")
+    print("Set-up 4/4: this kit, and a last check.", flush=True)
     ended = run(*pip, *options, "--no-index", "--editable", ".")
     if ended.returncode == 0:
         ended = run(*pip, "check", capture=True)
@@ -184,18 +168,15 @@ def set_up(given: str = "") -> None:
     # The environment's Python may be gone: an upgrade of the system takes it away.
     if found == wanted and os.access(PYTHON, os.X_OK):
         return
-    claim()
-    try:
+    with claim():
         # A finished environment of this very place is brought up to date; all else starts anew.
         if found[1:] == wanted[1:] and works(PYTHON, "-c", SUPPORTED):
-            say(": what the environment is made from has changed; bringing it up to date.")
+            print("Set-up: what the environment is made from has changed; bringing it up to date.")
             READY.unlink()
         else:
             make_anew(choose_python(given))
         install()
         READY.write_bytes(b"\n".join(wanted))
-    finally:
-        BUSY.unlink(missing_ok=True)
 
 
 def look_at(folder: str) -> None:
