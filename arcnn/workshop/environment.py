@@ -43,20 +43,18 @@ SPACE_NEEDED = os.environ.get("space_needed", 7000 if sys.platform == "linux" el
 AGAIN = "then run the same command again"
 
 
-class SetupError(SystemExit):
-    """Ends the program with a sentence that says what is wrong and what to do."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(f"Set-up: {sentence}")
+def failure(sentence: str) -> SystemExit:
+    """What ends the program with a sentence that says what is wrong and what to do."""
+    return SystemExit(f"Set-up: {sentence}")
 
 
 def run(*command: str | Path, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command as the set-up does; one that cannot be run at all has exit code 127."""
     # What lies on PYTHONPATH, pip would take for installed. pip takes no orders from the user's
     # configuration that would break the set-up, and keeps quiet.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment.update(PIP_USER="0", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
-    environment.update(PIP_DISABLE_PIP_VERSION_CHECK="1")
+    settings = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    environment = dict(os.environ, **settings, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    environment.pop("PYTHONPATH", None)
     try:
         return subprocess.run(command, env=environment, capture_output=capture, text=True)
     except OSError as error:
@@ -82,9 +80,9 @@ def claim() -> IO[bytes]:
         held = LOCK.open("r+b")
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise SetupError(f"another set-up is at work here; wait for it, {AGAIN}.") from error
+        raise failure(f"another set-up is at work here; wait for it, {AGAIN}.") from error
     except OSError as error:
-        raise SetupError(
+        raise failure(
             f"{os.getcwd()} cannot be written to; copy the kit into a folder of yours, or give an "
             "environment of your own with BIN=<environment>/bin."
         ) from error
@@ -92,17 +90,15 @@ def claim() -> IO[bytes]:
 
 
 def choose_python(given: str) -> str:
-    """The Python to make the environment with: the given one, or the first that is new enough."""
+    """The given Python, or the first that is new enough."""
     for candidate in [given] if given else CANDIDATES:
         if works(candidate, "-c", SUPPORTED):
             return candidate
-    if given:
-        raise SetupError(
-            f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give one that is, or "
-            "leave PYTHON out."
-        )
-    raise SetupError(
-        "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
+    raise failure(
+        f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give one that is, or leave "
+        "PYTHON out."
+        if given
+        else "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
         "PYTHON=/path/to/python3."
     )
 
@@ -110,30 +106,29 @@ def choose_python(given: str) -> str:
 def make_anew(python: str) -> None:
     """Step 1: an empty environment in the place of whatever is there."""
     if not works(python, "-c", "import venv, ensurepip"):
-        raise SetupError(
+        raise failure(
             f"{python} cannot make environments (venv or ensurepip is missing); on Debian and "
             "Ubuntu install the package python3-venv, then try again."
         )
     free = shutil.disk_usage(".").free // 2**20
     if free < int(SPACE_NEEDED):
-        raise SetupError(
+        raise failure(
             f"{free} MB are free here, about {SPACE_NEEDED} are needed; free some space, or put "
             "the kit on a larger disk."
         )
     version = run(python, "--version", capture=True).stdout.strip()
-    print(f"Set-up 1/4: a new environment in .venv, with {version}.", flush=True)
+    print(f"Set-up 1/4: a new environment in .venv, with {version}.")
     if run(python, "-m", "venv", "--clear", VENV).returncode:
-        raise SetupError(f"the environment could not be made (see above); put that right, {AGAIN}.")
+        raise failure(f"the environment could not be made (see above); put that right, {AGAIN}.")
 
 
 def install() -> None:
     """Steps 2 to 4: whatever the environment lacks, or has in another version than the lock."""
     pip = (PYTHON, "-m", "pip")
-    options = ("install", "-qq", "--no-deps", "--no-build-isolation")
+    pip_install = (*pip, "install", "-qq", "--no-deps", "--no-build-isolation")
     print(
         "Set-up 2/4: the packages of requirements.lock (a large download the first time, several "
-        "minutes).",
-        flush=True,
+        "minutes)."
     )
     # Some packages come as Python source alone. They are built with the setuptools of the lock,
     # installed first, not with whatever setuptools is the newest today.
@@ -141,22 +136,22 @@ def install() -> None:
     first.write_text("".join(re.findall(r"(?ms)^setuptools==.*?(?=^[^ #]|\Z)", LOCK.read_text())))
     for lock in (first, LOCK):
         hashed = ("--require-hashes", "--use-pep517", "--requirement", lock)
-        if run(*pip, *options, *hashed).returncode:
-            raise SetupError(
+        if run(*pip_install, *hashed).returncode:
+            raise failure(
                 "the packages could not be installed (pip's words are above). Is the network up, "
                 "and is there room in this folder and in the one for temporary files "
                 f"({os.environ.get('TMPDIR') or '/tmp'})? Put that right, {AGAIN}."
             )
-    print("Set-up 3/4: detectron2.", flush=True)
+    print("Set-up 3/4: detectron2.")
     if run(PYTHON, DETECTRON2).returncode:
         sys.exit(1)  # it has said what is wrong
-    print("Set-up 4/4: this kit, and a last check.", flush=True)
-    ended = run(*pip, *options, "--no-index", "--editable", ".")
+    print("Set-up 4/4: this kit, and a last check.")
+    ended = run(*pip_install, "--no-index", "--editable", ".")
     if ended.returncode == 0:
         ended = run(*pip, "check", capture=True)
     if ended.returncode:
-        print(ended.stdout or "", ended.stderr or "", flush=True)
-        raise SetupError(
+        print(ended.stdout or "", ended.stderr or "")
+        raise failure(
             f"the environment is not whole (see above); remove the folder {VENV}, {AGAIN}."
         )
 
@@ -206,13 +201,14 @@ def look_at(folder: str) -> None:
 def main(arguments: list[str]) -> None:
     """Do what the module's docstring says."""
     os.chdir(ROOT)
+    sys.stdout.reconfigure(line_buffering=True)  # before what the commands say
     try:
         if arguments[:1] == ["--own"]:
             look_at(arguments[1])
         else:
             set_up(*arguments)
     except OSError as error:
-        raise SetupError(f"{error}; put that right, {AGAIN}.") from error
+        raise failure(f"{error}; put that right, {AGAIN}.") from error
     except KeyboardInterrupt:
         sys.exit(130)
 
