@@ -251,35 +251,40 @@ def test_labelme_files_become_an_annotation_file(tmp_path: Path) -> None:
     assert decode_masks(cup)["occlusion"].sum() == 18
 
 
-def test_what_is_wrong_with_labelme_files_is_listed(tmp_path: Path) -> None:
-    shapes = [("cup amodal", 1, WHOLE), ("cup visible", None, SEEN), ("pen visible", 2, SEEN)]
-    (tmp_path / "a.json").write_text(json.dumps(labelme(*shapes)))
-    (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(ConversionError) as caught:
-        labelme_to_cocoa([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out.json")
-    text = str(caught.value)
-    assert "no group_id" in text and "group 1 has no visible" in text
-    assert "group 2 has no amodal" in text and "b.json: not a labelme file" in text
-    assert not (tmp_path / "out.json").exists()
-
-
-def test_shapes_that_say_too_little_are_listed(tmp_path: Path) -> None:
-    content = labelme(("cup", 1, WHOLE), ("cup", 2, WHOLE), ("cup", 3, [[1, 2], [3]]))
+def test_what_is_wrong_with_labelme_files_is_listed_at_once(tmp_path: Path) -> None:
+    line = [[2, 2], [8, 2], [5, 2]]
+    content = labelme(
+        *(("cup", 1, WHOLE), ("cup", 2, WHOLE), ("cup", 3, [[1, 2], [3]]), ("cup", [1], WHOLE)),
+        *(("cup visible", None, SEEN), ("pen", None, line), ("cup amodal", 6, WHOLE)),
+        *(
+            ("pen visible", 7, SEEN),
+            ("pen amodal", 9, SEEN),
+            ("pen visible", 9, [[6, 2], *WHOLE[1:3]]),
+        ),
+    )
     del content["shapes"][0]["label"], content["shapes"][1]["points"]
-    content["shapes"] += [5, content["shapes"][2] | {"points": WHOLE, "group_id": [1]}]
-    flat = labelme(("cup", None, [[2, 2], [8, 2], [5, 2]]))["shapes"][0]
-    aside = labelme(("pen amodal", 9, SEEN), ("pen visible", 9, [[6, 2], [8, 2], [8, 8]]))["shapes"]
-    content["shapes"] += [flat, *aside]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    (tmp_path / "b.json").write_text(json.dumps(labelme(("cup", None, WHOLE))))
+    content["shapes"].append(5)
+    texts = {"a": json.dumps(content), "b": json.dumps(labelme(("cup", None, WHOLE))), "c": "{}"}
+    files = [tmp_path / f"{name}.json" for name in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        file.write_text(text)
     with pytest.raises(ConversionError) as caught:
-        labelme_to_cocoa([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out.json")
-    text = str(caught.value)
-    for said in ("shape 0 has no label", "shape 1 (cup) has no points", "shape 2 (cup) has no"):
-        assert said in text
-    assert "shape 3 has no label" in text and "shape 4 (cup) has a group_id" in text
-    assert "the amodal mask has no pixel" in text and "apart from the amodal" in text
-    assert f"b.json: its image desk.png is that of {tmp_path / 'a.json'}" in text
+        labelme_to_cocoa(files, tmp_path / "out.json")
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        "a.json: shape 0 has no label",
+        "a.json: shape 1 (cup) has no points x, y",
+        "a.json: shape 2 (cup) has no points x, y",
+        "a.json: shape 3 (cup) has a group_id that is no number: [1]",
+        "a.json: shape 4 (cup visible) has no group_id",
+        "a.json: shape 10 has no label",
+        "a.json: group 6 has no visible outline",
+        "a.json: group 7 has no amodal outline",
+        "b.json: its image desk.png is that of a.json as well",
+        "c.json: not a labelme file: KeyError('imageHeight')",
+        "a.json: shape 5: the amodal mask has no pixel",
+        "a.json: group 9: the visible mask lies apart from the amodal one",
+    ]
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_what_a_conversion_mends_is_listed_and_counted(
