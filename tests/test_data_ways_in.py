@@ -59,22 +59,23 @@ def test_an_archive_is_unpacked_where_it_should_be(tmp_path: Path) -> None:
     assert not unpacked.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "C:\\evil", "..\\evil"])
-def test_a_path_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    as_tar = tar_of(tmp_path / "a.tgz", ("good", tarfile.REGTYPE), (name, tarfile.REGTYPE))
-    for archive in (zip_of(tmp_path / "a.zip", "good", name), as_tar):
-        with pytest.raises(UnsafeArchive, match="leads out of the folder; nothing unpacked"):
-            unpack(archive, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+REGULAR = ("good", tarfile.REGTYPE)
+OUT, LINK = "leads out of the folder", "'x' is a link or a device"
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
-    # Of the two called x the first is bad, and the second would be written where it leads.
-    members = [("good", tarfile.REGTYPE), ("x", kind), ("x", tarfile.REGTYPE)]
-    as_zip = zip_of(tmp_path / "a.zip", "good", "x", link=True)
-    for archive in (tar_of(tmp_path / "a.tgz", *members), as_zip):
-        with pytest.raises(UnsafeArchive, match="'x' is a link or a device; nothing unpacked"):
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        *((n, tarfile.REGTYPE, OUT) for n in ("../evil", "/evil", "a/../../evil", "C:\\evil")),
+        ("..\\evil", tarfile.REGTYPE, OUT),
+        *(("x", kind, LINK) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)),
+    ],
+)
+def test_what_would_leave_the_folder_is_refused(name, kind, said, tmp_path: Path) -> None:
+    # Of two called x the first is bad, and the second would be written where it leads.
+    as_tar = tar_of(tmp_path / "a.tgz", REGULAR, (name, kind), (name, tarfile.REGTYPE))
+    for archive in (zip_of(tmp_path / "a.zip", "good", name, link=said == LINK), as_tar):
+        with pytest.raises(UnsafeArchive, match=f"{said}; nothing unpacked"):
             unpack(archive, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -99,13 +100,12 @@ def test_a_damaged_archive_is_a_sentence(tmp_path: Path) -> None:
     encrypted = bytearray(zip_of(tmp_path / "a.zip", "1.jpg").read_bytes())
     encrypted[6] |= 1
     encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
-    for content in (damaged, as_tar[:-20], wrong_sum, bytes(encrypted)):
+    broken = r"b cannot be unpacked \(.*fetch it again"
+    cases = [(content, broken) for content in (damaged, as_tar[:-20], wrong_sum, bytes(encrypted))]
+    none = "neither a zip nor a tar archive, or it is cut off"
+    for content, said in [*cases, (b"no archive", none), (whole[:-30], none)]:
         (tmp_path / "b").write_bytes(content)
-        with pytest.raises(ValueError, match=r"b cannot be unpacked \(.*fetch it again"):
-            unpack(tmp_path / "b", tmp_path / "out")
-    for content in (b"no archive", whole[:-30]):
-        (tmp_path / "b").write_bytes(content)
-        with pytest.raises(ValueError, match="neither a zip nor a tar archive, or it is cut off"):
+        with pytest.raises(ValueError, match=said):
             unpack(tmp_path / "b", tmp_path / "out")
     with pytest.raises(ValueError, match="No such file"):
         unpack(tmp_path / "absent.zip", tmp_path / "out")
@@ -120,11 +120,8 @@ class Server(http.server.ThreadingHTTPServer):
 
     def source(self, name: str, known_hash: str = "") -> Source:
         address = f"http://127.0.0.1:{self.server_port}/{name}"
-        return Source("images", "here", "1 kB", "none", "made", address, known_hash or self.hash)
-
-    @property
-    def hash(self) -> str:
-        return "md5:" + hashlib.md5(self.content).hexdigest()
+        own_hash = "md5:" + hashlib.md5(self.content).hexdigest()
+        return Source("made", "images", "here", address, known_hash or own_hash)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -191,19 +188,14 @@ def test_nothing_is_fetched_that_was_not_asked_for(
         fetch("cityscapes", tmp_path)
 
 
-def test_what_has_an_address_has_a_hash() -> None:
-    for source in (source for sources in SOURCES.values() for source in sources):
-        assert bool(source.address) == bool(source.known_hash), source
-
-
 def test_the_table_in_the_readme_says_what_the_sources_say() -> None:
     readme = (ROOT / "data/README.md").read_text(encoding="utf-8").replace("`", "")
     table = [line for line in readme.splitlines() if line.startswith("| ")]
     own = [line for line in table[1:] if line.startswith(("| tabletop/", "| own/"))]
-    direct = {True: " (direct)", False: ""}
+    sources = [source for of_dataset in SOURCES.values() for source in of_dataset]
+    assert all(bool(source.address) == bool(source.known_hash) for source in sources)
     rows = [
-        f"| {s.put} | {s.what}; {s.size} | {s.where}{direct[bool(s.address)]}; {s.terms} |"
-        for sources in SOURCES.values()
+        f"| {s.put} | {s.what} | {s.where.replace(';', ' (direct);') if s.address else s.where} |"
         for s in sources
     ]
     assert [line for line in table[1:] if line not in own] == rows and len(own) == 2
@@ -233,13 +225,7 @@ def labelme(*shapes: tuple) -> dict:
         "imageHeight": 10,
         "imageWidth": 12,
         "shapes": [
-            {
-                "label": label,
-                "group_id": group,
-                "shape_type": "polygon",
-                "flags": {},
-                "points": points,
-            }
+            {"label": label, "group_id": group, "shape_type": "polygon", "points": points}
             for label, group, points in shapes
         ],
     }
@@ -265,35 +251,40 @@ def test_labelme_files_become_an_annotation_file(tmp_path: Path) -> None:
     assert decode_masks(cup)["occlusion"].sum() == 18
 
 
-def test_what_is_wrong_with_labelme_files_is_listed(tmp_path: Path) -> None:
-    shapes = [("cup amodal", 1, WHOLE), ("cup visible", None, SEEN), ("pen visible", 2, SEEN)]
-    (tmp_path / "a.json").write_text(json.dumps(labelme(*shapes)))
-    (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(ConversionError) as caught:
-        labelme_to_cocoa([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out.json")
-    text = str(caught.value)
-    assert "no group_id" in text and "group 1 has no visible" in text
-    assert "group 2 has no amodal" in text and "b.json: not a labelme file" in text
-    assert not (tmp_path / "out.json").exists()
-
-
-def test_shapes_that_say_too_little_are_listed(tmp_path: Path) -> None:
-    content = labelme(("cup", 1, WHOLE), ("cup", 2, WHOLE), ("cup", 3, [[1, 2], [3]]))
+def test_what_is_wrong_with_labelme_files_is_listed_at_once(tmp_path: Path) -> None:
+    line = [[2, 2], [8, 2], [5, 2]]
+    content = labelme(
+        *(("cup", 1, WHOLE), ("cup", 2, WHOLE), ("cup", 3, [[1, 2], [3]]), ("cup", [1], WHOLE)),
+        *(("cup visible", None, SEEN), ("pen", None, line), ("cup amodal", 6, WHOLE)),
+        *(
+            ("pen visible", 7, SEEN),
+            ("pen amodal", 9, SEEN),
+            ("pen visible", 9, [[6, 2], *WHOLE[1:3]]),
+        ),
+    )
     del content["shapes"][0]["label"], content["shapes"][1]["points"]
-    content["shapes"] += [5, content["shapes"][2] | {"points": WHOLE, "group_id": [1]}]
-    flat = labelme(("cup", None, [[2, 2], [8, 2], [5, 2]]))["shapes"][0]
-    aside = labelme(("pen amodal", 9, SEEN), ("pen visible", 9, [[6, 2], [8, 2], [8, 8]]))["shapes"]
-    content["shapes"] += [flat, *aside]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    (tmp_path / "b.json").write_text(json.dumps(labelme(("cup", None, WHOLE))))
+    content["shapes"].append(5)
+    texts = {"a": json.dumps(content), "b": json.dumps(labelme(("cup", None, WHOLE))), "c": "{}"}
+    files = [tmp_path / f"{name}.json" for name in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        file.write_text(text)
     with pytest.raises(ConversionError) as caught:
-        labelme_to_cocoa([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out.json")
-    text = str(caught.value)
-    for said in ("shape 0 has no label", "shape 1 (cup) has no points", "shape 2 (cup) has no"):
-        assert said in text
-    assert "shape 3 has no label" in text and "shape 4 (cup) has a group_id" in text
-    assert "the amodal mask has no pixel" in text and "apart from the amodal" in text
-    assert f"b.json: its image desk.png is that of {tmp_path / 'a.json'}" in text
+        labelme_to_cocoa(files, tmp_path / "out.json")
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        "a.json: shape 0 has no label",
+        "a.json: shape 1 (cup) has no points x, y",
+        "a.json: shape 2 (cup) has no points x, y",
+        "a.json: shape 3 (cup) has a group_id that is no number: [1]",
+        "a.json: shape 4 (cup visible) has no group_id",
+        "a.json: shape 10 has no label",
+        "a.json: group 6 has no visible outline",
+        "a.json: group 7 has no amodal outline",
+        "b.json: its image desk.png is that of a.json as well",
+        "c.json: not a labelme file: KeyError('imageHeight')",
+        "a.json: shape 5: the amodal mask has no pixel",
+        "a.json: group 9: the visible mask lies apart from the amodal one",
+    ]
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_what_a_conversion_mends_is_listed_and_counted(
@@ -317,7 +308,7 @@ def test_a_mask_may_be_told_by_a_flag_or_the_description(tmp_path: Path) -> None
     ]
     content = labelme(*shapes)
     for k, kind in enumerate(("amodal", "visible")):
-        content["shapes"][2 + k]["flags"] = {kind: True}
+        content["shapes"][2 + k]["flags"] = {kind: True, "other": False}
         content["shapes"][4 + k]["description"] = kind.upper()
     (tmp_path / "desk.json").write_text(json.dumps(content))
     call = ["convert", str(tmp_path / "desk.json"), "--out", str(tmp_path / "own.json")]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -65,34 +65,34 @@ def members(source: Path, tmp_path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_extension_and_stray_package_are_dropped(members: dict[str, bytes]):
+def test_what_is_repacked_is_upstreams_python(members: dict[str, bytes]):
     assert not [name for name in members if name.endswith(".so") or name.startswith("tools")]
     kept = "detectron2/layers/wrappers.py", "detectron2/model_zoo/configs/Base.yaml"
     assert all(members[name] == SOURCE[name].encode() for name in kept)
     assert members["detectron2/__init__.py"].decode().endswith('__version__ = "0.6"\n')
+    assert members[f"{tool.INFO}/LICENSE"] == b"Apache License\n"
 
 
 def test_metadata_says_what_it_is(members: dict[str, bytes]):
-    metadata = Parser().parsestr(members[f"{tool.DIST_INFO}/METADATA"].decode())
+    metadata = Parser().parsestr(members[f"{tool.INFO}/METADATA"].decode())
     assert (metadata["Name"], metadata["Version"]) == ("detectron2", tool.VERSION)
-    requirements = metadata.get_all("Requires-Dist")
-    assert "Pillow>=7.1" in requirements and "omegaconf<2.4,>=2.1" in requirements
-    assert 'isort==5.12.0; extra == "dev"' in requirements
-    assert "numpy" in requirements  # any
-    assert not [line for line in requirements if line.startswith(("black", "numpy<", "datacl"))]
+    assert metadata["Summary"] == "a research platform."
+    assert metadata.get_all("Requires-Dist") == [
+        "Pillow>=7.1",
+        "omegaconf<2.4,>=2.1",
+        'isort==5.12.0; extra == "dev"',
+        "numpy",  # any
+        "fvcore<0.1.6,>=0.1.5",
+        "iopath<0.1.11,>=0.1.7",
+    ]
     assert "a59f0563" in metadata.get_payload() and tool.SOURCE in metadata.get_payload()
 
 
-def test_licence_is_kept(members: dict[str, bytes]):
-    assert members[f"{tool.DIST_INFO}/LICENSE"] == b"Apache License\n"
-
-
 def test_wheel_is_pure_python_and_its_record_complete(members: dict[str, bytes]):
-    wheel = members[f"{tool.DIST_INFO}/WHEEL"].decode()
+    wheel = members[f"{tool.INFO}/WHEEL"].decode()
     assert "Root-Is-Purelib: true\n" in wheel and "Tag: py3-none-any\n" in wheel
-    record = members.pop(f"{tool.DIST_INFO}/RECORD").decode().splitlines()
-    assert len(record) == len(members) + 1
-    assert {line.split(",")[0] for line in record[:-1]} == set(members)
+    record = members.pop(f"{tool.INFO}/RECORD").decode().splitlines()
+    assert [line.split(",")[0] for line in record[:-1]] == sorted(members)
     # pip checks none of these when it installs, so they are checked here.
     for line in record[:-1]:
         name, digest, size = line.split(",")
@@ -101,43 +101,26 @@ def test_wheel_is_pure_python_and_its_record_complete(members: dict[str, bytes])
         assert sha256 == hashlib.sha256(members[name]).digest()
 
 
-def test_same_source_gives_same_bytes(source: Path, tmp_path: Path):
-    folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in folders:
-        folder.mkdir()
-    first, second = (tool.repack(source, folder).read_bytes() for folder in folders)
-    assert first == second
-
-
-def test_pip_installs_the_repacked_wheel(source: Path, tmp_path: Path):
+def test_pip_installs_the_repacked_wheel_which_is_the_same_every_time(source: Path, tmp_path: Path):
     wheel = tool.repack(source, tmp_path)
+    first = wheel.read_bytes()
+    assert tool.repack(source, tmp_path).read_bytes() == first
     target = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index"]
-    subprocess.run([*command, "--target", str(target), str(wheel)], check=True)
+    tool.run_pip("install it", "install", "--no-index", "--target", target, wheel)
     (found,) = importlib.metadata.distributions(name="detectron2", path=[str(target)])
     assert found.version == tool.VERSION
     assert (target / "detectron2/layers/wrappers.py").is_file()
 
 
-def test_interrupted_repack_leaves_no_wheel(source: Path, tmp_path: Path, monkeypatch):
-    def full_disk(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
-    with pytest.raises(OSError):
-        tool.repack(source, tmp_path)
-    assert not list(tmp_path.glob("detectron2-*"))
-
-
-def test_unexpected_source_is_refused():
-    with pytest.raises(tool.InstallError, match="does not look as expected"):
-        tool.restore_version('__version__ = "1.0"\n')
-
-
-def test_hash_is_checked(source: Path):
-    tool.check_hash(source, hashlib.sha256(source.read_bytes()).hexdigest())
-    with pytest.raises(tool.InstallError, match="do not use it"):
-        tool.check_hash(source)
+def test_only_the_file_with_the_hash_is_taken(source: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(source.parent))
+    folder = tmp_path / "download"
+    folder.mkdir()
+    with pytest.raises(tool.InstallError, match="download sal-detectron2.*do not use it"):
+        tool.download(folder)
+    monkeypatch.setattr(tool, "SOURCE_SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
+    assert tool.download(folder).read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -145,34 +128,36 @@ def test_hash_is_checked(source: Path):
     [
         ("ERROR: Could not find a version that satisfies x (from versions: none)", "network"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "not use it"),
-        ("ERROR: Could not install: [Errno 28] No space left on device", "disk is full"),
-        ("ERROR: [Errno 30] Read-only file system: '/x'", "cannot be written to"),
+        ("ERROR: Could not install: [Errno 28] No space left on device", "room on the disk.*28"),
         ("/usr/bin/python3: No module named pip", "ensurepip"),
-        ("", "network"),
+        ("", "network.*nothing"),
     ],
 )
 def test_what_pip_says_is_explained(said: str, cure: str):
     sentence = tool.explain_pip(said, "download it")
-    assert sentence.startswith("pip could not download it: ") and cure in sentence
+    assert re.match(f"pip could not download it: .*{cure}", sentence)
     assert "\n" not in sentence
 
 
 @pytest.mark.parametrize(
-    ("number", "cure"),
-    [(errno.ENOSPC, "free some space"), (errno.EROFS, "TMPDIR"), (errno.EIO, "failed")],
+    ("error", "sentence"),
+    [
+        (tool.InstallError("no network."), "no network."),
+        (
+            OSError(28, "No space left on device", "/tmp/x"),
+            "[Errno 28] No space left on device: '/tmp/x'; put that right (TMPDIR names the folder "
+            "to use) and run the set-up again.",
+        ),
+    ],
 )
-def test_file_errors_are_explained(number: int, cure: str):
-    assert cure in tool.explain_os_error(OSError(number, "words", "/a/place"))
-
-
-def test_failure_is_one_sentence_and_exit_code_1(monkeypatch, capsys):
-    def no_network(_):
-        raise tool.InstallError("no network.")
+def test_failure_is_one_sentence_and_exit_code_1(error, sentence, monkeypatch, capsys):
+    def fail(_):
+        raise error
 
     monkeypatch.setattr(tool, "usable_version", lambda: None)
-    monkeypatch.setattr(tool, "download", no_network)
+    monkeypatch.setattr(tool, "download", fail)
     assert tool.main() == 1
-    assert capsys.readouterr().err == "install_detectron2: no network.\n"
+    assert capsys.readouterr().err == f"install_detectron2: {sentence}\n"
 
 
 def test_another_edition_of_the_repack_is_replaced(monkeypatch):

@@ -19,15 +19,10 @@ from arcnn.workshop.notebooks import (
     UnknownParameterError,
     check_parameters,
     main,
-    read_parameters,
     run_notebook,
 )
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
-
-
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def test_the_notebooks_are_numbered_without_a_gap() -> None:
@@ -36,48 +31,39 @@ def test_the_notebooks_are_numbered_without_a_gap() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-class TestAnatomy:
-    def test_title_aims_and_neighbours(self, source: Path) -> None:
-        first = nbformat.read(source, as_version=4).cells[0].source
-        assert first.startswith(f"# {source.name[:2]} ")
-        for part in ("What you learn", "Needs", "Makes", "Time", "Previous", "Next"):
-            assert part in first or (part, source) in (
-                ("Previous", SOURCES[0]),
-                ("Next", SOURCES[-1]),
-            )
+def test_anatomy(source: Path) -> None:
+    notebook = nbformat.read(source, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3"
+    title = notebook.cells[0].source
+    parts = ["What you learn", "Needs", "Makes", "Time"]
+    parts += ["Previous"] * (source != SOURCES[0]) + ["Next"] * (source != SOURCES[-1])
+    assert title.startswith(f"# {source.name[:2]} ") and all(part in title for part in parts)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "write_record(" in cells[-1].source
+    for cell in cells:
+        assert not cell.outputs and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 30
+        assert "/home/" not in cell.source and "/work/" not in cell.source
+    for cell in notebook.cells:
+        for target in cell.source.split("](")[1:]:
+            target = target.split(")")[0].split("#")[0]
+            if cell.cell_type == "markdown" and target.endswith((".ipynb", ".md")):
+                assert (NOTEBOOKS / target).is_file(), target
 
-    def test_one_cell_of_literal_parameters_with_comments(self, source: Path) -> None:
-        cells = code_cells(nbformat.read(source, as_version=4))
-        tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
-        assert tagged == cells[:1]
-        for statement in ast.parse(tagged[0].source).body:
-            assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
-            ast.literal_eval(statement.value)
-        assert all("  # " in line for line in tagged[0].source.splitlines())
 
-    def test_clean_short_and_portable(self, source: Path) -> None:
-        notebook = nbformat.read(source, as_version=4)
-        assert notebook.metadata.kernelspec.name == "python3"
-        for cell in code_cells(notebook):
-            assert not cell.outputs and cell.execution_count is None
-            assert len(cell.source.splitlines()) <= 30
-            assert "/home/" not in cell.source and "/work/" not in cell.source
-
-    def test_links_lead_somewhere(self, source: Path) -> None:
-        for cell in nbformat.read(source, as_version=4).cells:
-            for target in cell.source.split("](")[1:]:
-                target = target.split(")")[0].split("#")[0]
-                if cell.cell_type == "markdown" and target.endswith((".ipynb", ".md")):
-                    assert (NOTEBOOKS / target).is_file(), target
-
-    def test_the_last_cell_writes_the_record(self, source: Path) -> None:
-        assert "write_record(" in code_cells(nbformat.read(source, as_version=4))[-1].source
-
-    def test_common_parameters_have_common_defaults(self, source: Path) -> None:
-        found = {n: p["default"] for n, p in papermill.inspect_notebook(str(source)).items()}
-        common = {"profile": '"demo"', "dataset": '"tabletop"', "seed": "0", "data_root": '""'}
-        for name, value in (common | {"results_root": '""', "options": "[]"}).items():
-            assert found.get(name, value) == value
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_parameters_are_literals_with_comments_and_common_defaults(source: Path) -> None:
+    cells = [c for c in nbformat.read(source, as_version=4).cells if c.cell_type == "code"]
+    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert tagged == cells[:1]
+    for statement in ast.parse(tagged[0].source).body:
+        assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
+        ast.literal_eval(statement.value)
+    assert all("  # " in line for line in tagged[0].source.splitlines())
+    found = {n: p["default"] for n, p in papermill.inspect_notebook(str(source)).items()}
+    common = {"profile": '"demo"', "dataset": '"tabletop"', "seed": "0", "data_root": '""'}
+    for name, value in (common | {"results_root": '""', "options": "[]"}).items():
+        assert found.get(name, value) == value
 
 
 @pytest.fixture
@@ -103,7 +89,6 @@ def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
     tiny_notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "profile.yaml").write_text("max_iter: 1e-05\nseeds: [0]\n")
-    assert read_parameters(tiny_notebook, tmp_path / "profile.yaml") == {"max_iter": 1e-05}
     seen = []
     monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: seen.append(given))
     call = ["notebooks", str(tiny_notebook), "out.ipynb", "-f", str(tmp_path / "profile.yaml")]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pycocotools import mask as mask_util
 
-from arcnn.data.masks import RLE, area, intersection, to_json_rle, to_rle
+from arcnn.data.masks import area, intersection, to_json_rle, to_rle
 from arcnn.files import compact_json, write_text
 from arcnn.names import MASK_KEYS
 
@@ -45,27 +45,31 @@ def _listed(wrong: list[str], where: str) -> Iterator[None]:
         wrong.append(f"{where}{error if isinstance(error, ValueError) else repr(error)}")
 
 
-def _read_masks(outlines: dict[str, Any], *size: int) -> tuple[dict[str, RLE], list[str]]:
-    """Both masks, the visible one inside the amodal one; and what had to be fixed.
-
-    Raises:
-        ValueError: cannot be fixed.
-    """
-    masks, fixed = {}, []
+def _annotation(found: _Object, fixed: list[str]) -> dict[str, Any]:
+    """With both masks, the visible one inside the amodal one; adds to what had to be fixed."""
+    masks, outlines = {}, found.outlines
     for kind in KINDS:
-        masks[kind], texts = to_rle(outlines[kind], *size)
+        masks[kind], texts = to_rle(outlines[kind], *found.size)
         if kind == "amodal" or outlines["visible"] != outlines["amodal"]:  # say it once
-            fixed += [f"{kind} mask: {text}" for text in texts]
-    inside, seen = intersection(masks["amodal"], masks["visible"]), area(masks["visible"])
-    if not area(masks["amodal"]):
+            fixed += [f"{found.where}: {kind} mask: {text}" for text in texts]
+    inside = intersection(masks["amodal"], masks["visible"])
+    whole, seen, left = area(masks["amodal"]), area(masks["visible"]), area(inside)
+    if not whole:
         raise ValueError("the amodal mask has no pixel")
-    if not seen:
-        fixed.append("visible mask: no pixel, so the object is fully hidden")
-    elif not area(inside):
+    if seen and not left:
         raise ValueError("the visible mask lies apart from the amodal one")
-    elif area(inside) < seen:
-        fixed.append(f"visible mask: {seen - area(inside)} of {seen} pixels outside, cut away")
-    return masks | {"visible": inside}, fixed
+    if not seen:
+        fixed.append(f"{found.where}: visible mask: no pixel, so the object is fully hidden")
+    elif left < seen:
+        outside = f"{seen - left} of {seen} pixels outside"
+        fixed.append(f"{found.where}: visible mask: {outside}, cut away")
+    return found.fields | {
+        MASK_KEYS["amodal"]: to_json_rle(masks["amodal"]),
+        MASK_KEYS["visible"]: to_json_rle(inside),
+        "bbox": mask_util.toBbox(masks["amodal"]).tolist(),
+        "area": whole,
+        "occlude_rate": 1 - left / whole,
+    }
 
 
 def _write(
@@ -73,15 +77,9 @@ def _write(
 ) -> dict[str, int]:
     """Read the masks and write the annotation file, if nothing is wrong; see the converters."""
     annotations, fixed = [], []
-    for where, size, outlines, fields in objects:
-        with _listed(wrong, f"{where}: "):
-            masks, texts = _read_masks(outlines, *size)
-            fixed += [f"{where}: {text}" for text in texts]
-            annotation = fields | {MASK_KEYS[kind]: to_json_rle(masks[kind]) for kind in KINDS}
-            annotation["bbox"] = mask_util.toBbox(masks["amodal"]).tolist()
-            annotation["area"] = area(masks["amodal"])
-            annotation["occlude_rate"] = 1 - area(masks["visible"]) / annotation["area"]
-            annotations.append(annotation)
+    for found in objects:
+        with _listed(wrong, f"{found.where}: "):
+            annotations.append(_annotation(found, fixed))
     if wrong:
         raise ConversionError("\n".join(wrong))
     for text in fixed:
@@ -92,24 +90,14 @@ def _write(
     return {what: len(listed) for what, listed in counts.items()}
 
 
-def _class_and_kind(shape: dict) -> tuple[str, str | None]:
-    """The class, and which mask is outlined: a flag, the description, or a word after the class."""
-    words, flags = shape["label"].split(), shape.get("flags")
-    last = words.pop().lower() if len(words) > 1 and words[-1].lower() in KINDS else ""
-    said = [kind for kind in KINDS if isinstance(flags, dict) and flags.get(kind)]
-    said += [str(shape.get("description")).strip().lower(), last]
-    return " ".join(words), next((kind for kind in said if kind in KINDS), None)
-
-
 def _read_shape(shape: Any) -> tuple[str, int | str | None, str | None, list[float]]:
     """Class, group, kind (None: both) and outline (x, y, x, y, ... in pixels) of a labelme shape.
 
-    Raises:
-        ValueError: no polygon with a label.
+    The kind is told by a flag, the description, or a word after the class.
     """
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError("has no label")
-    label, group = shape["label"], shape.get("group_id")
+    label, group, flags = shape["label"], shape.get("group_id"), shape.get("flags")
     if shape.get("shape_type", "polygon") != "polygon":
         raise ValueError(f"({label}) is a {shape['shape_type']}, not a polygon")
     try:
@@ -118,40 +106,40 @@ def _read_shape(shape: Any) -> tuple[str, int | str | None, str | None, list[flo
         raise ValueError(f"({label}) has no points x, y") from None
     if not isinstance(group, int | str | None):
         raise ValueError(f"({label}) has a group_id that is no number: {group!r:.40}")
-    name, kind = _class_and_kind(shape)
+    words = label.split()
+    last = words.pop().lower() if len(words) > 1 and words[-1].lower() in KINDS else None
+    said = [kind for kind in KINDS if isinstance(flags, dict) and flags.get(kind)]
+    said += [str(shape.get("description")).strip().lower(), last]
+    kind = next((kind for kind in said if kind in KINDS), None)
     if group is None and kind is not None:
         raise ValueError(f"({label}) has no group_id")
-    return name, group, kind, outline
+    return " ".join(words), group, kind, outline
 
 
 def _read_labelme(file: Path, image_id: int, wrong: list[str]) -> tuple[dict, list[_Object]]:
-    """The image and the objects of a file; their ``category_id`` is the name of the class yet.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError, OverflowError: no labelme file.
-    """
+    """The image and the objects of a file; their ``category_id`` is the name of the class yet."""
     content = json.loads(file.read_text(encoding="utf-8"))
     size = int(content["imageHeight"]), int(content["imageWidth"])
     if min(size) < 1:
         raise ValueError(f"an image of {size[0]} x {size[1]} pixels")
     name = PureWindowsPath(content["imagePath"]).name  # takes both kinds of slashes
-    labels, outlines = defaultdict(set), defaultdict(lambda: {kind: [] for kind in KINDS})
+    groups = defaultdict(lambda: (set(), {kind: [] for kind in KINDS}))  # labels, outlines
     for k, shape in enumerate(content["shapes"]):
         with _listed(wrong, f"{file}: shape {k} "):
             label, group, only, outline = _read_shape(shape)
-            key = f"{file}: shape {k}" if group is None else f"{file}: group {group}"
-            labels[key].add(label)
+            labels, outlines = groups[f"shape {k}" if group is None else f"group {group}"]
+            labels.add(label)
             for kind in [only] if only else KINDS:
-                outlines[key][kind].append(outline)
+                outlines[kind].append(outline)
     objects = []
-    for key, found in outlines.items():
-        if len(labels[key]) > 1:
-            wrong.append(f"{key} has several labels, {sorted(labels[key])}")
-        elif not all(found.values()):
-            wrong.append(f"{key} has no {next(k for k in KINDS if not found[k])} outline")
-        else:
-            fields = {"image_id": image_id, "category_id": labels[key].pop(), "iscrowd": False}
-            objects.append(_Object(key, size, found, fields))
+    for key, (labels, outlines) in groups.items():
+        with _listed(wrong, f"{file}: {key} "):
+            if len(labels) > 1:
+                raise ValueError(f"has several labels, {sorted(labels)}")
+            if missing := [kind for kind in KINDS if not outlines[kind]]:
+                raise ValueError(f"has no {missing[0]} outline")
+            fields = {"image_id": image_id, "category_id": labels.pop(), "iscrowd": False}
+            objects.append(_Object(f"{file}: {key}", size, outlines, fields))
     return {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}, objects
 
 
@@ -165,7 +153,6 @@ def labelme_to_cocoa(
     it). A polygon without a group and without either word is an object that nothing covers.
 
     Args:
-        files: labelme's ``.json`` files.
         target: annotation file to write. Image paths in it are labelme's ``imagePath``, without
             folders: put the images into one.
         classes: names in the order of their ids; by default those that occur, sorted.
@@ -198,34 +185,23 @@ def labelme_to_cocoa(
 def coco_to_cocoa(
     source: str | Path, target: str | Path, *, visible: str = "visible_segmentation"
 ) -> dict[str, int]:
-    """Convert a COCO file whose annotations have a visible mask beside ``segmentation``.
+    """Convert a COCO instances file whose annotations have a visible mask, polygons or RLE, in the
+    field ``visible`` beside ``segmentation``, which is the amodal one. An annotation without it is
+    one that nothing covers.
 
-    Args:
-        source: COCO instances file; ``segmentation`` is the amodal mask.
-        target: annotation file to write.
-        visible: name of the field with the visible mask, polygons or RLE. An annotation without it
-            is one that nothing covers.
-
-    Returns:
-        Counts of images, annotations, classes, and things mended; each of these is logged.
-
-    Raises:
-        ConversionError: no COCO file, no annotation has that field, or annotations that cannot be
-            read; lists them.
+    Returns and raises as :func:`labelme_to_cocoa`.
     """
     try:
         content = json.loads(Path(source).read_text(encoding="utf-8"))
         images, categories = list(content["images"]), list(content["categories"])
-        entries = [a for a in content["annotations"] if isinstance(a, dict)]
+        names = set().union(*(entry.keys() for entry in content["annotations"]))
         sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in images}
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ConversionError(f"{source}: not a COCO file with image sizes ({error!r})") from error
-    if not any(visible in entry for entry in entries):
-        names = sorted(set().union(*entries[:100]))
-        raise ConversionError(f"no annotation has the field {visible!r}; they have {names}")
-    broken = len(content["annotations"]) - len(entries)
-    wrong, objects = [f"{broken} annotations are no objects"] if broken else [], []
-    for entry in entries:
+    if visible not in names:
+        raise ConversionError(f"no annotation has the field {visible!r}; they have {sorted(names)}")
+    wrong, objects = [], []
+    for entry in content["annotations"]:
         where = f"annotation {entry.get('id')} of image {entry.get('image_id')}"
         with _listed(wrong, f"{where}: "):
             if missing := [key for key in (*IDS, "segmentation") if key not in entry]:

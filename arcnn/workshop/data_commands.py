@@ -17,16 +17,9 @@ from arcnn.workshop.pasting import Recipe, make_amodal
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    report = check(
-        arguments.file,
-        arguments.images,
-        dataset=arguments.dataset,
-        split=arguments.split,
-        max_skipped=arguments.max_skipped,
-        workers=arguments.workers,
-        decode=arguments.decode,
-        allow_links=arguments.allow_links,
-    )
+    names = ("dataset", "split", "max_skipped", "workers", "decode", "allow_links")
+    options = {name: getattr(arguments, name) for name in names}
+    report = check(arguments.file, arguments.images, **options)
     print(str(report).encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode())
     if arguments.json:
         write_text(arguments.json, json.dumps(report.to_json(), indent=1, default=repr) + "\n")
@@ -81,22 +74,18 @@ def _add_check(commands: Any) -> None:
         description="Decode every mask, look at every image, and report. Exit status: 0 if all of "
         "it can be used (some perhaps repaired), 1 if anything is wrong or left out.",
     )
-    command.add_argument("file", type=Path, help="annotation file, or folder of raw COCOA files")
-    command.add_argument("--images", type=Path, help="folder of the images; without: not checked")
-    command.add_argument("--dataset", default="", help="compare with the counts of this data set")
-    command.add_argument("--split", default="", help="train or val, for --dataset")
-    command.add_argument(
-        "--max-skipped",
-        type=float,
-        default=MAX_SKIPPED,
-        help="share of the objects that may be left out (default: %(default)s)",
-    )
-    command.add_argument("--workers", type=int, help="processes (default: one per core)")
-    command.add_argument("--decode", action="store_true", help="decode every pixel of the images")
-    command.add_argument(
-        "--allow-links", action="store_true", help="accept links that lead out of the folder"
-    )
-    command.add_argument("--json", type=Path, help="write the report here as well")
+    share = "share of the objects that may be left out (default: %(default)s)"
+    links = "accept links that lead out of the folder"
+    option = command.add_argument
+    option("file", type=Path, help="annotation file, or folder of raw COCOA files")
+    option("--images", type=Path, help="folder of the images; without: not checked")
+    option("--dataset", default="", help="compare with the counts of this data set")
+    option("--split", default="", help="train or val, for --dataset")
+    option("--max-skipped", type=float, default=MAX_SKIPPED, help=share)
+    option("--workers", type=int, help="processes (default: one per core)")
+    option("--decode", action="store_true", help="decode every pixel of the images")
+    option("--allow-links", action="store_true", help=links)
+    option("--json", type=Path, help="write the report here as well")
     command.set_defaults(run=_check)
 
 
@@ -173,11 +162,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Returns:
-        The exit status.
-    """
+    """Run a command; returns the exit status."""
     chosen = parser().parse_args(arguments)
     try:
         return chosen.run(chosen)

@@ -11,6 +11,7 @@ last line on stderr says what is wrong and what to do.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -19,13 +20,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 # Everything runs in that folder; the other paths are relative to it.
 VENV = Path(".venv")
 PYTHON = VENV / "bin/python"
 READY = VENV / ".ready"  # written when the environment is complete
-BUSY = VENV / ".busy"  # the number of the process that is at work
 LOCK = Path("requirements.lock")
 DETECTRON2 = Path("arcnn/workshop/install_detectron2.py")
 MADE_FROM = (LOCK, Path("pyproject.toml"), DETECTRON2)
@@ -39,29 +40,21 @@ arcnn, *others = map(find_spec, ("arcnn", "detectron2", "torch"))
 print(arcnn.origin if arcnn and all(others) else "")"""
 # In MB: the Linux build of PyTorch brings its CUDA libraries along. make hands on another number.
 SPACE_NEEDED = os.environ.get("space_needed", 7000 if sys.platform == "linux" else 2500)  # noqa: SIM112
-# pip takes no orders from the user's configuration that would break the set-up, and keeps quiet.
-PIP_SETTINGS = {"PIP_USER": "0", "PIP_NO_INPUT": "1"}
-PIP_SETTINGS.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_ROOT_USER_ACTION="ignore")
 AGAIN = "then run the same command again"
 
 
-class SetupError(SystemExit):
-    """Ends the program with a sentence that says what is wrong and what to do."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(f"Set-up: {sentence}")
-
-
-def say(step: str) -> None:
-    """Print what comes next, before the commands that it is made of say anything."""
-    print(f"Set-up{step}", flush=True)
+def failure(sentence: str) -> SystemExit:
+    """What ends the program with a sentence that says what is wrong and what to do."""
+    return SystemExit(f"Set-up: {sentence}")
 
 
 def run(*command: str | Path, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command as the set-up does; one that cannot be run at all has exit code 127."""
-    # What lies on PYTHONPATH, pip would take for installed.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment.update(PIP_SETTINGS)
+    # What lies on PYTHONPATH, pip would take for installed. pip takes no orders from the user's
+    # configuration that would break the set-up, and keeps quiet.
+    settings = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    environment = dict(os.environ, **settings, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    environment.pop("PYTHONPATH", None)
     try:
         return subprocess.run(command, env=environment, capture_output=capture, text=True)
     except OSError as error:
@@ -79,46 +72,33 @@ def fingerprint() -> list[bytes]:
     return [contents.hexdigest().encode(), os.fsencode(os.getcwd())]
 
 
-def runs(process: str) -> bool:
-    """Whether there is a process of this number, other than the one that asks."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OverflowError, OSError):
-        return False
-    return int(process) != os.getpid()
-
-
-def claim() -> None:
-    """Note that this process is at work; two would pull the ground from under each other."""
+def claim() -> IO[bytes]:
+    """Lock the folder while the result is open; two set-ups would pull the ground from under each
+    other."""
     try:
         VENV.mkdir(exist_ok=True)
-        BUSY.touch()
+        held = LOCK.open("r+b")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise failure(f"another set-up is at work here; wait for it, {AGAIN}.") from error
     except OSError as error:
-        raise SetupError(
+        raise failure(
             f"{os.getcwd()} cannot be written to; copy the kit into a folder of yours, or give an "
             "environment of your own with BIN=<environment>/bin."
         ) from error
-    other = BUSY.read_text().strip()
-    if runs(other):
-        raise SetupError(
-            f"another set-up is at work here (process {other}); wait for it, {AGAIN} (if there is "
-            f"none, remove {BUSY})."
-        )
-    BUSY.write_text(f"{os.getpid()}\n")
+    return held
 
 
 def choose_python(given: str) -> str:
-    """The Python to make the environment with: the given one, or the first that is new enough."""
+    """The given Python, or the first that is new enough."""
     for candidate in [given] if given else CANDIDATES:
         if works(candidate, "-c", SUPPORTED):
             return candidate
-    if given:
-        raise SetupError(
-            f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give one that is, or "
-            "leave PYTHON out."
-        )
-    raise SetupError(
-        "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
+    raise failure(
+        f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give one that is, or leave "
+        "PYTHON out."
+        if given
+        else "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
         "PYTHON=/path/to/python3."
     )
 
@@ -126,29 +106,28 @@ def choose_python(given: str) -> str:
 def make_anew(python: str) -> None:
     """Step 1: an empty environment in the place of whatever is there."""
     if not works(python, "-c", "import venv, ensurepip"):
-        raise SetupError(
+        raise failure(
             f"{python} cannot make environments (venv or ensurepip is missing); on Debian and "
             "Ubuntu install the package python3-venv, then try again."
         )
     free = shutil.disk_usage(".").free // 2**20
     if free < int(SPACE_NEEDED):
-        raise SetupError(
+        raise failure(
             f"{free} MB are free here, about {SPACE_NEEDED} are needed; free some space, or put "
             "the kit on a larger disk."
         )
     version = run(python, "--version", capture=True).stdout.strip()
-    say(f" 1/4: a new environment in .venv, with {version}.")
+    print(f"Set-up 1/4: a new environment in .venv, with {version}.")
     if run(python, "-m", "venv", "--clear", VENV).returncode:
-        raise SetupError(f"the environment could not be made (see above); put that right, {AGAIN}.")
-    claim()  # --clear took the note away
+        raise failure(f"the environment could not be made (see above); put that right, {AGAIN}.")
 
 
 def install() -> None:
     """Steps 2 to 4: whatever the environment lacks, or has in another version than the lock."""
     pip = (PYTHON, "-m", "pip")
-    options = ("install", "-qq", "--no-deps", "--no-build-isolation")
-    say(
-        " 2/4: the packages of requirements.lock (a large download the first time, several "
+    pip_install = (*pip, "install", "-qq", "--no-deps", "--no-build-isolation")
+    print(
+        "Set-up 2/4: the packages of requirements.lock (a large download the first time, several "
         "minutes)."
     )
     # Some packages come as Python source alone. They are built with the setuptools of the lock,
@@ -157,22 +136,22 @@ def install() -> None:
     first.write_text("".join(re.findall(r"(?ms)^setuptools==.*?(?=^[^ #]|\Z)", LOCK.read_text())))
     for lock in (first, LOCK):
         hashed = ("--require-hashes", "--use-pep517", "--requirement", lock)
-        if run(*pip, *options, *hashed).returncode:
-            raise SetupError(
+        if run(*pip_install, *hashed).returncode:
+            raise failure(
                 "the packages could not be installed (pip's words are above). Is the network up, "
                 "and is there room in this folder and in the one for temporary files "
                 f"({os.environ.get('TMPDIR') or '/tmp'})? Put that right, {AGAIN}."
             )
-    say(" 3/4: detectron2.")
+    print("Set-up 3/4: detectron2.")
     if run(PYTHON, DETECTRON2).returncode:
         sys.exit(1)  # it has said what is wrong
-    say(" 4/4: this kit, and a last check.")
-    ended = run(*pip, *options, "--no-index", "--editable", ".")
+    print("Set-up 4/4: this kit, and a last check.")
+    ended = run(*pip_install, "--no-index", "--editable", ".")
     if ended.returncode == 0:
         ended = run(*pip, "check", capture=True)
     if ended.returncode:
-        print(ended.stdout or "", ended.stderr or "", flush=True)
-        raise SetupError(
+        print(ended.stdout or "", ended.stderr or "")
+        raise failure(
             f"the environment is not whole (see above); remove the folder {VENV}, {AGAIN}."
         )
 
@@ -184,18 +163,15 @@ def set_up(given: str = "") -> None:
     # The environment's Python may be gone: an upgrade of the system takes it away.
     if found == wanted and os.access(PYTHON, os.X_OK):
         return
-    claim()
-    try:
+    with claim():
         # A finished environment of this very place is brought up to date; all else starts anew.
         if found[1:] == wanted[1:] and works(PYTHON, "-c", SUPPORTED):
-            say(": what the environment is made from has changed; bringing it up to date.")
+            print("Set-up: what the environment is made from has changed; bringing it up to date.")
             READY.unlink()
         else:
             make_anew(choose_python(given))
         install()
         READY.write_bytes(b"\n".join(wanted))
-    finally:
-        BUSY.unlink(missing_ok=True)
 
 
 def look_at(folder: str) -> None:
@@ -225,13 +201,14 @@ def look_at(folder: str) -> None:
 def main(arguments: list[str]) -> None:
     """Do what the module's docstring says."""
     os.chdir(ROOT)
+    sys.stdout.reconfigure(line_buffering=True)  # before what the commands say
     try:
         if arguments[:1] == ["--own"]:
             look_at(arguments[1])
         else:
             set_up(*arguments)
     except OSError as error:
-        raise SetupError(f"{error}; put that right, {AGAIN}.") from error
+        raise failure(f"{error}; put that right, {AGAIN}.") from error
     except KeyboardInterrupt:
         sys.exit(130)
 

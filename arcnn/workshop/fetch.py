@@ -16,33 +16,22 @@ import pooch
 from arcnn.workshop.sources import SOURCES
 
 # What the standard library raises on damaged contents. RuntimeError: a password is wanted.
-DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-)
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+DAMAGE += (EOFError, OSError, RuntimeError)
 
 
 class UnsafeArchive(ValueError):
     """An archive with a path that leads out of the folder it is unpacked into."""
 
 
-def _refuse_unsafe(archive: Path, members: list[tuple[str, bool]]) -> None:
-    """
-    Args:
-        members: their names, and whether they are plain files or folders. Links are refused
-            wherever they lead, since where a chain of them leads shows in unpacking alone.
-    """
-    for name, plain in members:
-        path = PureWindowsPath(name)  # takes both kinds of slashes
-        if path.anchor or ".." in path.parts:
-            raise UnsafeArchive(f"{archive}: {name!r} leads out of the folder; nothing unpacked.")
-        if not plain:
-            raise UnsafeArchive(f"{archive}: {name!r} is a link or a device; nothing unpacked.")
+def _refuse(name: str, plain: bool) -> None:
+    """Refuse a member by its name, or if it is no plain file or folder. Links are refused wherever
+    they lead, since where a chain of them leads shows in unpacking alone."""
+    path = PureWindowsPath(name)  # takes both kinds of slashes
+    if path.anchor or ".." in path.parts:
+        raise UnsafeArchive(f"{name!r} leads out of the folder")
+    if not plain:
+        raise UnsafeArchive(f"{name!r} is a link or a device")
 
 
 def unpack(archive: str | Path, folder: str | Path) -> None:
@@ -57,20 +46,21 @@ def unpack(archive: str | Path, folder: str | Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                modes = [(m.filename, m.external_attr >> 16) for m in file.infolist()]  # Unix's
-                _refuse_unsafe(archive, [(name, not stat.S_ISLNK(mode)) for name, mode in modes])
+                for member in file.infolist():
+                    _refuse(member.filename, not stat.S_ISLNK(member.external_attr >> 16))
                 file.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
-                _refuse_unsafe(archive, [(m.name, m.isfile() or m.isdir()) for m in file])
-                for member in file:  # where the folder itself has links, they may lead out
+                for member in file:
+                    _refuse(member.name, member.isfile() or member.isdir())
+                    # Where the folder itself has links, they may lead out.
                     tarfile.data_filter(member, str(folder))
                 while file.fileobj.read(1 << 20):  # to the end, where gzip has its checksum
                     pass
                 file.extractall(folder, filter="data")
         else:
             raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
-    except tarfile.FilterError as error:
+    except (UnsafeArchive, tarfile.FilterError) as error:
         raise UnsafeArchive(f"{archive}: {error}; nothing unpacked.") from error
     except DAMAGE as error:
         cure = "if it is damaged, fetch it again"
@@ -94,24 +84,20 @@ def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
     if dataset not in SOURCES:
         raise ValueError(f'no source is known for "{dataset}"; choose {", ".join(SOURCES)}')
     folder, sentences = Path(data).resolve() / dataset, []
-    for source in SOURCES[dataset]:
-        if not source.address:
-            sentences.append(f"By hand: {source}")
+    for put, what, where, address, known_hash in SOURCES[dataset]:
+        if not address:
+            sentences.append(f"By hand: {what}; from {where}; put it into data/{put}.")
         elif not yes:
-            sentences.append(f"Would download {source.address} ({source.size}).")
+            sentences.append(f"Would download {address} ({what}).")
         else:
-            unpack(_download(source.address, source.known_hash, folder), folder)
-            sentences.append(f"{source.what}: unpacked into {folder}.")
+            try:  # a file that is there and complete is only verified
+                name = PurePosixPath(address).name
+                file = pooch.retrieve(address, known_hash, name, folder, progressbar=True)
+            except OSError as error:  # those of requests are of this kind
+                raise OSError(
+                    f"{address} was not downloaded: {error}. If it broke off, the next try starts "
+                    "from the beginning; data/README.md says how to go on instead."
+                ) from error
+            unpack(file, folder)
+            sentences.append(f"{what}: unpacked into {folder}.")
     return sentences
-
-
-def _download(address: str, known_hash: str | None, folder: Path) -> str:
-    """The path of the file in the folder; one that is there and complete is only verified."""
-    name = PurePosixPath(address).name
-    try:
-        return pooch.retrieve(address, known_hash, name, folder, progressbar=True)
-    except OSError as error:  # those of requests are of this kind
-        raise OSError(
-            f"{address} was not downloaded: {error}. If it broke off, the next try starts from the "
-            "beginning; data/README.md says how to go on instead."
-        ) from error

@@ -78,15 +78,6 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
             )
 
 
-def read_parameters(notebook: Path, file: Path) -> dict[str, Any]:
-    """Those entries of a YAML file that are parameters of the notebook.
-
-    A profile speaks to all notebooks; each takes what it knows.
-    """
-    content = read_yaml(file.read_text())
-    return {name: content[name] for name in parameters_of(notebook) if name in content}
-
-
 class ProgressLines(io.TextIOBase):
     """Passes on what a notebook prints, its progress bars as a line now and then.
 
@@ -97,30 +88,21 @@ class ProgressLines(io.TextIOBase):
     def __init__(self, name: str, out: TextIO, period: float = 20.0) -> None:
         self.name, self.out, self.period = name, out, period
         self.last = -math.inf
-        self.bar = ""
 
     def write(self, text: str) -> int:
         for piece in text.replace("\r", "\n\r").split("\n"):
             if piece.startswith("\r"):
-                self.bar = piece.strip()
-                if self.bar and time.monotonic() - self.last >= self.period:
-                    self._print(self.bar)
-            elif piece.strip():
-                self._print(piece.rstrip())
+                piece = piece.strip()
+                if time.monotonic() - self.last < self.period:
+                    continue
+            if piece.strip():
+                self.last = time.monotonic()
+                print(f"   {self.name}: {piece.rstrip()}", file=self.out, flush=True)
         return len(text)
-
-    def _print(self, line: str) -> None:
-        self.last = time.monotonic()
-        print(f"   {self.name}: {line}", file=self.out, flush=True)
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
     """Execute ``notebook`` into ``output`` (``.ipynb``) and an HTML page beside it.
-
-    Args:
-        notebook: the source; stays as it is.
-        output: the executed copy; its name stands before each line of progress.
-        parameters: by name, for the notebook's ``parameters`` cell.
 
     Raises:
         UnknownParameterError: see :func:`check_parameters`.
@@ -150,50 +132,37 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m arcnn.notebooks", description=__doc__)
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path, help="the executed notebook, .ipynb")
-    parser.add_argument(
-        "-f",
-        "--parameters-file",
-        type=Path,
-        metavar="FILE",
-        help="YAML; the entries that the notebook has as parameters are taken",
-    )
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="VALUE is read as YAML",
-    )
+    option = parser.add_argument
+    option("notebook", type=Path)
+    option("output", type=Path, help="the executed notebook, .ipynb")
+    taken = "YAML; the entries that the notebook has as parameters are taken"
+    option("-f", "--parameters-file", type=Path, metavar="FILE", help=taken)
+    pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    option("-p", "--parameter", **pair, help="VALUE is read as YAML")
     arguments = parser.parse_args()
-    parameters = {name: read_yaml(value) for name, value in arguments.parameter}
-    print(arguments.output.stem, file=sys.stderr, flush=True)
+    notebook, output, file = arguments.notebook, arguments.output, arguments.parameters_file
+    print(output.stem, file=sys.stderr, flush=True)
     try:
-        if arguments.parameters_file:
-            given = read_parameters(arguments.notebook, arguments.parameters_file)
-            parameters = given | parameters
-        run_notebook(arguments.notebook, arguments.output, parameters)
+        # A profile speaks to all notebooks; each takes what it knows.
+        given = read_yaml(file.read_text()) if file else {}
+        parameters = {name: given[name] for name in parameters_of(notebook) if name in given}
+        parameters |= {name: read_yaml(value) for name, value in arguments.parameter}
+        run_notebook(notebook, output, parameters)
+        return 0
     except PapermillExecutionError as error:
-        print(
-            f"{arguments.notebook.name} failed in cell {error.exec_count}: "
-            f"{error.ename}: {error.evalue}\nThe executed part is in {arguments.output}.",
-            file=sys.stderr,
+        sentence = (
+            f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The executed part is in {output}."
         )
-        return 1
     except NoSuchKernel:
-        print(
+        sentence = (
             "This environment has no Python kernel for notebooks: `make setup` installs it, or "
-            "`python -m pip install ipykernel` in an environment of your own.",
-            file=sys.stderr,
+            "`python -m pip install ipykernel` in an environment of your own."
         )
-        return 1
     except (UnknownParameterError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        sentence = error
+    print(sentence, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A profile's entries are the notebooks' parameters by name; a few are the workflo
 wrong with one is a sentence that names the file and the entry.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jsonschema
@@ -34,37 +35,27 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "whole": [],  # variants to train as whole networks too, one seed
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
-_NAMES = {"type": "array", "items": {"type": "string"}}
-_COUNT = {"type": "integer", "minimum": 1}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "datasets": _NAMES,
-        "models": _NAMES,
-        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "options": {"type": "array"},
-        "max_skipped": {"type": "number", "minimum": 0, "maximum": 1},
-        "tabletop": {
-            "type": "object",
-            "properties": {"train_images": _COUNT, "val_images": _COUNT},
-            "additionalProperties": False,
-        },
-        "figure5_class": {"type": "object", "additionalProperties": {"type": "string"}},
-        "ablation": {
-            "type": "object",
-            "properties": {
-                "trunk": {"type": "string"},
-                "variants": _NAMES,
-                "max_seeds": _COUNT,
-                "whole": _NAMES,
-                "options": {"type": "array"},
-            },
-        },
-        "data_root": {"type": "string"},
-        "results_root": {"type": "string"},
-        "base": {"type": "string"},
-    },
-}
+_COUNT, _TEXT, _LIST = {"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "array"}
+_NAMES = _LIST | {"items": _TEXT}
+
+
+def _entries(**properties: dict) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+SCHEMA = _entries(
+    datasets=_NAMES,
+    models=_NAMES,
+    seeds=_LIST | {"items": {"type": "integer", "minimum": 0}},
+    options=_LIST,
+    max_skipped={"type": "number", "minimum": 0, "maximum": 1},
+    tabletop=_entries(train_images=_COUNT, val_images=_COUNT),
+    figure5_class={"type": "object", "additionalProperties": _TEXT},
+    ablation=_entries(trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, whole=_NAMES, options=_LIST),
+    data_root=_TEXT,
+    results_root=_TEXT,
+    base=_TEXT,
+)
 
 
 class ProfileError(ValueError):
@@ -72,11 +63,7 @@ class ProfileError(ValueError):
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """Read and check ``notebooks/profiles/<name>.yaml``.
-
-    Raises:
-        ProfileError: an unknown profile, parameter, data set, model or option; says which.
-    """
+    """Read and check ``notebooks/profiles/<name>.yaml``; raises ProfileError."""
     profile = {"profile": name} | DEFAULTS | _read(name)
     profile["ablation"] = ABLATION_DEFAULTS | profile["ablation"]
     return profile
@@ -94,18 +81,17 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f"{file} is not YAML: {error}") from error
     if not isinstance(profile, dict):
         raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
-    for key in profile:
-        if key not in DEFAULTS and key != "base":
-            raise ProfileError(f'{file}: unknown parameter "{key}"; known: {", ".join(DEFAULTS)}.')
     try:
         jsonschema.validate(profile, SCHEMA)
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
-        raise ProfileError(f"{file}: {where}: {error.message}.") from error
-    for key in profile.get("ablation", {}):
-        if key not in ABLATION_DEFAULTS:
-            known = ", ".join(ABLATION_DEFAULTS)
-            raise ProfileError(f'{file}: unknown parameter "{key}" of ablation; known: {known}.')
+        sentence = f"{where}: {error.message}"
+        if error.validator == "additionalProperties":
+            known = error.schema["properties"]
+            unknown = next(key for key in error.instance if key not in known)
+            of = f" of {where}" if where else ""
+            sentence = f'unknown parameter "{unknown}"{of}; known: {", ".join(known)}'
+        raise ProfileError(f"{file}: {sentence}.") from error
     options = profile.get("options", [])
     if all(isinstance(group, list) for group in options):  # grouped, for reading
         options = [item for group in options for item in group]
@@ -116,32 +102,26 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     return below | profile | {"options": below["options"] + options}
 
 
-def check_choices(profile: dict[str, Any]) -> None:
-    """Check data sets, models, seeds and options of a profile.
+def _check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ProfileError(f'{what} "{name}"; choose among {", ".join(known)}.')
 
-    Raises:
-        ProfileError: naming what is wrong.
-    """
+
+def check_choices(profile: dict[str, Any]) -> None:
+    """Raise ProfileError for data sets, models, seeds or options that there are not."""
     for key in ("datasets", "models", "seeds"):
         if not profile[key]:
             raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
+    ablation = profile["ablation"]
+    _check_names("datasets: unknown", profile["datasets"], DATASETS)
     for dataset in profile["datasets"]:
-        if dataset not in DATASETS:
-            raise ProfileError(
-                f'datasets: unknown "{dataset}"; choose among {", ".join(DATASETS)}.'
-            )
         known = models_of(dataset)
-        for model in profile["models"]:
-            if model not in known:
-                raise ProfileError(f'models: unknown "{model}"; choose among {", ".join(known)}.')
-        if profile["ablation"]["trunk"] not in known:
+        _check_names("models: unknown", profile["models"], known)
+        if ablation["trunk"] not in known:
             raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
-    for variant in (*profile["ablation"]["variants"], *profile["ablation"]["whole"]):
-        if variant not in VARIANTS:
-            raise ProfileError(
-                f'ablation: unknown variant "{variant}"; choose among {", ".join(VARIANTS)}.'
-            )
-    for variant in profile["ablation"]["whole"]:
+    _check_names("ablation: unknown variant", ablation["variants"] + ablation["whole"], VARIANTS)
+    for variant in ablation["whole"]:
         if VARIANTS[variant].times > 1:
             raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
     try:
