@@ -20,10 +20,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     Raises:
         ValueError: not what a compressed RLE looks like.
     """
-    try:
-        raw = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-    except UnicodeEncodeError as error:
-        raise ValueError("broken counts: a character that no RLE has") from error
+    raw = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else bytes(counts)
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes):
         raise ValueError("broken counts: empty")
