@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
-CHUNK = 32  # images per job of a worker process
 LARGEST_SIDE = 65_535  # pixels: JPEG's limit; more overflows the run lengths of pycocotools
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS; importing it would bring torch into every worker
 
@@ -107,7 +106,6 @@ def load_annotations(
         AnnotationError: truncated or not JSON, an unknown schema, or too many objects that cannot
             be used; names the first of them.
     """
-    json_file = Path(json_file)
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
@@ -126,19 +124,15 @@ def load_annotations(
     _limit(json_file, problems, sum(len(r["annotations"]) for r in records), max_skipped)
     for (action, kind), number in Counter((p.action, p.kind) for p in problems).items():
         logger.info("%s: %s, %s: %d", json_file, kind, action, number)
-    names, ids, schema = index.class_names, index.category_ids, index.schema.name
-    return AmodalAnnotations(records, names, ids, tuple(problems), schema)
+    return AmodalAnnotations(
+        records, index.class_names, index.category_ids, tuple(problems), index.schema.name
+    )
 
 
-def too_many_lost(lost: int, objects: int, max_skipped: float) -> bool:
-    """Whether more of the objects are left out than may be: one rule for checks and for loading."""
-    return lost > max_skipped * max(objects, 1)
-
-
-def _limit(json_file: Path, problems: list[Problem], used: int, max_skipped: float) -> None:
+def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skipped: float) -> None:
     left_out = [p for p in problems if p.lost]
     lost = sum(p.lost for p in left_out)
-    if too_many_lost(lost, used + lost, max_skipped):
+    if lost > max_skipped * (used + lost):
         shown = "; ".join(map(str, left_out[:5])) + ("; ..." if len(left_out) > 5 else "")
         raise AnnotationError(
             f"{json_file}: {lost} of {used + lost} objects cannot be used, more than "
@@ -291,10 +285,10 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     images = _index_images(sections["images"], notes)
     annotations = _index_annotations(elements, notes)
     entries = [(image, annotations.pop(k, [])) for k, image in images.items()]
-    for image_id, others in annotations.items():
+    for k, others in annotations.items():
         for element, number in others:
-            ids = {"image_id": image_id, "annotation_id": number}
-            notes.add("no such image", "skipped", lost=count_objects(parse(element)), **ids)
+            lost = count_objects(parse(element))
+            notes.add("no such image", "skipped", image_id=k, annotation_id=number, lost=lost)
     classes = schema.classes or _classes(sections.get("categories", []), notes)
     return FileIndex(path, schema, entries, list(classes), list(classes.values()), notes)
 
@@ -317,12 +311,12 @@ def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
             notes.add("unreadable entry", "skipped", f"of the list of images: {entry!r:.40}")
             continue
         first = images.setdefault(number, entry)
-        names = first.get("file_name"), entry.get("file_name")
-        if first is not entry and names[0] == names[1]:
-            notes.add("duplicate image id", "repaired", "the same image", image_id=number)
-        elif first is not entry:
-            detail = "{} is kept, {} is not".format(*names)
-            notes.add("duplicate image id", "skipped", detail, image_id=number)
+        if first is not entry:
+            names = first.get("file_name"), entry.get("file_name")
+            action, detail = "skipped", "{} is kept, {} is not".format(*names)
+            if names[0] == names[1]:
+                action, detail = "repaired", "the same image"
+            notes.add("duplicate image id", action, detail, image_id=number)
     return images
 
 
@@ -405,9 +399,9 @@ def read_images(
     if workers is None:  # for few images, starting processes takes longer than reading
         many = 200 if folder.look and not folder.quick else 1000
         workers = default_workers() if len(index.images) >= many else 1
-    # A process gets its images' own annotations, as they stand in the file, with each chunk.
+    # A process gets its images' own annotations, as they stand in the file, with each 32 images.
     bare = index._replace(images=(), problems=Notes(index.problems.file))
-    with ordered_pool(workers, CHUNK) as in_order:
+    with ordered_pool(workers, chunksize=32) as in_order:
         yield from in_order(functools.partial(_read_entry, bare, folder), index.images)
 
 
@@ -435,13 +429,7 @@ def _read_image(
             detail = f"{error!r:.200}" if isinstance(entry, dict) else entry
             lost = count_objects(entry)
             notes.add("unreadable entry", "skipped", detail, annotation_id=number, lost=lost)
-    height, width = (_side(image.get(key)) for key in ("height", "width"))
-    if height is None or width is None:
-        if image.keys() & {"height", "width"}:
-            given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
-            detail = f"{given}, taken from the masks or the image instead"
-            notes.add("bad image size", "repaired", detail)
-        height, width = _size_from(items)
+    height, width = _size(image, items, notes)
     record = {"file_name": "", "image_id": image["id"], "height": height, "width": width}
     problem = _find_image(image, record, folder)
     if problem is not None:
@@ -476,13 +464,19 @@ def _side(number: Any) -> int | None:
     return None
 
 
-def _size_from(items: Sequence[FileObject]) -> tuple[int | None, int | None]:
-    """The height and width that the RLEs of an image agree on."""
+def _size(image: dict, items: Sequence[FileObject], notes: Notes) -> list[int | None]:
+    """Height and width as recorded, else those that the RLEs of the image agree on, else None."""
+    size = [_side(image.get(key)) for key in ("height", "width")]
+    if None not in size:
+        return size
+    if image.keys() & {"height", "width"}:
+        given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
+        detail = f"{given}, taken from the masks or the image instead"
+        notes.add("bad image size", "repaired", detail)
     masks = [m for item in items for m in (item.amodal, item.visible) if isinstance(m, dict)]
-    given = [m.get("size") for m in masks]
-    pairs = [s for s in given if isinstance(s, list) and len(s) == 2 and all(map(_side, s))]
-    sizes = {(_side(height), _side(width)) for height, width in pairs}
-    return sizes.pop() if len(sizes) == 1 else (None, None)
+    pairs = [s for m in masks if isinstance(s := m.get("size"), list) and len(s) == 2]
+    sizes = {tuple(map(_side, s)) for s in pairs if all(map(_side, s))}
+    return list(sizes.pop()) if len(sizes) == 1 else [None, None]
 
 
 # ---- Object by object
@@ -506,10 +500,9 @@ def _internal_annotation(
         return None
     amodal, visible = masks
     rate = _occlusion_rate(item.rate, 1 - area(visible) / area(amodal), note)
-    if item.occluders is not None and not (
-        isinstance(item.occluders, list) and all(map(is_id, item.occluders))
-    ):
-        note("bad occluders", "repaired", f"{short(item.occluders)}: no list of ids, left out")
+    named = item.occluders
+    if named is not None and not (isinstance(named, list) and all(map(is_id, named))):
+        note("bad occluders", "repaired", f"{short(named)}: no list of ids, left out")
         item.occluders = None
     x, y, w, h = mask_util.toBbox(amodal).tolist()
     return {
@@ -585,17 +578,16 @@ def _visible_mask(item: FileObject, amodal: RLE, size: tuple[int, int], note: No
 
 def _add_occluders(annotations: list[dict], items: dict[Any, FileObject]) -> None:
     """``occluders`` where the file gives them, by name or by order."""
-    layers = {a["id"]: items[a["id"]].layer for a in annotations}
+    places = {a["id"]: items[a["id"]].layer for a in annotations}
     for behind in annotations:
-        named, layer = items[behind["id"]].occluders, layers[behind["id"]]
-        if named is not None:
-            behind["occluders"] = [number for number in named if number in layers]
-        elif layer is not None:
-            candidates = [(a, layers[a["id"]]) for a in annotations if layers[a["id"]] is not None]
+        item = items[behind["id"]]
+        if item.occluders is not None:
+            behind["occluders"] = [number for number in item.occluders if number in places]
+        elif item.layer is not None:
+            cluster, order = item.layer
+            in_front = {k for k, p in places.items() if p and p[0] == cluster and 0 < p[1] < order}
             behind["occluders"] = [
-                front["id"]
-                for front, (cluster, order) in candidates
-                if cluster == layer[0] and 0 < order < layer[1] and _covers(front, behind)
+                a["id"] for a in annotations if a["id"] in in_front and _covers(a, behind)
             ]
 
 

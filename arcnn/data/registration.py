@@ -1,6 +1,7 @@
 """Where the data sets' files lie, and their registration with detectron2."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,7 @@ from arcnn.files import sha256
 from arcnn.names import SPLITS
 
 # What of an annotation a model is trained and scored with.
-IDENTITY = (
-    "id",
-    "category_id",
-    "bbox",
-    "segmentation",
-    "visible_mask",
-    "iscrowd",
-    "occlusion_rate",
-)
+USED = ("id", "category_id", "bbox", "segmentation", "visible_mask", "iscrowd", "occlusion_rate")
 
 
 class SplitFiles(NamedTuple):
@@ -72,16 +65,13 @@ def find_split(dataset: str, split: str, root: str | Path) -> tuple[Path, Path]:
     """
     files = FILES[dataset][split]
     folders = [Path(root) / dataset, Path(root)]
-    for folder in folders:
-        for name in files.annotations:
-            for candidate in (folder / name, folder / "annotations" / name):
-                if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
-                    return candidate, folder / files.images
-    cure = (
-        "Notebook 01_prepare_data draws it."
-        if dataset == "tabletop"
-        else "data/README.md says where to get it; DATA_ROOT names another folder."
-    )
+    for folder, name, place in itertools.product(folders, files.annotations, ("", "annotations")):
+        candidate = folder / place / name
+        if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
+            return candidate, folder / files.images
+    cure = "data/README.md says where to get it; DATA_ROOT names another folder."
+    if dataset == "tabletop":
+        cure = "Notebook 01_prepare_data draws it."
     raise FileNotFoundError(
         f"{dataset}, split {split}: no {' or '.join(files.annotations)} in "
         f"{' or '.join(str(f) for f in folders)}. {cure}"
@@ -189,11 +179,9 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
             f"{name} has {classes} classes, the model {heads}: give the options "
             f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
         )
-    records = get_detection_dataset_dicts(
-        name,
-        filter_empty=split == "train" or bool(cfg.DATASETS.OVERFIT_IMAGES),
-    )
-    return records[: cfg.DATASETS.OVERFIT_IMAGES or None]
+    overfit = cfg.DATASETS.OVERFIT_IMAGES
+    records = get_detection_dataset_dicts(name, filter_empty=split == "train" or bool(overfit))
+    return records[: overfit or None]
 
 
 def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:
@@ -204,7 +192,7 @@ def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:
         digest.update(f"{record['image_id']} {record['height']} {record['width']}".encode())
         for annotation in record["annotations"]:
             objects += 1
-            digest.update(str([annotation[key] for key in IDENTITY]).encode())
+            digest.update(str([annotation[key] for key in USED]).encode())
     return {"images": len(records), "objects": objects, "used": digest.hexdigest()}
 
 

@@ -14,14 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from arcnn.data.image_files import Problem, missing_images
-from arcnn.data.reading import (
-    MAX_SKIPPED,
-    AnnotationError,
-    ImageFolder,
-    index_files,
-    read_images,
-    too_many_lost,
-)
+from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
 from arcnn.workshop.sources import compare_counts
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
@@ -84,8 +77,8 @@ class Report:
     @property
     def usable(self) -> bool:
         """Whether training may start: the file is complete, and not too much of it was left out."""
-        too_many = too_many_lost(self.skipped_objects, self.objects, self.max_skipped)
-        return not self.counts.get("error") and not too_many
+        few = self.skipped_objects <= self.max_skipped * self.objects
+        return few and not self.counts.get("error")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
