@@ -403,46 +403,16 @@ def test_duplicate_ids(tmp_path: Path) -> None:
     assert [a["id"] for a in loaded.records[0]["annotations"]] == [7, 8]
 
 
-def test_trouble_with_images(tmp_path: Path) -> None:
-    root = tmp_path / "images"
-    root.mkdir()
-    file = write(root)
-    file = file.rename(tmp_path / "made.json")
-    (tmp_path / "secret.png").write_bytes((root / "3.png").read_bytes())
-    (root / "link.png").symlink_to(tmp_path / "secret.png")
-    (root / "torn.png").write_bytes((root / "3.png").read_bytes()[:40])
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (H, W, 3), np.uint8)).save(
-        root / "torn.jpg"
-    )
-    (root / "torn.jpg").write_bytes((root / "torn.jpg").read_bytes()[:-90])
-    Image.new("RGB", (W + 1, H)).save(root / "large.png")
-    latin = os.path.join(os.fsencode(root), "café.png".encode("latin-1"))
+def test_an_image_whose_name_on_disk_is_in_latin_1(tmp_path: Path) -> None:
+    images = [{"id": 3, "file_name": "café.png", "height": H, "width": W}]
+    file = write(tmp_path, annotation(), images=images)
     try:
-        with open(latin, "wb") as stream:
-            stream.write((root / "3.png").read_bytes())
+        os.rename(tmp_path / "3.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
     except OSError:
         pytest.skip("this file system holds no names in Latin-1")
-    names = ["3.png", "none.png", "link.png", "torn.png", "torn.jpg", "large.png", "café.png",
-             "../secret.png"]  # fmt: skip
-    content = json.loads(file.read_text())
-    content["images"] = [
-        {"id": k, "file_name": n, "height": H, "width": W} for k, n in enumerate(names)
-    ]
-    content["annotations"] = [annotation(id=k, image_id=k) for k in range(len(names))]
-    file.write_text(json.dumps(content))
-    report = check(file, root, progress=False)
-    assert {(p.image_id, p.kind) for p in report.problems} == {
-        (1, "missing image"),
-        (2, "link out of the folder"),
-        (3, "unreadable image"),
-        (4, "unreadable image"),
-        (5, "image of another size"),
-        (6, "file name in Latin-1"),
-        (7, "image path out of the folder"),
-    }
-    assert (report.used, report.skipped_objects) == (2, 6)
+    report = check(file, tmp_path, progress=False)
+    assert report.counts == {"repaired": {"file name in Latin-1": 1}} and report.used == 1
     str(report).encode("utf-8")
-    assert check(file, root, progress=False, allow_links=True).used == 3
 
 
 def test_a_file_in_latin_1_and_one_with_a_mark_at_its_start(tmp_path: Path) -> None:

@@ -310,12 +310,12 @@ def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
         if not is_id(number):
             notes.add("unreadable entry", "skipped", f"of the list of images: {entry!r:.40}")
             continue
-        first = images.setdefault(number, entry)
-        if first is not entry:
-            names = first.get("file_name"), entry.get("file_name")
-            action, detail = "skipped", "{} is kept, {} is not".format(*names)
-            if names[0] == names[1]:
-                action, detail = "repaired", "the same image"
+        kept = images.setdefault(number, entry)
+        if kept is not entry:
+            one, other = kept.get("file_name"), entry.get("file_name")
+            action, detail = "repaired", "the same image"
+            if one != other:
+                action, detail = "skipped", f"{one} is kept, {other} is not"
             notes.add("duplicate image id", action, detail, image_id=number)
     return images
 
@@ -343,15 +343,14 @@ def _index_annotations(elements: Sequence, notes: Notes) -> dict[Any, Annotation
             others.append((element, number, image_id))
     new = max((int(k) for k in by_id if not isinstance(k, str)), default=0)
     for element, number, image_id in others:
-        kind, what = "annotation without an id", f"{number!r:.40}"
-        if is_id(number):
-            kind, what = "duplicate annotation id", "another object"
-        if is_id(number) and parse(by_id[number]) == parse(element):
+        taken = is_id(number)
+        kind = "duplicate annotation id" if taken else "annotation without an id"
+        if taken and parse(by_id[number]) == parse(element):
             detail = "the same object again; one copy is kept"
         else:
             new += 1
             by_image[image_id].append((element, new))
-            detail = f"{what}; it gets the id {new}"
+            detail = f"{'another object' if taken else f'{number!r:.40}'}; it gets the id {new}"
         notes.add(kind, "repaired", detail, image_id=image_id, annotation_id=number)
     return by_image
 
@@ -431,8 +430,7 @@ def _read_image(
             notes.add("unreadable entry", "skipped", detail, annotation_id=number, lost=lost)
     height, width = _size(image, items, notes)
     record = {"file_name": "", "image_id": image["id"], "height": height, "width": width}
-    problem = _find_image(image, record, folder)
-    if problem is not None:
+    if problem := _find_image(image, record, folder):
         unusable = problem.action == "skipped"
         notes.append(problem._replace(lost=len(items) if unusable else 0, file=notes.file))
         if unusable:
@@ -459,9 +457,8 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
 
 def _side(number: Any) -> int | None:
     """A side in pixels, also where the file writes it as 427.0; else None."""
-    if isinstance(number, int | float) and 1 <= number <= LARGEST_SIDE:
-        return int(number) if number == int(number) else None
-    return None
+    fits = isinstance(number, int | float) and 1 <= number <= LARGEST_SIDE
+    return int(number) if fits and number == int(number) else None
 
 
 def _size(image: dict, items: Sequence[FileObject], notes: Notes) -> list[int | None]:
@@ -586,15 +583,11 @@ def _add_occluders(annotations: list[dict], items: dict[Any, FileObject]) -> Non
         elif item.layer is not None:
             cluster, order = item.layer
             in_front = {k for k, p in places.items() if p and p[0] == cluster and 0 < p[1] < order}
-            behind["occluders"] = [
-                a["id"] for a in annotations if a["id"] in in_front and _covers(a, behind)
-            ]
+            fronts = [a for a in annotations if a["id"] in in_front]
+            behind["occluders"] = [front["id"] for front in fronts if _covers(front, behind)]
 
 
 def _covers(front: dict, behind: dict) -> bool:
     """Whether some hidden pixel of ``behind`` belongs to ``front``."""
-    (a0, b0, a1, b1), (c0, d0, c1, d1) = front["bbox"], behind["bbox"]
-    if a1 <= c0 or c1 <= a0 or b1 <= d0 or d1 <= b0:
-        return False
     overlap = intersection(front["segmentation"], behind["segmentation"])
     return area(overlap) > area(intersection(overlap, behind["visible_mask"]))
