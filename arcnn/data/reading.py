@@ -109,7 +109,8 @@ def load_annotations(
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
-    folder = ImageFolder(str(image_root), look_at_images, quick=True, allow_links=allow_links)
+    options = {"quick": True, "allow_links": allow_links}
+    folder = ImageFolder(str(image_root), look_at_images, options)
     records, problems = [], []
     for index in index_files(json_file):
         if isinstance(index, AnnotationError):
@@ -378,10 +379,8 @@ class ImageFolder(NamedTuple):
     """Where the images are, and how closely :func:`check_image` looks at them."""
 
     root: str
-    look: bool = False  # False: only at those whose size is recorded nowhere
-    quick: bool = False
-    decode: bool = False
-    allow_links: bool = False
+    look: bool  # False: only at those whose size is recorded nowhere
+    options: dict[str, bool]  # of check_image
 
 
 Result = tuple[dict | None, list[Problem]]  # None: the image cannot be used
@@ -396,7 +395,7 @@ def read_images(
         workers: processes; by default one per core for large files, else this one.
     """
     if workers is None:  # for few images, starting processes takes longer than reading
-        many = 200 if folder.look and not folder.quick else 1000
+        many = 200 if folder.look and not folder.options.get("quick") else 1000
         workers = default_workers() if len(index.images) >= many else 1
     # A process gets its images' own annotations, as they stand in the file, with each 32 images.
     bare = index._replace(images=(), problems=Notes(index.problems.file))
@@ -451,8 +450,7 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
         return Problem("image path out of the folder", "skipped", image["id"], None, str(error))
     if not folder.look and record["height"] is not None:
         return None
-    _, _, quick, decode, links = folder
-    return check_image(Path(folder.root), record, quick=quick, decode=decode, allow_links=links)
+    return check_image(Path(folder.root), record, **folder.options)
 
 
 def _side(number: Any) -> int | None:

@@ -120,18 +120,13 @@ def register_dataset(
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
+    limits = {"max_skipped": max_skipped, "allow_links": allow_links}
     for split, (json_file, image_root) in find_splits(dataset, root).items():
-        name = f"{dataset}_{split}"
+        name = names[split] = f"{dataset}_{split}"
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(
-            json_file,
-            image_root,
-            max_skipped=max_skipped,
-            look_at_images=True,
-            allow_links=allow_links,
-        )
+        loaded = load_annotations(json_file, image_root, look_at_images=True, **limits)
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
@@ -141,7 +136,6 @@ def register_dataset(
             evaluator_type="amodal",
             problems=loaded.problems,
         )
-        names[split] = name
     return names
 
 
@@ -200,18 +194,14 @@ def fingerprint(dataset: str, root: str | Path) -> dict[str, dict[str, Any]]:
     """What a record names as its data.
 
     Returns:
-        ``sha256``, of every annotation file found, by split; and ``used``, by registered split, the
+        ``sha256`` of each annotation file found, by split; and ``used``, by registered split, the
         :func:`used_fingerprint` of its records.
     """
-    files = find_splits(dataset, root)
-    names = {split: f"{dataset}_{split}" for split in files}
+    files, registered = find_splits(dataset, root), DatasetCatalog.list()
+    used = {split: f"{dataset}_{split}" for split in files if f"{dataset}_{split}" in registered}
     return {
         "sha256": {split: sha256(json_file) for split, (json_file, _) in files.items()},
-        "used": {
-            split: used_fingerprint(DatasetCatalog.get(name))
-            for split, name in names.items()
-            if name in DatasetCatalog.list()
-        },
+        "used": {k: used_fingerprint(DatasetCatalog.get(name)) for k, name in used.items()},
     }
 
 

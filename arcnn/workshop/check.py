@@ -6,6 +6,7 @@ Every mask is decoded once, in several processes, so that 15,000 street scenes t
 import math
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,12 +108,15 @@ class Report:
             lines += ["occlusion rates:", *_wrapped(bins)]
             if self.with_occluders:
                 lines.append(f"the file says who covers whom: {self.with_occluders:,} objects")
+        listed = [p for p in self.problems if p.action != "repaired"]
+        shown = Counter((p.action, p.kind) for p in listed)
         for action, kinds in sorted(self.counts.items()):
             lines.append(f"{action}:")
             for kind, number in sorted(kinds.items()):
-                more = f" (the first {LISTED:,} are listed)" if number > LISTED else ""
+                first = shown[action, kind]
+                more = f" (the first {first:,} are listed)" if 0 < first < number else ""
                 lines.append(f"  {number:>7,} {kind}{more}")
-        lines += [f"  {p.action}: {p}" for p in self.problems if p.action != "repaired"]
+        lines += [f"  {p.action}: {p}" for p in listed]
         share = self.skipped_objects / max(self.objects, 1)
         verdict = "usable" if self.usable else "not usable as it is"
         lines.append(
@@ -163,7 +167,7 @@ def check(
         report.add([Problem("no images", "error", None, None, sentence)])
     beside = json_file if json_file.is_dir() else json_file.parent
     look = root is not None and not sentence
-    folder = ImageFolder(root or str(beside), look, False, decode, allow_links)
+    folder = ImageFolder(root or str(beside), look, {"decode": decode, "allow_links": allow_links})
     bar = tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1, disable=not progress)
     with bar:
         for index in index_files(json_file):
