@@ -15,8 +15,8 @@ ORIENTATION = 0x0112  # the EXIF tag; from 5 on, the image lies on its side
 class Problem(NamedTuple):
     """Something wrong with a file, an image or an object, and what was done about it.
 
-    ``action`` is ``"error"`` (the file is not what it should be), ``"skipped"`` (left out),
-    ``"repaired"`` or ``"noted"`` (a field that nothing depends on).
+    ``action`` is ``"error"`` (the file is not what it should be), ``"skipped"`` (left out) or
+    ``"repaired"``.
     """
 
     kind: str  # a few words, the same for all of a kind

@@ -69,11 +69,7 @@ class AmodalDatasetMapper:
 
 
 def _read_image(file_name: str, image_format: str) -> np.ndarray:
-    """An image as detectron2 reads it, upright, ``(H, W, 3)`` uint8.
-
-    Raises:
-        OSError: missing or broken.
-    """
+    """An image as detectron2 reads it, upright, ``(H, W, 3)`` uint8; OSError if it is broken."""
     try:
         with Image.open(file_name) as image:
             # First of all: detectron2's own reader asks a PNG for its EXIF data, swallows the error

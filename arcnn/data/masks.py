@@ -20,10 +20,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
     Raises:
         ValueError: not what a compressed RLE looks like.
     """
-    try:
-        raw = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-    except UnicodeEncodeError as error:
-        raise ValueError("broken counts: a character that no RLE has") from error
+    raw = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else bytes(counts)
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes):
         raise ValueError("broken counts: empty")
@@ -57,22 +54,19 @@ def check_rle(rle: RLE, height: int, width: int) -> RLE:
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise ValueError(f"RLE of size {size!r:.40} on an image of [{height}, {width}]")
-    if isinstance(counts, str | bytes):
-        runs = run_lengths(counts)
-    elif not isinstance(counts, list):
+    listed = isinstance(counts, list)
+    if not listed and not isinstance(counts, str | bytes):
         raise ValueError("broken counts: neither text nor a list")
-    elif not all(isinstance(k, int | np.integer) for k in counts):
+    if listed and not all(isinstance(k, int | np.integer) for k in counts):
         raise ValueError("broken counts: not whole numbers")
-    else:
-        runs = np.array(counts)
+    runs = np.array(counts) if listed else run_lengths(counts)
     pixels = height * width
     if (runs < 0).any() or (runs > pixels).any():  # their sum may overflow
         raise ValueError("broken counts: a run that this image does not hold")
     if runs.sum() != pixels:
         raise ValueError(f"broken counts: {runs.sum()} pixels instead of {pixels}")
-    if isinstance(counts, list):
-        return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": counts}
+    checked = {"size": [height, width], "counts": counts}
+    return mask_util.frPyObjects(checked, height, width) if listed else checked
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:

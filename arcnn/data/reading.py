@@ -18,18 +18,16 @@ The occlusion mask is never stored: it is *amodal and not visible*, always. RLE 
 ``{"size": [H, W], "counts": bytes | str}``. The files' own field names are read in
 :mod:`arcnn.data.schemas` alone.
 
-A file is mapped into memory and indexed: cut into its elements, of which only the ids are parsed.
-The annotations of an image are parsed when it is read, for large files in a worker process. What is
-wrong and can be repaired is repaired and what cannot is left out; each case is a :class:`Problem`,
-and more objects left out than allowed is an error.
+A file is cut into its elements, of which only the ids are parsed at first; the annotations of an
+image are parsed when it is read, for large files in a worker process. What is wrong and can be
+repaired is repaired and what cannot is left out; each case is a :class:`Problem`, and more objects
+left out than allowed is an error.
 """
 
 import codecs
 import functools
 import json
 import logging
-import math
-import mmap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,9 +48,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
-AREA_TOLERANCE = 0.05  # relative; polygons turned into pixels elsewhere differ a little
-CHUNK = 32  # images per job of a worker process
-IN_PARALLEL = 1000  # images; below that, starting processes takes longer than reading
 LARGEST_SIDE = 65_535  # pixels: JPEG's limit; more overflows the run lengths of pycocotools
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS; importing it would bring torch into every worker
 
@@ -67,6 +62,11 @@ class AnnotationError(ValueError):
         super().__init__(message)
         kind = "not a readable annotation file"
         self.problem = problem or Problem(kind, "error", None, None, message)
+
+
+def _unusable(path: Path, problem: Problem) -> AnnotationError:
+    cure = "Repair the file, or fetch or write it again."
+    return AnnotationError(f"{path} cannot be used: {problem}. {cure}", problem)
 
 
 class AmodalAnnotations(NamedTuple):
@@ -106,12 +106,12 @@ def load_annotations(
         AnnotationError: truncated or not JSON, an unknown schema, or too many objects that cannot
             be used; names the first of them.
     """
-    json_file = Path(json_file)
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
-    folder = ImageFolder(str(image_root), look_at_images, quick=True, allow_links=allow_links)
-    records, problems, objects = [], [], 0
+    options = {"quick": True, "allow_links": allow_links}
+    folder = ImageFolder(str(image_root), look_at_images, options)
+    records, problems = [], []
     for index in index_files(json_file):
         if isinstance(index, AnnotationError):
             raise index
@@ -119,46 +119,36 @@ def load_annotations(
             if problem.action == "error":
                 raise _unusable(index.path, problem)
         problems += index.problems
-        objects += sum(p.lost for p in index.problems)
-        for result in read_images(index, folder, workers):
-            objects += result.objects
-            problems += result.problems
-            records += [result.record] if result.record else []
-    left_out = [p for p in problems if p.lost]
-    if too_many_lost(sum(p.lost for p in left_out), objects, max_skipped):
-        raise _too_many_left_out(json_file, left_out, objects, max_skipped)
+        for record, found in read_images(index, folder, workers):
+            problems += found
+            records += [record] if record else []
+    _limit(json_file, problems, sum(len(r["annotations"]) for r in records), max_skipped)
     for (action, kind), number in Counter((p.action, p.kind) for p in problems).items():
         logger.info("%s: %s, %s: %d", json_file, kind, action, number)
-    names, ids, schema = index.class_names, index.category_ids, index.schema.name
-    return AmodalAnnotations(records, names, ids, tuple(problems), schema)
-
-
-def too_many_lost(lost: int, objects: int, max_skipped: float) -> bool:
-    """Whether more of the objects are left out than may be: one rule for checks and for loading."""
-    return lost > max_skipped * max(objects, 1)
-
-
-def _too_many_left_out(
-    json_file: Path, left_out: list[Problem], objects: int, max_skipped: float
-) -> AnnotationError:
-    shown = "; ".join(map(str, left_out[:5])) + ("; ..." if len(left_out) > 5 else "")
-    return AnnotationError(
-        f"{json_file}: {sum(p.lost for p in left_out)} of {objects} objects cannot be used, more "
-        f"than {max_skipped:.2%}: {shown}. Repair or remove them, or allow more with max_skipped; "
-        "`python -m arcnn.data check` lists all of them."
+    return AmodalAnnotations(
+        records, index.class_names, index.category_ids, tuple(problems), index.schema.name
     )
 
 
-def _unusable(path: Path, problem: Problem) -> AnnotationError:
-    cure = "Repair the file, or fetch or write it again."
-    return AnnotationError(f"{path} cannot be used: {problem}. {cure}", problem)
+def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skipped: float) -> None:
+    left_out = [p for p in problems if p.lost]
+    lost = sum(p.lost for p in left_out)
+    if lost > max_skipped * (used + lost):
+        shown = "; ".join(map(str, left_out[:5])) + ("; ..." if len(left_out) > 5 else "")
+        raise AnnotationError(
+            f"{json_file}: {lost} of {used + lost} objects cannot be used, more than "
+            f"{max_skipped:.2%}: {shown}. Repair or remove them, or allow more with max_skipped; "
+            "`python -m arcnn.data check` lists all of them."
+        )
 
 
 # ---- From a file to its elements, and from an element to Python objects
 
 
-def parse(element: Raw) -> Any:
+def parse(element: Any) -> Any:
     """The content of an element; of one that cannot be read, a sentence that says why."""
+    if not isinstance(element, Raw):
+        return element
     try:
         try:
             return msgspec.json.decode(element)
@@ -166,10 +156,6 @@ def parse(element: Raw) -> Any:
             return json.loads(_text(bytes(element))[0])
     except (ValueError, RecursionError) as error:
         return str(error)
-
-
-def _dump(value: Any) -> Raw:
-    return value if isinstance(value, Raw) else Raw(json.dumps(value, default=parse).encode())
 
 
 def _text(data: bytes) -> tuple[str, str]:
@@ -187,49 +173,35 @@ def _elements(value: Raw) -> list[Raw]:
         return [value]
 
 
-def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
+def _split(path: Path) -> tuple[Raw, dict[str, list]]:
     """A file as a whole, and the elements of its top-level lists (of another value: itself).
+
+    Elements are not parsed, except in a file with something that msgspec refuses, such as NaN.
 
     Raises:
         AnnotationError: it is not JSON from the first to the last byte.
     """
-    with path.open("rb") as file:
-        empty = not path.stat().st_size  # nothing to map
-        data = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    mark = len(codecs.BOM_UTF8) if data[:3] == codecs.BOM_UTF8 else 0
-    content = Raw(data[mark:])
+    data = path.read_bytes()
+    content = data.removeprefix(codecs.BOM_UTF8)
     try:
-        sections = msgspec.json.decode(content, type=dict[str, Raw])
-        return content, {key: _elements(value) for key, value in sections.items()}
+        sections = msgspec.json.decode(Raw(content), type=dict[str, Raw])
+        return Raw(content), {key: _elements(value) for key, value in sections.items()}
     except (ValueError, RecursionError):
-        try:
-            return content, _split_slowly(bytes(content))
-        except json.JSONDecodeError as error:
-            (text, encoding), what = _text(bytes(content)), f"is cut off or not JSON ({error.msg})"
-            what = "goes on behind its last brace" if error.msg == "Extra data" else what
-            detail = f"{what} at byte {mark + len(text[: error.pos].encode(encoding)):,}"
-        except (ValueError, RecursionError) as error:  # numbers or lists without end
-            detail = f"holds a value that is not readable ({error})"
+        text, encoding = _text(content)
+    try:
+        sections = json.loads(text)
+        if not isinstance(sections, dict):
+            raise ValueError("no object in braces")
+        return Raw(content), {k: v if isinstance(v, list) else [v] for k, v in sections.items()}
+    except json.JSONDecodeError as error:
+        what = f"is cut off or not JSON ({error.msg})"
+        what = "goes on behind its last brace" if error.msg == "Extra data" else what
+        place = len(data) - len(content) + len(text[: error.pos].encode(encoding))
+        detail = f"{what} at byte {place:,}"
+    except (ValueError, RecursionError) as error:  # numbers or lists without end
+        detail = f"holds a value that is not readable ({error})"
     kind = "truncated or broken JSON"
     raise _unusable(path, Problem(kind, "error", None, None, f"the file {detail}"))
-
-
-def _split_slowly(data: bytes) -> dict[str, list[Raw]]:
-    """The elements of a file with something that msgspec refuses, such as NaN; else a ValueError
-    that says what is wrong."""
-
-    def pack(entry: dict) -> Any:
-        # Annotations become text again at once: as objects they would take ten times the memory.
-        return _dump(entry) if "image_id" in entry else entry
-
-    content = json.loads(_text(data)[0], object_hook=pack)
-    content = parse(content) if isinstance(content, Raw) else content
-    if not isinstance(content, dict):
-        raise ValueError("no object in braces")
-    return {
-        key: [_dump(v) for v in (value if isinstance(value, list) else [value])]
-        for key, value in content.items()
-    }
 
 
 # ---- The index: what a file lists, image by image
@@ -248,7 +220,7 @@ class Notes(list[Problem]):
         self.append(Problem(kind, action, detail=detail, file=self.file, **fields))
 
 
-Annotations = list[tuple[Raw, Any]]  # unparsed, each with the id that it has in the record
+Annotations = list[tuple[Any, Any]]  # elements, each with the id that it has in the record
 
 
 class FileIndex(NamedTuple):
@@ -256,8 +228,7 @@ class FileIndex(NamedTuple):
 
     path: Path
     schema: Schema
-    images: dict[Any, dict]  # by id, the file's own entries
-    annotations: dict[Any, Annotations]  # by image id
+    images: Sequence[tuple[dict, Annotations]]  # the file's own entries
     category_ids: list[int]
     class_names: list[str]
     problems: Notes
@@ -280,17 +251,13 @@ def index_files(json_file: str | Path) -> Iterator[FileIndex | AnnotationError]:
     files = sorted(json_file.glob("*.json")) if json_file.is_dir() else [json_file]
     if not files:
         raise FileNotFoundError(f"{json_file} holds no *.json")
-    images, annotations = set(), set()  # ids of the files so far
     for file in files:
         name = file.name if file != json_file else ""
         try:
-            index = index_file(file, name)
+            yield index_file(file, name)
         except AnnotationError as error:
             error.problem = error.problem._replace(file=name)
             yield error
-        else:
-            _compare(index, images, annotations)
-            yield index
 
 
 def index_file(path: str | Path, name: str = "") -> FileIndex:
@@ -305,8 +272,7 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     if sections.get(schemas.REGIONS) and not sections.get("annotations"):
         # COCOA's one file per image is its only entry.
         entry = {key: parse(values[0]) for key, values in sections.items() if values}
-        sections["images"] = [_dump(schemas.image_of_entry(entry))]
-        sections["annotations"] = [content]
+        sections |= {"images": [schemas.image_of_entry(entry)], "annotations": [content]}
     missing = [key for key in ("images", "annotations") if key not in sections]
     if missing:
         what = "not an amodal annotation file of a known schema"
@@ -319,13 +285,13 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
         raise AnnotationError(f"{path} is of an {error}.") from error
     images = _index_images(sections["images"], notes)
     annotations = _index_annotations(elements, notes)
-    for image_id in [k for k in annotations if k not in images]:
-        for element, number in annotations.pop(image_id):
-            ids = {"image_id": image_id, "annotation_id": number}
-            notes.add("no such image", "skipped", lost=count_objects(parse(element)), **ids)
-    classes = _classes(schema, sections.get("categories", []), notes)
-    ids, names = list(classes), list(classes.values())
-    return FileIndex(path, schema, images, annotations, ids, names, notes)
+    entries = [(image, annotations.pop(k, [])) for k, image in images.items()]
+    for k, others in annotations.items():
+        for element, number in others:
+            lost = count_objects(parse(element))
+            notes.add("no such image", "skipped", image_id=k, annotation_id=number, lost=lost)
+    classes = schema.classes or _classes(sections.get("categories", []), notes)
+    return FileIndex(path, schema, entries, list(classes), list(classes.values()), notes)
 
 
 def as_key(value: Any) -> Any:
@@ -338,33 +304,33 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
 
 
-def _index_images(elements: Sequence[Raw], notes: Notes) -> dict[Any, dict]:
+def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
     images: dict[Any, dict] = {}
     for entry in map(parse, elements):
         number = entry.get("id") if isinstance(entry, dict) else None
         if not is_id(number):
             notes.add("unreadable entry", "skipped", f"of the list of images: {entry!r:.40}")
             continue
-        first = images.setdefault(number, entry)
-        names = first.get("file_name"), entry.get("file_name")
-        if first is not entry and names[0] == names[1]:
-            notes.add("duplicate image id", "repaired", "the same image", image_id=number)
-        elif first is not entry:
-            detail = "{} is kept, {} is not".format(*names)
-            notes.add("duplicate image id", "skipped", detail, image_id=number)
+        kept = images.setdefault(number, entry)
+        if kept is not entry:
+            one, other = kept.get("file_name"), entry.get("file_name")
+            action, detail = "repaired", "the same image"
+            if one != other:
+                action, detail = "skipped", f"{one} is kept, {other} is not"
+            notes.add("duplicate image id", action, detail, image_id=number)
     return images
 
 
-def _index_annotations(elements: Sequence[Raw], notes: Notes) -> dict[Any, Annotations]:
+def _index_annotations(elements: Sequence, notes: Notes) -> dict[Any, Annotations]:
     """The annotations of each image; those whose id is taken or is none get a new one."""
     by_image: dict[Any, Annotations] = defaultdict(list)
-    by_id: dict[Any, Raw] = {}
-    others: list[tuple[Raw, Any, Any]] = []
+    by_id: dict[Any, Any] = {}
+    others: list[tuple[Any, Any, Any]] = []
     decoder = msgspec.json.Decoder(_Ids)
     for element in elements:
         try:
             ids = decoder.decode(element)
-        except (ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):  # parsed already, or nothing for msgspec
             entry = parse(element)
             if not isinstance(entry, dict):
                 notes.add("unreadable entry", "skipped", f"{entry!r:.40}", lost=1)
@@ -378,59 +344,32 @@ def _index_annotations(elements: Sequence[Raw], notes: Notes) -> dict[Any, Annot
             others.append((element, number, image_id))
     new = max((int(k) for k in by_id if not isinstance(k, str)), default=0)
     for element, number, image_id in others:
-        kind, what = "annotation without an id", f"{number!r:.40}"
-        if is_id(number):
-            kind, what = "duplicate annotation id", "another object"
-        if is_id(number) and parse(by_id[number]) == parse(element):
+        taken = is_id(number)
+        kind = "duplicate annotation id" if taken else "annotation without an id"
+        if taken and parse(by_id[number]) == parse(element):
             detail = "the same object again; one copy is kept"
         else:
             new += 1
             by_image[image_id].append((element, new))
-            detail = f"{what}; it gets the id {new}"
+            detail = f"{'another object' if taken else f'{number!r:.40}'}; it gets the id {new}"
         notes.add(kind, "repaired", detail, image_id=image_id, annotation_id=number)
     return by_image
 
 
-def _classes(schema: Schema, elements: Sequence[Raw], notes: Notes) -> dict[int, str]:
-    """Names by id, in the order of the ids: the schema's own, or those that the file lists."""
-    own = {c["id"]: c["name"] for c in schema.categories or ()}
-    listed: dict[int, str] = {}
+def _classes(elements: Sequence, notes: Notes) -> dict[int, str]:
+    """Names by id, in the order of the ids, as the file lists them."""
+    names: dict[int, str] = {}
     for category in map(parse, elements):
         entry = category if isinstance(category, dict) else {}
-        number, name = as_key(entry.get("id")), entry.get("name")
-        if own:
-            if isinstance(name, str) and name.lower() != own.get(number, name.lower()):
-                detail = f"{number}: {name!r:.40} in the file, {own[number]!r} here"
-                notes.add("category of another name", "noted", detail)
-        elif not isinstance(number, int) or not isinstance(name, str):
+        number, name = entry.get("id"), entry.get("name")
+        if not isinstance(number, int) or not isinstance(name, str):
             kind = "category without a whole number as id, or without a name"
             notes.add(kind, "error", f"{category!r:.80}")
-        elif number in listed:
+        elif number in names:
             notes.add("duplicate category id", "error", f"{category!r:.80}")
         else:
-            listed[number] = name
-    return own or dict(sorted(listed.items()))
-
-
-def _compare(index: FileIndex, images: set, annotations: set) -> None:
-    """Leave out images that an earlier file of the folder has; equal annotation ids are kept.
-
-    Args:
-        images, annotations: ids of the earlier files; those of this one are added.
-    """
-    for image_id in [k for k in index.images if k in images]:
-        del index.images[image_id]
-        lost = sum(count_objects(parse(e)) for e, _ in index.annotations.pop(image_id, ()))
-        detail = "another file has this image; that one is kept"
-        action = "skipped" if lost else "repaired"
-        index.problems.add("duplicate image id", action, detail, image_id=image_id, lost=lost)
-    numbers = {number: k for k, pairs in index.annotations.items() for _, number in pairs}
-    for number in [k for k in numbers if k in annotations]:
-        ids = {"image_id": numbers[number], "annotation_id": number}
-        detail = "another file has it as well; both are kept"
-        index.problems.add("duplicate annotation id", "noted", detail, **ids)
-    images.update(index.images)
-    annotations.update(numbers)
+            names[number] = name
+    return dict(sorted(names.items()))
 
 
 # ---- Image by image: the file's own entries -> the internal record, and what was wrong
@@ -440,58 +379,45 @@ class ImageFolder(NamedTuple):
     """Where the images are, and how closely :func:`check_image` looks at them."""
 
     root: str
-    look: bool = False  # False: only at those whose size is recorded nowhere
-    quick: bool = False
-    decode: bool = False
-    allow_links: bool = False
+    look: bool  # False: only at those whose size is recorded nowhere
+    options: dict[str, bool]  # of check_image
 
 
-class ImageResult(NamedTuple):
-    """One image, read."""
-
-    record: dict | None  # None: the image cannot be used
-    objects: int  # in the file
-    problems: list[Problem]
+Result = tuple[dict | None, list[Problem]]  # None: the image cannot be used
 
 
 def read_images(
     index: FileIndex, folder: ImageFolder, workers: int | None = None
-) -> Iterator[ImageResult]:
+) -> Iterator[Result]:
     """Read all images of an indexed file, in order.
 
     Args:
         workers: processes; by default one per core for large files, else this one.
     """
-    if workers is None:
-        workers = default_workers() if len(index.images) >= IN_PARALLEL else 1
-    entries = [(image, index.annotations.get(k, [])) for k, image in index.images.items()]
-    chunks = [entries[k : k + CHUNK] for k in range(0, len(entries), CHUNK)]
-    # A process gets its images' own annotations, as they stand in the file, with each chunk.
-    bare = index._replace(images={}, annotations={}, problems=Notes(index.problems.file))
-    with ordered_pool(workers) as in_order:
-        for results in in_order(functools.partial(_read_chunk, bare, folder), chunks):
-            yield from results
+    if workers is None:  # for few images, starting processes takes longer than reading
+        many = 200 if folder.look and not folder.options.get("quick") else 1000
+        workers = default_workers() if len(index.images) >= many else 1
+    # A process gets its images' own annotations, as they stand in the file, with each 32 images.
+    bare = index._replace(images=(), problems=Notes(index.problems.file))
+    with ordered_pool(workers, chunksize=32) as in_order:
+        yield from in_order(functools.partial(_read_entry, bare, folder), index.images)
 
 
-def _read_chunk(
-    index: FileIndex, folder: ImageFolder, chunk: list[tuple[dict, Annotations]]
-) -> list[ImageResult]:
-    results = []
-    for image, annotations in chunk:
-        notes = Notes(index.problems.file, image["id"])
-        try:
-            results.append(_read_image(index, folder, image, annotations, notes))
-        except Exception as error:  # one image must not be the end of a report on 15,000
-            logger.debug("image %s", image["id"], exc_info=True)
-            lost = len(annotations)
-            notes.add("image that cannot be read", "skipped", f"{error!r:.200}", lost=lost)
-            results.append(ImageResult(None, lost, notes[-1:]))
-    return results
+def _read_entry(index: FileIndex, folder: ImageFolder, entry: tuple[dict, Annotations]) -> Result:
+    image, annotations = entry
+    notes = Notes(index.problems.file, image["id"])
+    try:
+        return _read_image(index, folder, image, annotations, notes), notes
+    except Exception as error:  # one image must not be the end of a report on 15,000
+        logger.debug("image %s", image["id"], exc_info=True)
+        lost = len(annotations)
+        notes.add("image that cannot be read", "skipped", f"{error!r:.200}", lost=lost)
+        return None, notes[-1:]
 
 
 def _read_image(
     index: FileIndex, folder: ImageFolder, image: dict, annotations: Annotations, notes: Notes
-) -> ImageResult:
+) -> dict | None:
     items: list[FileObject] = []
     for element, number in annotations:
         entry = parse(element)
@@ -501,26 +427,17 @@ def _read_image(
             detail = f"{error!r:.200}" if isinstance(entry, dict) else entry
             lost = count_objects(entry)
             notes.add("unreadable entry", "skipped", detail, annotation_id=number, lost=lost)
-    objects = len(items) + sum(p.lost for p in notes)
-    size = [_side(image.get(key)) for key in ("height", "width")]
-    if None in size:
-        if image.keys() & {"height", "width"}:
-            given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
-            detail = f"{given}, taken from the masks or the image instead"
-            notes.add("bad image size", "repaired", detail)
-        size = _size_from(items)
-    record = {"file_name": "", "image_id": image["id"], "height": size[0], "width": size[1]}
-    problem = _find_image(image, record, folder)
-    if problem is not None:
+    height, width = _size(image, items, notes)
+    record = {"file_name": "", "image_id": image["id"], "height": height, "width": width}
+    if problem := _find_image(image, record, folder):
         unusable = problem.action == "skipped"
         notes.append(problem._replace(lost=len(items) if unusable else 0, file=notes.file))
         if unusable:
-            return ImageResult(None, objects, notes)
-    contiguous = {k: i for i, k in enumerate(index.category_ids)}
-    made = (_internal_annotation(item, contiguous, record, notes) for item in items)
+            return None
+    made = (_internal_annotation(item, index.category_ids, record, notes) for item in items)
     record["annotations"] = [annotation for annotation in made if annotation is not None]
     _add_occluders(record["annotations"], {item.id: item for item in items})
-    return ImageResult(record, objects, notes)
+    return record
 
 
 def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | None:
@@ -533,24 +450,28 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
         return Problem("image path out of the folder", "skipped", image["id"], None, str(error))
     if not folder.look and record["height"] is not None:
         return None
-    _, _, quick, decode, links = folder
-    return check_image(Path(folder.root), record, quick=quick, decode=decode, allow_links=links)
+    return check_image(Path(folder.root), record, **folder.options)
 
 
 def _side(number: Any) -> int | None:
     """A side in pixels, also where the file writes it as 427.0; else None."""
-    if isinstance(number, int | float) and 1 <= number <= LARGEST_SIDE:
-        return int(number) if number == int(number) else None
-    return None
+    fits = isinstance(number, int | float) and 1 <= number <= LARGEST_SIDE
+    return int(number) if fits and number == int(number) else None
 
 
-def _size_from(items: Sequence[FileObject]) -> tuple[int | None, int | None]:
-    """The height and width that the RLEs of an image agree on."""
+def _size(image: dict, items: Sequence[FileObject], notes: Notes) -> list[int | None]:
+    """Height and width as recorded, else those that the RLEs of the image agree on, else None."""
+    size = [_side(image.get(key)) for key in ("height", "width")]
+    if None not in size:
+        return size
+    if image.keys() & {"height", "width"}:
+        given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
+        detail = f"{given}, taken from the masks or the image instead"
+        notes.add("bad image size", "repaired", detail)
     masks = [m for item in items for m in (item.amodal, item.visible) if isinstance(m, dict)]
-    given = [m.get("size") for m in masks]
-    pairs = [s for s in given if isinstance(s, list) and len(s) == 2 and all(map(_side, s))]
-    sizes = {(_side(height), _side(width)) for height, width in pairs}
-    return sizes.pop() if len(sizes) == 1 else (None, None)
+    pairs = [s for m in masks if isinstance(s := m.get("size"), list) and len(s) == 2]
+    sizes = {tuple(map(_side, s)) for s in pairs if all(map(_side, s))}
+    return list(sizes.pop()) if len(sizes) == 1 else [None, None]
 
 
 # ---- Object by object
@@ -559,7 +480,7 @@ Note = Callable[..., None]  # kind, action, detail
 
 
 def _internal_annotation(
-    item: FileObject, contiguous: dict[Any, int], record: dict, notes: Notes
+    item: FileObject, category_ids: list[int], record: dict, notes: Notes
 ) -> dict | None:
     """The internal form of one object; None, and why, if it cannot be used."""
 
@@ -567,23 +488,40 @@ def _internal_annotation(
         lost = int(action == "skipped")
         notes.add(kind, action, detail, annotation_id=item.id, lost=lost)
 
-    if as_key(item.category_id) not in contiguous:
+    if item.category_id not in category_ids:
         return note("unknown category id", "skipped", short(item.category_id))
     masks = _read_masks(item, (record["height"], record["width"]), note)
     if masks is None:
         return None
     amodal, visible = masks
+    rate = _occlusion_rate(item.rate, 1 - area(visible) / area(amodal), note)
+    named = item.occluders
+    if named is not None and not (isinstance(named, list) and all(map(is_id, named))):
+        note("bad occluders", "repaired", f"{short(named)}: no list of ids, left out")
+        item.occluders = None
     x, y, w, h = mask_util.toBbox(amodal).tolist()
     return {
         "id": item.id,
-        "category_id": contiguous[item.category_id],
+        "category_id": category_ids.index(item.category_id),
         "bbox": [x, y, x + w, y + h],
         "bbox_mode": XYXY_ABS,
         "segmentation": amodal,
         "visible_mask": visible,
-        "occlusion_rate": _check_fields(item, area(amodal), area(visible), note),
+        "occlusion_rate": rate,
         "iscrowd": int(bool(item.iscrowd)),
     }
+
+
+def _occlusion_rate(given: Any, measured: float, note: Note) -> float:
+    """The file's own rate if the masks agree, else theirs."""
+    # First of all within bounds: some numbers of a file are too large for a float.
+    number = isinstance(given, int | float) and -1 < given < 2
+    if number and abs(given - measured) <= RATE_TOLERANCE:
+        return min(max(float(given), 0.0), 1.0)
+    if given is not None:
+        detail = f"{short(given)}, the masks say {measured:.4f}"
+        note("occlusion rate differs", "repaired", detail)
+    return measured
 
 
 def _read_masks(item: FileObject, size: tuple[int, int], note: Note) -> tuple[RLE, RLE] | None:
@@ -633,65 +571,21 @@ def _visible_mask(item: FileObject, amodal: RLE, size: tuple[int, int], note: No
     return _read_mask(visible, size, "visible", note)
 
 
-def _number(value: Any) -> float:
-    """A number of a file; NaN if it is none, or too large for a float."""
-    try:
-        return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:
-        return math.nan
-
-
-def _check_fields(item: FileObject, pixels: int, visible_pixels: int, note: Note) -> float:
-    """Look at what the masks tell as well, worth a line where it is bad.
-
-    Returns:
-        The occlusion rate: the file's own if the masks agree, else theirs.
-    """
-    rate = 1 - visible_pixels / pixels
-    if item.rate is not None and abs(_number(item.rate) - rate) <= RATE_TOLERANCE:
-        rate = _number(item.rate)
-    elif item.rate is not None:
-        detail = f"{short(item.rate)}, the masks say {rate:.4f}"
-        note("occlusion rate differs", "repaired", detail)
-    boxes = ("box", item.box, "repaired"), ("visible box", item.visible_box, "noted")
-    for name, box, action in boxes:
-        numbers = [_number(k) for k in box] if isinstance(box, list) else []
-        if box is not None and (len(numbers) != 4 or not all(map(math.isfinite, numbers))):
-            note(f"NaN or nonsense in the {name}", action, f"{short(box)}, the mask tells it")
-        elif box is not None and min(numbers[2:]) <= 0:
-            note(f"zero-size {name}", action, f"{short(box)}, the mask tells it")
-    if isinstance(item.area, int | float) and not (
-        abs(_number(item.area) - pixels) <= max(AREA_TOLERANCE * pixels, 20)
-    ):
-        note("area differs", "noted", f"{short(item.area)}, the mask has {pixels}")
-    if item.occluders is not None and not (
-        isinstance(item.occluders, list) and all(map(is_id, item.occluders))
-    ):
-        note("bad occluders", "repaired", f"{short(item.occluders)}: no list of ids, left out")
-        item.occluders = None
-    return min(max(rate, 0.0), 1.0)
-
-
 def _add_occluders(annotations: list[dict], items: dict[Any, FileObject]) -> None:
     """``occluders`` where the file gives them, by name or by order."""
-    layers = {a["id"]: items[a["id"]].layer for a in annotations}
+    places = {a["id"]: items[a["id"]].layer for a in annotations}
     for behind in annotations:
-        named, layer = items[behind["id"]].occluders, layers[behind["id"]]
-        if named is not None:
-            behind["occluders"] = [number for number in named if number in layers]
-        elif layer is not None:
-            candidates = [(a, layers[a["id"]]) for a in annotations if layers[a["id"]] is not None]
-            behind["occluders"] = [
-                front["id"]
-                for front, (cluster, order) in candidates
-                if cluster == layer[0] and 0 < order < layer[1] and _covers(front, behind)
-            ]
+        item = items[behind["id"]]
+        if item.occluders is not None:
+            behind["occluders"] = [number for number in item.occluders if number in places]
+        elif item.layer is not None:
+            cluster, order = item.layer
+            in_front = {k for k, p in places.items() if p and p[0] == cluster and 0 < p[1] < order}
+            fronts = [a for a in annotations if a["id"] in in_front]
+            behind["occluders"] = [front["id"] for front in fronts if _covers(front, behind)]
 
 
 def _covers(front: dict, behind: dict) -> bool:
     """Whether some hidden pixel of ``behind`` belongs to ``front``."""
-    (a0, b0, a1, b1), (c0, d0, c1, d1) = front["bbox"], behind["bbox"]
-    if a1 <= c0 or c1 <= a0 or b1 <= d0 or d1 <= b0:
-        return False
     overlap = intersection(front["segmentation"], behind["segmentation"])
     return area(overlap) > area(intersection(overlap, behind["visible_mask"]))

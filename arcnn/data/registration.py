@@ -1,6 +1,7 @@
 """Where the data sets' files lie, and their registration with detectron2."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,7 @@ from arcnn.files import sha256
 from arcnn.names import SPLITS
 
 # What of an annotation a model is trained and scored with.
-IDENTITY = (
-    "id",
-    "category_id",
-    "bbox",
-    "segmentation",
-    "visible_mask",
-    "iscrowd",
-    "occlusion_rate",
-)
+USED = ("id", "category_id", "bbox", "segmentation", "visible_mask", "iscrowd", "occlusion_rate")
 
 
 class SplitFiles(NamedTuple):
@@ -72,16 +65,13 @@ def find_split(dataset: str, split: str, root: str | Path) -> tuple[Path, Path]:
     """
     files = FILES[dataset][split]
     folders = [Path(root) / dataset, Path(root)]
-    for folder in folders:
-        for name in files.annotations:
-            for candidate in (folder / name, folder / "annotations" / name):
-                if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
-                    return candidate, folder / files.images
-    cure = (
-        "Notebook 01_prepare_data draws it."
-        if dataset == "tabletop"
-        else "data/README.md says where to get it; DATA_ROOT names another folder."
-    )
+    for folder, name, place in itertools.product(folders, files.annotations, ("", "annotations")):
+        candidate = folder / place / name
+        if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
+            return candidate, folder / files.images
+    cure = "data/README.md says where to get it; DATA_ROOT names another folder."
+    if dataset == "tabletop":
+        cure = "Notebook 01_prepare_data draws it."
     raise FileNotFoundError(
         f"{dataset}, split {split}: no {' or '.join(files.annotations)} in "
         f"{' or '.join(str(f) for f in folders)}. {cure}"
@@ -130,18 +120,13 @@ def register_dataset(
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
+    limits = {"max_skipped": max_skipped, "allow_links": allow_links}
     for split, (json_file, image_root) in find_splits(dataset, root).items():
-        name = f"{dataset}_{split}"
+        name = names[split] = f"{dataset}_{split}"
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(
-            json_file,
-            image_root,
-            max_skipped=max_skipped,
-            look_at_images=True,
-            allow_links=allow_links,
-        )
+        loaded = load_annotations(json_file, image_root, look_at_images=True, **limits)
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
@@ -151,7 +136,6 @@ def register_dataset(
             evaluator_type="amodal",
             problems=loaded.problems,
         )
-        names[split] = name
     return names
 
 
@@ -189,11 +173,9 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
             f"{name} has {classes} classes, the model {heads}: give the options "
             f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
         )
-    records = get_detection_dataset_dicts(
-        name,
-        filter_empty=split == "train" or bool(cfg.DATASETS.OVERFIT_IMAGES),
-    )
-    return records[: cfg.DATASETS.OVERFIT_IMAGES or None]
+    overfit = cfg.DATASETS.OVERFIT_IMAGES
+    records = get_detection_dataset_dicts(name, filter_empty=split == "train" or bool(overfit))
+    return records[: overfit or None]
 
 
 def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:
@@ -204,7 +186,7 @@ def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:
         digest.update(f"{record['image_id']} {record['height']} {record['width']}".encode())
         for annotation in record["annotations"]:
             objects += 1
-            digest.update(str([annotation[key] for key in IDENTITY]).encode())
+            digest.update(str([annotation[key] for key in USED]).encode())
     return {"images": len(records), "objects": objects, "used": digest.hexdigest()}
 
 
@@ -212,18 +194,14 @@ def fingerprint(dataset: str, root: str | Path) -> dict[str, dict[str, Any]]:
     """What a record names as its data.
 
     Returns:
-        ``sha256``, of every annotation file found, by split; and ``used``, by registered split, the
+        ``sha256`` of each annotation file found, by split; and ``used``, by registered split, the
         :func:`used_fingerprint` of its records.
     """
-    files = find_splits(dataset, root)
-    names = {split: f"{dataset}_{split}" for split in files}
+    files, registered = find_splits(dataset, root), DatasetCatalog.list()
+    used = {split: f"{dataset}_{split}" for split in files if f"{dataset}_{split}" in registered}
     return {
         "sha256": {split: sha256(json_file) for split, (json_file, _) in files.items()},
-        "used": {
-            split: used_fingerprint(DatasetCatalog.get(name))
-            for split, name in names.items()
-            if name in DatasetCatalog.list()
-        },
+        "used": {k: used_fingerprint(DatasetCatalog.get(name)) for k, name in used.items()},
     }
 
 

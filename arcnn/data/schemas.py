@@ -34,9 +34,6 @@ class FileObject:
     amodal: Any  # RLE or polygons
     visible: Any  # None: all of it is visible
     occlusion: Any = None  # only where the file has it
-    box: Any = None  # XYWH, amodal; only looked at, the mask gives the box
-    visible_box: Any = None  # XYWH; only looked at
-    area: Any = None  # pixels, amodal; only looked at
     rate: Any = None
     iscrowd: Any = None
     occluders: list | None = None  # ids of the objects in front, where the file names them
@@ -49,23 +46,17 @@ class Schema(NamedTuple):
     name: str
     field: str  # the annotation field that tells it
     objects: Callable[[dict], list[FileObject]]  # of one entry of the file
-    categories: list[dict] | None = None  # these, whichever the file lists
-    title: str = ""
+    title: str
+    classes: dict[int, str] | None = None  # these, by id, whichever the file lists
 
 
 # Files list a class "rider" (id 3) or not; no object is one.
-KINS_CATEGORIES = [
-    {"id": 1, "name": "cyclist"},
-    {"id": 2, "name": "pedestrian"},
-    {"id": 4, "name": "car"},
-    {"id": 5, "name": "tram"},
-    {"id": 6, "name": "truck"},
-    {"id": 7, "name": "van"},
-    {"id": 8, "name": "misc"},
-]
+KINS_CLASSES = {
+    1: "cyclist", 2: "pedestrian", 4: "car", 5: "tram", 6: "truck", 7: "van", 8: "misc",
+}  # fmt: skip
 
 
-def _object(entry: dict, **fields: str) -> FileObject:
+def _object(entry: dict, fields: dict[str, str]) -> FileObject:
     """One object; ``fields`` are the file's names by the kit's."""
     values = {ours: entry.get(theirs) for ours, theirs in fields.items()}
     number, category_id, iscrowd = map(entry.get, ("id", "category_id", "iscrowd"))
@@ -73,22 +64,13 @@ def _object(entry: dict, **fields: str) -> FileObject:
 
 
 def _kins_2019(entry: dict) -> list[FileObject]:
-    item = _object(
-        entry,
-        amodal="segmentation",
-        visible="inmodal_seg",
-        box="bbox",
-        visible_box="inmodal_bbox",
-        area="area",
-    )
+    item = _object(entry, {"amodal": "segmentation", "visible": "inmodal_seg"})
     item.visible = [] if item.visible is None else item.visible  # no mask: nothing is visible
     return [item]
 
 
 def _kins_2020(entry: dict) -> list[FileObject]:
-    item = _object(
-        entry, amodal="a_segm", visible="i_segm", box="a_bbox", visible_box="i_bbox", area="a_area"
-    )
+    item = _object(entry, {"amodal": "a_segm", "visible": "i_segm"})
     item.visible = [] if item.visible is None else item.visible
     # 0: overlaps nobody, so nobody is in front of it. That is known, other than a missing field.
     if isinstance(order := entry.get("ico_id"), int):
@@ -100,16 +82,15 @@ COCOA_FIELDS = {
     "amodal": "segmentation",
     "visible": "visible_mask",
     "occlusion": "invisible_mask",
-    "area": "area",
     "rate": "occlude_rate",
 }
 
 
 def _cocoa_cls(entry: dict) -> list[FileObject]:
-    return [_object(entry, **COCOA_FIELDS, box="bbox", occluders="occluders")]
+    return [_object(entry, COCOA_FIELDS | {"occluders": "occluders"})]
 
 
-COCOA_CATEGORIES = [{"id": 0, "name": "thing"}, {"id": 1, "name": "stuff"}]
+COCOA_CLASSES = {0: "thing", 1: "stuff"}
 REGIONS_PER_IMAGE = 1000  # a region has no id of its own: entry id times this, plus its place
 
 
@@ -122,7 +103,7 @@ def _cocoa(entry: dict) -> list[FileObject]:
         in_front.setdefault(int(behind), []).append(first + int(front))
     items = []
     for place, region in enumerate(regions, start=1):
-        item = _object(region, **COCOA_FIELDS)
+        item = _object(region, COCOA_FIELDS)
         item.id, item.category_id = first + place, 1 if region.get("isStuff") else 0
         if isinstance(item.amodal, list) and item.amodal and not isinstance(item.amodal[0], list):
             item.amodal = [item.amodal]  # one polygon, flat
@@ -146,10 +127,10 @@ def image_of_entry(entry: dict) -> dict:
 
 # Asked in this order: a KINS 2020 file may carry stock fields besides.
 SCHEMAS = (
-    Schema("kins_2020", "a_segm", _kins_2020, KINS_CATEGORIES, "KINS, release of 2020"),
-    Schema("kins_2019", "inmodal_seg", _kins_2019, KINS_CATEGORIES, "KINS, release of 2019"),
-    Schema("cocoa", "regions", _cocoa, COCOA_CATEGORIES, "raw COCOA"),
-    Schema("cocoa_cls", "visible_mask", _cocoa_cls, title="COCOA-cls, D2SA and the kit's own"),
+    Schema("kins_2020", "a_segm", _kins_2020, "KINS, release of 2020", KINS_CLASSES),
+    Schema("kins_2019", "inmodal_seg", _kins_2019, "KINS, release of 2019", KINS_CLASSES),
+    Schema("cocoa", "regions", _cocoa, "raw COCOA", COCOA_CLASSES),
+    Schema("cocoa_cls", "visible_mask", _cocoa_cls, "COCOA-cls, D2SA and the kit's own"),
 )
 BY_NAME = {schema.name: schema for schema in SCHEMAS}
 # The list of objects in an entry of raw COCOA; other files have an entry per object.

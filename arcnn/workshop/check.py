@@ -4,31 +4,21 @@ Every mask is decoded once, in several processes, so that 15,000 street scenes t
 """
 
 import math
+import textwrap
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from arcnn.data.image_files import missing_images
-from arcnn.data.pool import default_workers
-from arcnn.data.reading import (
-    MAX_SKIPPED,
-    AnnotationError,
-    FileIndex,
-    ImageFolder,
-    ImageResult,
-    Problem,
-    index_files,
-    read_images,
-    too_many_lost,
-)
+from arcnn.data.image_files import Problem, missing_images
+from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
 from arcnn.workshop.sources import compare_counts
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
-IN_PARALLEL = 200  # images to look at; below that, starting processes takes longer
 
 
 @dataclass
@@ -53,32 +43,22 @@ class Report:
     skipped_objects: int = 0
     seconds: float = 0.0
 
-    def add(self, problem: Problem) -> None:
-        """Count a problem and list it, unless there are very many of its kind."""
-        kinds = self.counts.setdefault(problem.action, {})
-        kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-        redundant = problem.kind == "missing image" and "no images" in self.counts.get("error", {})
-        if kinds[problem.kind] <= LISTED and not redundant:
-            self.problems.append(problem)
-        self.skipped_objects += problem.lost
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Count problems and list them, unless there are very many of a kind."""
+        for problem in problems:
+            kinds = self.counts.setdefault(problem.action, {})
+            kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
+            told = problem.kind == "missing image" and "no images" in self.counts.get("error", {})
+            if kinds[problem.kind] <= LISTED and not told:
+                self.problems.append(problem)
+            self.skipped_objects += problem.lost
+            self.objects += problem.lost
 
-    def add_index(self, index: FileIndex) -> None:
-        """Count what a file lists."""
-        self.schema = index.schema.title
-        self.images += len(index.images)
-        self.objects += sum(p.lost for p in index.problems)
-        self.instances = dict.fromkeys(index.class_names, 0) | self.instances
-        for problem in index.problems:
-            self.add(problem)
-
-    def add_image(self, result: ImageResult, class_names: list[str]) -> None:
-        """Count what an image has."""
-        self.objects += result.objects
-        for problem in result.problems:
-            self.add(problem)
-        annotations = result.record["annotations"] if result.record else []
+    def add_objects(self, annotations: Sequence[dict], class_names: list[str]) -> None:
+        """Count what the record of an image has."""
         self.images_with_objects += bool(annotations)
         self.used += len(annotations)
+        self.objects += len(annotations)
         for annotation in annotations:
             self.with_occluders += "occluders" in annotation
             if annotation["iscrowd"]:
@@ -88,7 +68,7 @@ class Report:
             if rate <= 0:
                 self.not_occluded += 1
             else:
-                self.occlusion_rates[min(math.ceil(rate * 10 - 1e-9) - 1, 9)] += 1
+                self.occlusion_rates[max(math.ceil(rate * 10 - 1e-9), 1) - 1] += 1
 
     @property
     def errors(self) -> int:
@@ -98,8 +78,8 @@ class Report:
     @property
     def usable(self) -> bool:
         """Whether training may start: the file is complete, and not too much of it was left out."""
-        too_many = too_many_lost(self.skipped_objects, self.objects, self.max_skipped)
-        return not self.counts.get("error") and not too_many
+        few = self.skipped_objects <= self.max_skipped * self.objects
+        return few and not self.counts.get("error")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -128,7 +108,15 @@ class Report:
             lines += ["occlusion rates:", *_wrapped(bins)]
             if self.with_occluders:
                 lines.append(f"the file says who covers whom: {self.with_occluders:,} objects")
-        lines += self._problem_lines()
+        listed = [p for p in self.problems if p.action != "repaired"]
+        shown = Counter((p.action, p.kind) for p in listed)
+        for action, kinds in sorted(self.counts.items()):
+            lines.append(f"{action}:")
+            for kind, number in sorted(kinds.items()):
+                first = shown[action, kind]
+                more = f" (the first {first:,} are listed)" if 0 < first < number else ""
+                lines.append(f"  {number:>7,} {kind}{more}")
+        lines += [f"  {p.action}: {p}" for p in listed]
         share = self.skipped_objects / max(self.objects, 1)
         verdict = "usable" if self.usable else "not usable as it is"
         lines.append(
@@ -137,30 +125,11 @@ class Report:
         )
         return "\n".join(lines)
 
-    def _problem_lines(self) -> list[str]:
-        lines = []
-        for action, kinds in sorted(self.counts.items()):
-            lines.append(f"{action}:")
-            lines += [f"  {number:>7,} {kind}" for kind, number in sorted(kinds.items())]
-        listed = [p for p in self.problems if p.action in ("error", "skipped")]
-        lines += [f"  {p.action}: {p}" for p in listed]
-        shown = Counter((p.action, p.kind) for p in listed)
-        return lines + [
-            f"  {action}: {kind}: ... and {number - shown[action, kind]:,} more"
-            for action in ("error", "skipped")
-            for kind, number in self.counts.get(action, {}).items()
-            if number > shown[action, kind]
-        ]
 
-
-def _wrapped(items: list[str], width: int = 96) -> list[str]:
-    lines, line = [], ""
-    for item in items:
-        if line and len(line) + len(item) > width:
-            lines.append(line)
-            line = ""
-        line += ("  " if not line else ", ") + item
-    return [*lines, line] if line else lines
+def _wrapped(items: list[str]) -> list[str]:
+    text = ", ".join(item.replace(" ", "\0") for item in items)  # no line ends within an item
+    lines = textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  ")
+    return [line.replace("\0", " ") for line in lines]
 
 
 def check(
@@ -195,21 +164,24 @@ def check(
     report = Report(str(json_file), root, max_skipped=max_skipped)
     sentence = "" if root is None else missing_images(root)
     if sentence:
-        report.add(Problem("no images", "error", None, None, sentence))
-    look = root is not None and not sentence
+        report.add([Problem("no images", "error", None, None, sentence)])
     beside = json_file if json_file.is_dir() else json_file.parent
-    folder = ImageFolder(root or str(beside), look, False, decode, allow_links)
+    look = root is not None and not sentence
+    folder = ImageFolder(root or str(beside), look, {"decode": decode, "allow_links": allow_links})
     bar = tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1, disable=not progress)
     with bar:
         for index in index_files(json_file):
             if isinstance(index, AnnotationError):
-                report.add(index.problem)
+                report.add([index.problem])
                 continue
-            report.add_index(index)
+            report.schema = index.schema.title
+            report.images += len(index.images)
+            report.instances = dict.fromkeys(index.class_names, 0) | report.instances
+            report.add(index.problems)
             bar.total = report.images
-            many = look and workers is None and len(index.images) >= IN_PARALLEL
-            for result in read_images(index, folder, default_workers() if many else workers):
-                report.add_image(result, index.class_names)
+            for record, problems in read_images(index, folder, workers):
+                report.add(problems)
+                report.add_objects(record["annotations"] if record else [], index.class_names)
                 bar.update()
     crowd = report.used - sum(report.instances.values())
     if crowd:
