@@ -165,7 +165,7 @@ class Sprite:
 
 def make_sprite(dice: Dice, class_id: int, kind: Kind, image_size: int) -> Sprite:
     """Draws shape, size, tilt and side of an object, and fills its silhouette."""
-    parts = kind.parts(dice)
+    parts = list(kind.parts(dice))
     scale = dice.between(*kind.sizes) / 2 * image_size / REFERENCE_SIZE * SUB_PIXELS
     angle = math.radians(dice.between(-kind.tilt, kind.tilt))
     side = -1 if dice.chance(0.5) else 1
