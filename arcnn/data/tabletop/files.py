@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -41,16 +40,13 @@ def make_tabletop(
     """Writes the data set to <root>/tabletop, or finds it there; README says what it holds.
 
     The folder appears only when it is complete; a run that finds another one at work waits for it.
-    A script that lets it use several processes calls it under ``if __name__ == "__main__":``.
+    Image i is the same whatever their number, `image_size` is a side in pixels, and `workers` are
+    processes: one per core, 8 at most, by default. A script that lets it use several calls it under
+    ``if __name__ == "__main__":``.
 
-    Args:
-      train_images, val_images: image i is the same whatever the number.
-      image_size: side in pixels. seed: >= 0.
-      workers: processes; by default one per CPU core, 8 at most. The result doesn't depend on it.
     Raises:
       ValueError: an argument is out of range, or the folder holds something else (it is kept).
       OSError: the root cannot be written, or the disk is full.
-      RuntimeError: a worker process died.
     """
     recipe = {"train_images": train_images, "val_images": val_images, "image_size": image_size}
     recipe |= {"seed": seed, "version": scenes.VERSION}
@@ -61,13 +57,11 @@ def make_tabletop(
     folder = Path(root).expanduser().resolve() / "tabletop"
     try:
         if not folder.exists():
-            # A process takes a while to start.
-            workers = min(workers or min(default_workers(), 8), 1 + train_images // 32)
-            _write_folder(folder, recipe, workers)
+            _write_folder(folder, recipe, workers or min(default_workers(), 8))
     except OSError as error:
-        reason = f"cannot write the tabletop data set: {error.strerror or error}"
         cure = "Free some space, or choose a root that you may write to."
-        raise OSError(error.errno, f"{reason}. {cure}", str(folder.parent)) from error
+        reason = f"cannot write tabletop: {error.strerror or error}. {cure}"
+        raise OSError(error.errno, reason, str(folder.parent)) from error
     except BrokenProcessPool as error:
         raise RuntimeError("a process that draws died; try again with workers=1") from error
     if problem := _problem(folder, recipe):
@@ -102,10 +96,12 @@ def _write_folder(folder: Path, recipe: dict[str, int], workers: int) -> None:
                 return
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
             unfinished.mkdir()
+            # A process takes a while to start.
+            workers = min(workers, 1 + recipe["train_images"] // 32)
             with ordered_pool(workers, chunksize=8) as map_in_order:
                 for split in SPLITS:
-                    _write_split(unfinished, split, recipe, map_in_order)
-            shutil.copyfile(scenes.TABLE_FILE, unfinished / scenes.TABLE_FILE.name)
+                    _write_split(unfinished / split, recipe, map_in_order)
+            shutil.copy(scenes.TABLE_FILE, unfinished)
             (unfinished / "README.txt").write_text(README)
             (unfinished / "recipe.json").write_text(compact_json(recipe))
             unfinished.rename(folder)
@@ -114,32 +110,25 @@ def _write_folder(folder: Path, recipe: dict[str, int], workers: int) -> None:
             guard.unlink(missing_ok=True)
 
 
-def _write_split(folder: Path, split: str, recipe: dict[str, int], map_in_order: Callable) -> None:
-    """Draws a split's images and writes its annotation file."""
-    count, size = recipe[f"{split}_images"], recipe["image_size"]
-    (folder / split).mkdir()
+def _write_split(folder: Path, recipe: dict[str, int], map_in_order: Callable) -> None:
+    """Draws a split's images into its folder, and writes its annotation file beside that."""
+    count, size = recipe[f"{folder.name}_images"], recipe["image_size"]
+    folder.mkdir()
+    drawn = map_in_order(partial(_write_image, folder, recipe["seed"], size), range(count))
     images, annotations = [], []
-    draw = partial(_write_image, folder / split, recipe["seed"], size)
-    drawn = map_in_order(draw, range(count))
-    bar = tqdm(drawn, f"tabletop {split}", count, unit="image", mininterval=2)
-    for image_id, records in enumerate(bar, 1):
-        name = f"{image_id:06d}.jpg"
-        images.append({"id": image_id, "file_name": name, "height": size, "width": size})
+    for i, records in enumerate(tqdm(drawn, f"tabletop {folder.name}", count, mininterval=2), 1):
+        images.append({"id": i, "file_name": f"{i:06d}.jpg", "height": size, "width": size})
         first = len(annotations) + 1
-        for i, record in enumerate(records, first):
-            occluders = [first + k for k in record["occluders"]]
-            annotations.append(record | {"id": i, "image_id": image_id, "occluders": occluders})
-    names = enumerate(scenes.TABLETOP_CLASSES, 1)
-    content = {
-        "info": {"description": "tabletop: synthetic, drawn by rule", "recipe": recipe},
-        "images": images,
-        "categories": [{"id": i, "name": name} for i, name in names],
-        "annotations": annotations,
-    }
-    (folder / f"tabletop_{split}.json").write_text(compact_json(content))
+        for k, record in enumerate(records, first):
+            occluders = [first + front for front in record["occluders"]]
+            annotations.append(record | {"id": k, "image_id": i, "occluders": occluders})
+    info = {"description": "tabletop: synthetic, drawn by rule", "recipe": recipe}
+    categories = [{"id": i, "name": name} for i, name in enumerate(scenes.TABLETOP_CLASSES, 1)]
+    content = {"info": info, "images": images, "categories": categories, "annotations": annotations}
+    folder.with_name(f"tabletop_{folder.name}.json").write_text(compact_json(content))
 
 
-def _write_image(folder: Path, seed: int, size: int, index: int) -> list[dict[str, Any]]:
+def _write_image(folder: Path, seed: int, size: int, index: int) -> list[dict]:
     """Draws an image into the folder of its split (in a worker process); returns its objects as
     records without ids, whose "occluders" index the list."""
     scene = scenes.draw_scene(seed, folder.name, index, size)
@@ -148,15 +137,12 @@ def _write_image(folder: Path, seed: int, size: int, index: int) -> list[dict[st
     records = []
     for i, (amodal, visible, hidden) in enumerate(zip(*map(encode, masks), strict=True)):
         rate = float(scene.occlusion_rates[i])
-        record = {
-            "category_id": int(scene.class_ids[i]) + 1,
-            "segmentation": amodal,
-            "bbox": [int(k) for k in mask_utils.toBbox(amodal)],
-            "area": int(mask_utils.area(amodal)),
-            "visible_mask": visible,
-            "occlude_rate": rate,
-            "iscrowd": False,
-            "occluders": sorted(front for front, behind in scene.in_front if behind == i),
-        }
-        records.append(record | ({"invisible_mask": hidden} if rate else {}))
+        record = {"category_id": int(scene.class_ids[i]) + 1, "iscrowd": False}
+        record |= {"segmentation": amodal, "visible_mask": visible, "occlude_rate": rate}
+        record["bbox"] = [int(k) for k in mask_utils.toBbox(amodal)]
+        record["area"] = int(mask_utils.area(amodal))
+        record["occluders"] = sorted(front for front, behind in scene.in_front if behind == i)
+        if rate:
+            record["invisible_mask"] = hidden
+        records.append(record)
     return records

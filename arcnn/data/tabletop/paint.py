@@ -76,11 +76,9 @@ def _to_grid(
 
 def _pixels(sub_pixels: np.ndarray) -> np.ndarray:
     """Mean over each pixel: (..., h * SUB_PIXELS, w * SUB_PIXELS) to (..., h, w) float32."""
-    rows = sub_pixels[..., 0::SUB_PIXELS, :].astype(np.float32)
-    for i in range(1, SUB_PIXELS):
-        rows += sub_pixels[..., i::SUB_PIXELS, :]
-    total = sum(rows[..., j::SUB_PIXELS] for j in range(SUB_PIXELS))
-    return total / np.float32(SUB_PIXELS * SUB_PIXELS)
+    x = sub_pixels.astype(np.float32)
+    rows = sum(x[..., i::SUB_PIXELS, :] for i in range(SUB_PIXELS))
+    return sum(rows[..., i::SUB_PIXELS] for i in range(SUB_PIXELS)) / np.float32(SUB_PIXELS**2)
 
 
 def windows(x: int, y: int, shape: tuple[int, int], size: int) -> tuple[Window, Window]:

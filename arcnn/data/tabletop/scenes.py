@@ -73,16 +73,18 @@ class Layout:
         """
         sprite.x, sprite.y = x, y
         new, mask = len(self.masks), sprite.paste(self.size)
-        if np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask):
-            return False
-        areas = {i: np.count_nonzero(mask & other) for i, other in enumerate(self.masks)}
-        touched = [i for i, area in areas.items() if area]
+        areas = [np.count_nonzero(mask & other) for other in self.masks]
+        touched = [i for i, area in enumerate(areas) if area]
         least = MIN_OVERLAP * (self.size / REFERENCE_SIZE) ** 2
-        if len(touched) > MAX_TOUCHED or any(areas[i] < least for i in touched):
+        if (
+            np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask)
+            or len(touched) > MAX_TOUCHED
+            or any(areas[i] < least for i in touched)
+        ):
             return False
-        # P(i over the new object), P(the new object over i)
-        above = {i: PROBABILITIES[self.sprites[i].class_id, sprite.class_id] for i in touched}
-        below = {i: PROBABILITIES[sprite.class_id, self.sprites[i].class_id] for i in touched}
+        others = {i: self.sprites[i].class_id for i in touched}
+        above = {i: PROBABILITIES[other, sprite.class_id] for i, other in others.items()}
+        below = {i: PROBABILITIES[sprite.class_id, other] for i, other in others.items()}
         worst = np.zeros_like(mask)  # all that may come to lie over the new object
         for i in touched:
             if above[i] + below[i] == 0:  # a pair that never overlaps
@@ -112,8 +114,8 @@ class Layout:
     def _may_hide(self, mask: np.ndarray, cover: np.ndarray) -> bool:
         """Whether enough of the object stays visible under the cover, as a share and in pixels."""
         area, hidden = np.count_nonzero(mask), np.count_nonzero(mask & cover)
-        least = MIN_VISIBLE_AREA * (self.size / REFERENCE_SIZE) ** 2
-        return hidden <= MAX_OCCLUSION_RATE * area and area - hidden >= least
+        enough = area - hidden >= MIN_VISIBLE_AREA * (self.size / REFERENCE_SIZE) ** 2
+        return enough and hidden <= MAX_OCCLUSION_RATE * area
 
     def _covered(self, i: int) -> set[int]:
         """Everything that lies behind object i, directly or by way of others."""
@@ -187,13 +189,10 @@ class Scene:
 
 
 def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scene:
-    """Draws image `index` of a split; nothing else decides how it looks.
+    """Draws an image of the split "train" or "val": these four decide alone how it looks.
 
-    Args:
-      seed: of the data set, >= 0. split: "train" or "val". index: 0-based.
-      image_size: side in pixels; the objects scale with it.
     Raises:
-      ValueError: for another split, or an image_size below 64.
+      ValueError: for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -203,16 +202,11 @@ def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scen
     layout = lay_out(Dice(np.random.default_rng([*key, 0])), image_size)
     # A stream of its own for what only colours pixels: a change of looks leaves the masks alone.
     looks = np.random.default_rng([*key, 1])
-    image = draw_background(looks, image_size)
+    canvas = draw_background(looks, image_size)
     order = layout.back_to_front()
     for i in order:
-        composite(image, layout.sprites[i], looks)
+        composite(canvas, layout.sprites[i], looks)
+    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    class_ids = np.array([sprite.class_id for sprite in layout.sprites])
     amodal, hidden = np.stack(layout.masks), np.stack(layout.hidden)
-    return Scene(
-        image=np.clip(image, 0, 255).astype(np.uint8),
-        class_ids=np.array([sprite.class_id for sprite in layout.sprites]),
-        amodal_masks=amodal,
-        visible_masks=amodal & ~hidden,
-        depth_order=order,
-        in_front=layout.in_front,
-    )
+    return Scene(image, class_ids, amodal, amodal & ~hidden, order, layout.in_front)
