@@ -232,7 +232,7 @@ def remains(root) -> list[str]:
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
-    [(KeyboardInterrupt(), ""), (OSError(28, "No space left"), "No space left. Free some space")],
+    [(KeyboardInterrupt(), None), (OSError(28, "No space left"), "No space left. Free some space")],
 )
 def test_a_run_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, error, sentence) -> None:
     def stop(*args):

@@ -1,10 +1,17 @@
-"""tabletop on disk: JPEG images and annotation files in the COCOA-cls format."""
+"""tabletop: a synthetic data set for amodal segmentation
+
+Nobody photographed these images. They are drawn by rule (arcnn.data.tabletop), so every mask is
+exact, also where an object is hidden. The annotations are in the COCOA-cls format; "occluders"
+lists the annotations directly in front of an object. Who may cover whom is in
+occluder_probabilities.csv: P(row in front of column | the two overlap); where both directions are
+0, the two never overlap. recipe.json says what the set was made with.
+"""
 
 import json
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +25,6 @@ from arcnn.data.tabletop import scenes
 from arcnn.files import compact_json, lock
 from arcnn.names import SPLITS
 
-README = """tabletop: a synthetic data set for amodal segmentation
-
-Nobody photographed these images. They are drawn by rule (arcnn.data.tabletop), so every mask is
-exact, also where an object is hidden. The annotations are in the COCOA-cls format; "occluders"
-lists the annotations directly in front of an object. Who may cover whom is in
-occluder_probabilities.csv: P(row in front of column | the two overlap); where both directions are
-0, the two never overlap. recipe.json says what the set was made with.
-"""
-
 
 def make_tabletop(
     root: str | Path,
@@ -37,33 +35,30 @@ def make_tabletop(
     seed: int = 0,
     workers: int | None = None,
 ) -> Path:
-    """Writes the data set to <root>/tabletop, or finds it there; README says what it holds.
+    """Writes the data set to <root>/tabletop, or finds it there; returns that folder.
 
     The folder appears only when it is complete; a run that finds another one at work waits for it.
     Image i is the same whatever their number, `image_size` is a side in pixels, and `workers` are
     processes: one per core, 8 at most, by default. A script that lets it use several calls it under
     ``if __name__ == "__main__":``.
 
-    Raises:
-      ValueError: an argument is out of range, or the folder holds something else (it is kept).
-      OSError: the root cannot be written, or the disk is full.
+    Raises ValueError where an argument is out of range or the folder holds something else (it is
+    kept), OSError where the root cannot be written, the disk is full or a process died.
     """
     recipe = {"train_images": train_images, "val_images": val_images, "image_size": image_size}
     recipe |= {"seed": seed, "version": scenes.VERSION}
-    least = {"train_images": 1, "val_images": 1, "image_size": scenes.MIN_IMAGE_SIZE, "seed": 0}
-    for name, low in least.items():
-        if recipe[name] < low:
-            raise ValueError(f"make_tabletop needs {name} of at least {low}; got {recipe[name]}")
+    if min(train_images, val_images) < 1 or image_size < scenes.MIN_IMAGE_SIZE or seed < 0:
+        least = f"1 image of each split, {scenes.MIN_IMAGE_SIZE} pixels and seed 0"
+        raise ValueError(f"make_tabletop needs at least {least}; got {recipe}")
     folder = Path(root).expanduser().resolve() / "tabletop"
     try:
         if not folder.exists():
             _write_folder(folder, recipe, workers or min(default_workers(), 8))
-    except OSError as error:
-        cure = "Free some space, or choose a root that you may write to."
-        reason = f"cannot write tabletop: {error.strerror or error}. {cure}"
-        raise OSError(error.errno, reason, str(folder.parent)) from error
-    except BrokenProcessPool as error:
-        raise RuntimeError("a process that draws died; try again with workers=1") from error
+    except (OSError, BrokenExecutor) as error:
+        raise OSError(
+            f"cannot write tabletop in {folder.parent}: {error}. Free some space, or choose a root "
+            "that you may write to; where a process died, try again with workers=1."
+        ) from error
     if problem := _problem(folder, recipe):
         raise ValueError(f"{folder} {problem}. Delete that folder, or choose another root.")
     return folder
@@ -96,13 +91,12 @@ def _write_folder(folder: Path, recipe: dict[str, int], workers: int) -> None:
                 return
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
             unfinished.mkdir()
-            # A process takes a while to start.
-            workers = min(workers, 1 + recipe["train_images"] // 32)
+            workers = min(workers, 1 + recipe["train_images"] // 32)  # one takes a while to start
             with ordered_pool(workers, chunksize=8) as map_in_order:
                 for split in SPLITS:
                     _write_split(unfinished / split, recipe, map_in_order)
             shutil.copy(scenes.TABLE_FILE, unfinished)
-            (unfinished / "README.txt").write_text(README)
+            (unfinished / "README.txt").write_text(__doc__)  # the text at the top of this file
             (unfinished / "recipe.json").write_text(compact_json(recipe))
             unfinished.rename(folder)
         finally:
@@ -129,8 +123,7 @@ def _write_split(folder: Path, recipe: dict[str, int], map_in_order: Callable) -
 
 
 def _write_image(folder: Path, seed: int, size: int, index: int) -> list[dict]:
-    """Draws an image into the folder of its split (in a worker process); returns its objects as
-    records without ids, whose "occluders" index the list."""
+    """Draws an image into the folder of its split; returns records whose "occluders" index them."""
     scene = scenes.draw_scene(seed, folder.name, index, size)
     Image.fromarray(scene.image).save(folder / f"{index + 1:06d}.jpg", quality=92)
     masks = scene.amodal_masks, scene.visible_masks, scene.occlusion_masks

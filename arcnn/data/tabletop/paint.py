@@ -149,11 +149,12 @@ class Sprite:
         return canvas
 
 
-def make_sprite(dice: Dice, class_id: int, kind: shapes.Kind, image_size: int) -> Sprite:
+def make_sprite(dice: Dice, class_id: int, name: str, image_size: int) -> Sprite:
     """Draws shape, size, tilt and side of an object, and fills its parts."""
-    parts = list(kind.parts(dice))
-    scale = dice.between(*kind.sizes) / 2 * image_size / REFERENCE_SIZE * SUB_PIXELS
-    angle = math.radians(dice.between(-kind.tilt, kind.tilt))
+    draw, shortest, longest, tilt = shapes.OBJECT_KINDS[name]
+    parts = list(draw(dice))
+    scale = dice.between(shortest, longest) / 2 * image_size / REFERENCE_SIZE * SUB_PIXELS
+    angle = math.radians(dice.between(-tilt, tilt))
     side = -1 if dice.chance(0.5) else 1
     outlines = [_to_grid(part.outline, scale, angle, side) for part in parts]
     solid = np.concatenate([o for o, part in zip(outlines, parts, strict=True) if not part.detail])
@@ -272,9 +273,6 @@ def _surface(dice: Dice, u: np.ndarray, v: np.ndarray) -> tuple[Color, Color, np
             base = dice.color("#b4bcc0", "#c9c0bd", "#bcc2b5", "#d9cfc2", "#98a0a8")
             second = dice.color("#8a9296", "#e0e0d8", "#a39a92")
             return base, second, (u - u.min()) / np.ptp(u)
-
-
-# ---------------------------------------------------------------- marks on it
 
 
 def _draw_mark(dice: Dice, image: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcnn.data.tabletop.paint import Sprite, composite, draw_background, make_sprite
-from arcnn.data.tabletop.shapes import OBJECT_KINDS, REFERENCE_SIZE, Dice
+from arcnn.data.tabletop.shapes import REFERENCE_SIZE, Dice
 from arcnn.names import SPLITS
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MIN_VISIBLE_AREA = 90  # pixels at REFERENCE_SIZE
 MIN_OVERLAP = 30  # pixels at REFERENCE_SIZE: an order must be visible, objects do not merely touch
 MAX_TOUCHED = 2  # earlier objects that a new one may overlap
 MAX_CUT = 0.08  # share of an object that the image border may cut off
-
 
 with open(TABLE_FILE, newline="") as _file:
     _header, *_rows = csv.reader(_file)
@@ -83,6 +82,7 @@ class Layout:
         ):
             return False
         others = {i: self.sprites[i].class_id for i in touched}
+        # P(i over the new object), P(the new object over i)
         above = {i: PROBABILITIES[other, sprite.class_id] for i, other in others.items()}
         below = {i: PROBABILITIES[sprite.class_id, other] for i, other in others.items()}
         worst = np.zeros_like(mask)  # all that may come to lie over the new object
@@ -158,7 +158,7 @@ def lay_out(dice: Dice, size: int) -> Layout:
         duplicate = any(other.class_id == class_id for other in layout.sprites)
         if duplicate and not dice.chance(0.2):
             continue  # as on most tables, seldom two of a kind
-        sprite = make_sprite(dice, class_id, OBJECT_KINDS[TABLETOP_CLASSES[class_id]], size)
+        sprite = make_sprite(dice, class_id, TABLETOP_CLASSES[class_id], size)
         any(layout.place(dice, sprite, x, y) for x, y in _positions(dice, layout, sprite))
     return layout
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -134,21 +134,19 @@ def stroke(points: Sequence[Point], *widths: float) -> list[Point]:
 # A polygon reads better on few lines.
 # fmt: off
 
-SIDES = -1, 1  # left and right
-
-
 def _person(d: Dice) -> Iterator[Part]:
     skin = d.color("#f2c9a5", "#d9a074", "#a86b3f", "#6e4427")
     hair = d.color("#2b1d14", "#6b3e1d", "#c98f3c", "#8d8d92")
     shirt = d.color("#8a4fa3", "#6f55b5", "#a05fb0")
     trousers = d.color("#31405f", "#3a4a78")
     shoes = d.color("#20202a", "#8c2f2a", "#e8e4da")
+    eyes, cheeks = np.float32([30, 30, 30]), skin * 0.6 + np.float32([90, 30, 30])
     spread, wide = d.between(0.02, 0.2), d.between(0.9, 1.12)
-    for side in SIDES:
+    for side in (-1, 1):
         x = side * (0.17 + spread)
         yield Part(stroke([(side * 0.13, 0.3), (x, 0.88)], 0.14, 0.11), trousers)
         yield Part(ellipse(x + side * 0.05, 0.91, 0.15, 0.08), shoes)
-    for side in SIDES:
+    for side in (-1, 1):
         raised = d.pick((-0.35, 0.05, 0.4))
         elbow = (side * d.between(0.5, 0.6) * wide, 0.12 + raised * 0.3)
         hand = (side * d.between(0.5, 0.72), min(0.28 + raised, 0.5))
@@ -163,10 +161,9 @@ def _person(d: Dice) -> Iterator[Part]:
     fringe = d.between(-0.78, -0.7)
     yield Part(smooth([(-0.3, -0.6), (-0.27, -0.86), (0, -0.99), (0.27, -0.86), (0.3, -0.6),
         (0.2, fringe), (-0.1, fringe - 0.03)]), hair)
-    for side in SIDES:
-        yield detail(ellipse(side * 0.11, -0.57, 0.035, 0.05, 10), np.float32([30, 30, 30]))
-        yield detail(ellipse(side * 0.17, -0.46, 0.06, 0.04, 10),
-            skin * 0.6 + np.float32([90, 30, 30]))
+    for side in (-1, 1):
+        yield detail(ellipse(side * 0.11, -0.57, 0.035, 0.05, 10), eyes)
+        yield detail(ellipse(side * 0.17, -0.46, 0.06, 0.04, 10), cheeks)
     yield detail(stroke([(-0.08, -0.42), (0, -0.38), (0.08, -0.42)], 0.018), d.color("#8c2f2a"))
 
 
@@ -176,26 +173,26 @@ def _cat(d: Dice) -> Iterator[Part]:
         ("patches", np.float32([240, 236, 228])), ("speckle", fur * 0.8)))
     pale, pink = fur * 0.35 + np.float32([160, 155, 145]), d.color("#d98a86")
     fat, up = d.between(0.92, 1.12), d.between(-0.1, 0.5)
-    yield Part(stroke([(0.3, 0.82), (0.72, 0.78), (0.9, 0.45), (0.74, up)], 0.09, 0.09, 0.08),
-        fur, *coat, 0.28)
-    yield Part(smooth(symmetric((0, -0.3), (0.3, -0.05), (0.5 * fat, 0.55), (0.4 * fat, 0.93))),
-        fur, *coat, 0.3)
+    tail = [(0.3, 0.82), (0.72, 0.78), (0.9, 0.45), (0.74, up)]
+    body = symmetric((0, -0.3), (0.3, -0.05), (0.5 * fat, 0.55), (0.4 * fat, 0.93))
+    yield Part(stroke(tail, 0.09, 0.09, 0.08), fur, *coat, 0.28)
+    yield Part(smooth(body), fur, *coat, 0.3)
     yield detail(ellipse(0, 0.15, 0.2, 0.36), pale, "speckle")
-    for side in SIDES:
+    for side in (-1, 1):
         yield Part(ellipse(side * 0.17, 0.86, 0.14, 0.11), pale)
-    for side in SIDES:
+    for side in (-1, 1):
         ear = scaled([(0.42, -0.45), (0.4, -0.99), (0.06, -0.72)], side, 1)
         yield Part(ear, fur)
         yield detail(scaled(ear, 0.93, 0.93, -0.02), pink)
     yield Part(ellipse(0, -0.45, 0.46, 0.36), fur, *coat, 0.24)
     eye = d.color("#8fc04a", "#e2b93b", "#6fb4d8")
-    for side in SIDES:
+    for side in (-1, 1):
         yield detail(ellipse(side * 0.19, -0.5, 0.1, 0.1, 14), eye)
         yield detail(ellipse(side * 0.19, -0.5, 0.04, 0.09, 10), np.float32([20, 20, 20]))
         yield detail(ellipse(side * 0.09, -0.29, 0.12, 0.09, 12), pale)
-        for tilt in (-0.05, 0.04):  # whiskers
-            yield detail(stroke([(side * 0.14, -0.3), (side * 0.44, -0.3 + tilt)], 0.012),
-                np.float32([250, 250, 250]))
+        for tilt in (-0.05, 0.04):
+            whisker = [(side * 0.14, -0.3), (side * 0.44, -0.3 + tilt)]
+            yield detail(stroke(whisker, 0.012), np.float32([250, 250, 250]))
     yield detail([(-0.06, -0.38), (0.06, -0.38), (0, -0.3)], pink)
 
 
@@ -207,8 +204,8 @@ def _laptop(d: Dice) -> Iterator[Part]:
     lid = symmetric((back, -0.78), (0.8, 0.2))  # overlaps the base: no gap
     yield Part(lid, dark)
     glow = d.color("#2d6fb5", "#255f9e", "#3a80c8")
-    yield detail(scaled(lid, 0.91, 0.9, -0.02), glow, "slope",
-        glow * 0.55 + np.float32([90, 90, 100]))
+    gleam = glow * 0.55 + np.float32([90, 90, 100])
+    yield detail(scaled(lid, 0.91, 0.9, -0.02), glow, "slope", gleam)
     for row in range(d.pick((3, 4, 5))):  # lines of text, or of code
         x, y = d.between(-0.58, -0.45), -0.6 + row * 0.14
         yield detail(box(x, y, x + d.between(0.3, 0.8), y + 0.06),
@@ -251,8 +248,8 @@ def _bread(d: Dice) -> Iterator[Part]:
         yield detail(box(-0.22, -0.2, 0.3, 0.25), np.float32([214, 170, 60]))
         yield detail(box(-0.25, -0.24, 0.26, 0.2), np.float32([250, 224, 120]))
     if topping == "jam":
-        yield detail(blob(d, 0, 0, 0.5, 0.75, 1.1), d.color("#b3202c", "#7a2450", "#d8791d"),
-            "speckle")
+        jam = blob(d, 0, 0, 0.5, 0.75, 1.1)
+        yield detail(jam, d.color("#b3202c", "#7a2450", "#d8791d"), "speckle")
 
 
 def _cup(d: Dice) -> Iterator[Part]:
@@ -295,8 +292,8 @@ def _bottle(d: Dice) -> Iterator[Part]:
         glass, "slope", glass * 0.7)
     yield Part(box(-neck - 0.03, -0.99, neck + 0.03, -0.84),
         d.color("#c9a23a", "#b3362d", "#e8e4da", "#2b2b30"))
-    yield detail(stroke([(-wide + 0.08, 0.86), (-wide + 0.07, 0.5),
-        (-wide + 0.08, shoulder + 0.26)], 0.035), glass * 0.4 + 150)
+    gleam = [(-wide + 0.08, 0.86), (-wide + 0.07, 0.5), (-wide + 0.08, shoulder + 0.26)]
+    yield detail(stroke(gleam, 0.035), glass * 0.4 + 150)
     top, bottom = shoulder + 0.35, d.between(0.62, 0.76)
     paper, ink = d.color("#f4ead0", "#f7f7f2", "#e8c46a"), d.color("#b3362d", "#27507a", "#2b2b30")
     yield detail(box(-wide, top, wide, bottom), paper)
@@ -309,8 +306,9 @@ def _apple(d: Dice) -> Iterator[Part]:
     skin, second = d.pick((("#cf2a2a", "#f0a93a"), ("#b81f2d", "#e06a3a"), ("#8fbf3a", "#d4d95a"),
         ("#d9402e", "#f3d05a")))
     wide, leaf = d.between(0.86, 0.98), d.color("#4b9a3c", "#3c7a33")
-    yield Part(smooth(symmetric((0.12, -0.5), (0.45, -0.68), (wide - 0.1, -0.42), (wide, 0.05),
-        (0.68, 0.68), (0.3, 0.9), (0.08, 0.83))), d.color(skin), "blush", d.color(second))
+    body = symmetric((0.12, -0.5), (0.45, -0.68), (wide - 0.1, -0.42), (wide, 0.05), (0.68, 0.68),
+        (0.3, 0.9), (0.08, 0.83))
+    yield Part(smooth(body), d.color(skin), "blush", d.color(second))
     yield detail(ellipse(0, -0.5, 0.24, 0.1, 14), d.color(skin) * 0.55)
     yield Part(stroke([(0, -0.5), (0.03, -0.75), (0.12, -0.95)], 0.06), d.color("#5a3a1e"))
     if d.chance(0.75):
@@ -322,8 +320,8 @@ def _banana(d: Dice) -> Iterator[Part]:
     peel, tip = d.color("#f5d130", "#efc02a", "#d9d24a"), d.color("#5a3d1c", "#7a6a2a")
     bend, fat = d.between(0.5, 0.8), d.between(0.2, 0.26)
     angles = [math.pi * (0.12 + 0.76 * i / 6) for i in range(7)]
-    first, *middle, last = path = [(-0.95 * math.cos(a), bend * (1.6 * math.sin(a) - 1))
-        for a in angles]
+    path = [(-0.95 * math.cos(a), bend * (1.6 * math.sin(a) - 1)) for a in angles]
+    first, *middle, last = path
     yield Part(stroke([last, (last[0] + 0.04, last[1] - 0.16)], 0.07, 0.06), tip)
     yield Part(stroke(path, 0.08, fat * 0.85, fat, fat * 1.05, fat, fat * 0.8, 0.07), peel)
     yield detail(stroke(scaled(middle, 1, 1, -0.02), 0.018), peel * 0.72)
@@ -337,23 +335,17 @@ def _banana(d: Dice) -> Iterator[Part]:
 # fmt: on
 
 
-class Kind(NamedTuple):
-    """How a class is drawn: its parts, the length of its longer side and its tilt."""
-
-    parts: Callable[[Dice], Iterator[Part]]
-    sizes: tuple[float, float]  # shortest and longest, pixels at REFERENCE_SIZE
-    tilt: float  # largest rotation to either side, degrees
-
-
-OBJECT_KINDS = {
-    "person": Kind(_person, (96, 120), 20),
-    "cat": Kind(_cat, (80, 106), 20),
-    "laptop": Kind(_laptop, (86, 112), 20),
-    "plate": Kind(_plate, (80, 108), 30),
-    "bread": Kind(_bread, (58, 76), 45),
-    "cup": Kind(_cup, (54, 74), 20),
-    "book": Kind(_book, (72, 98), 40),
-    "bottle": Kind(_bottle, (84, 112), 25),
-    "apple": Kind(_apple, (50, 66), 30),
-    "banana": Kind(_banana, (70, 92), 45),
+# How a class is drawn: its parts; the length of its longer side, in pixels at REFERENCE_SIZE, from
+# and to; its largest rotation to either side, in degrees.
+OBJECT_KINDS: dict[str, tuple[Callable[[Dice], Iterator[Part]], float, float, float]] = {
+    "person": (_person, 96, 120, 20),
+    "cat": (_cat, 80, 106, 20),
+    "laptop": (_laptop, 86, 112, 20),
+    "plate": (_plate, 80, 108, 30),
+    "bread": (_bread, 58, 76, 45),
+    "cup": (_cup, 54, 74, 20),
+    "book": (_book, 72, 98, 40),
+    "bottle": (_bottle, 84, 112, 25),
+    "apple": (_apple, 50, 66, 30),
+    "banana": (_banana, 70, 92, 45),
 }
