@@ -55,10 +55,8 @@ def make_tabletop(
         if not folder.exists():
             _write_folder(folder, recipe, workers or min(default_workers(), 8))
     except (OSError, BrokenExecutor) as error:
-        raise OSError(
-            f"cannot write tabletop in {folder.parent}: {error}. Free some space, or choose a root "
-            "that you may write to; where a process died, try again with workers=1."
-        ) from error
+        cure = "Free some space, choose a root that you may write to, or try workers=1."
+        raise OSError(f"cannot write tabletop in {folder.parent}: {error}. {cure}") from error
     if problem := _problem(folder, recipe):
         raise ValueError(f"{folder} {problem}. Delete that folder, or choose another root.")
     return folder

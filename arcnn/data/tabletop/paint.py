@@ -244,11 +244,8 @@ def draw_background(looks: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _surface(dice: Dice, u: np.ndarray, v: np.ndarray) -> tuple[Color, Color, np.ndarray]:
-    """Two colours and the weight of the second one, (H, W).
-
-    Args:
-      u, v: (H, W), coordinates in pixels at REFERENCE_SIZE.
-    """
+    """Two colours, and the weight of the second one where u and v, pixels at REFERENCE_SIZE, are
+    the coordinates; all three (H, W)."""
     match dice.pick(("wood", "cloth", "tiles", "gradient")):
         case "wood":
             base = dice.color("#c9b79c", "#b5a48c", "#d8cbb5", "#a3947f")

@@ -99,7 +99,7 @@ class Layout:
             if below[i] and above[j] and j in self._covered(i):
                 return False
         hidden = np.zeros_like(mask)
-        for i in touched:
+        for i in touched:  # accepted: now the orders are drawn
             if dice.chance(below[i]):
                 self.in_front.append((new, i))
                 self.hidden[i] |= mask & self.masks[i]

@@ -84,21 +84,15 @@ def scaled(points: Sequence[Point], x: float, y: float, down: float = 0.0) -> li
     return [(px * x, py * y + down) for px, py in points]
 
 
-_STEPS = np.arange(5)[:, None] / 5  # where a curve is evaluated between two of its points
-_WEIGHTS = (  # of the four points around, at each step; each (5, 1)
-    -_STEPS + 2 * _STEPS**2 - _STEPS**3,
-    2 - 5 * _STEPS**2 + 3 * _STEPS**3,
-    _STEPS + 4 * _STEPS**2 - 3 * _STEPS**3,
-    _STEPS**3 - _STEPS**2,
-)
-
-
 def smooth(points: Sequence[Point], closed: bool = True) -> list[Point]:
     """Catmull-Rom curve through the points, as a polygon or (not closed) as a path."""
     first, last = ([points[-1]], points[:2]) if closed else ([points[0]], [points[-1]])
     p = np.array([*first, *points, *last])
-    around = (p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None])  # each (pieces, 1, 2)
-    curve = sum(w * q for w, q in zip(_WEIGHTS, around, strict=True)) / 2  # (pieces, 5, 2)
+    a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]  # each (pieces, 1, 2)
+    t = np.arange(5)[:, None] / 5  # five steps from b to c
+    t2, t3 = t**2, t**3
+    curve = (-t + 2 * t2 - t3) * a + (2 - 5 * t2 + 3 * t3) * b  # (pieces, 5, 2)
+    curve = (curve + (t + 4 * t2 - 3 * t3) * c + (t3 - t2) * d) / 2
     return [tuple(xy) for xy in curve.reshape(-1, 2).tolist()] + ([] if closed else [points[-1]])
 
 
