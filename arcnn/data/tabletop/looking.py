@@ -13,14 +13,10 @@ RATES = 0.2, 0.65  # occlusion rates between which an object shows what is hidde
 def find_scene(
     front: str, behind: str, *, seed: int = 0, image_size: int = 320, tries: int = 300
 ) -> tuple[Scene, int]:
-    """Draw tabletop scenes until an object of class ``front`` alone covers one of ``behind``.
-
-    Args:
-        image_size: side in pixels.
-        tries: number of scenes to draw.
+    """Draw scenes, at most ``tries``, until one of class ``front`` alone covers one of ``behind``.
 
     Returns:
-        The scene and the index of the covered object; its occlusion rate lies within
+        The scene and the index of the covered object, whose occlusion rate lies within
         :data:`RATES`.
 
     Raises:
@@ -42,19 +38,15 @@ def find_scene(
 
 def scene_masks(scene: Scene) -> list[dict[str, np.ndarray]]:
     """The masks of every object of a scene by kind, bool ``(H, W)`` each."""
-    stacks = {kind: getattr(scene, f"{kind}_masks") for kind in MASK_KINDS}
-    return [{kind: masks[i] for kind, masks in stacks.items()} for i in range(len(scene.class_ids))]
+    stacks = zip(*(getattr(scene, f"{kind}_masks") for kind in MASK_KINDS), strict=True)
+    return [dict(zip(MASK_KINDS, masks, strict=True)) for masks in stacks]
 
 
 def scene_maps(scene: Scene, index: int, side: int = 28) -> dict[str, np.ndarray]:
-    """What ideal heads could say in the RoI of one object: C maps per mask kind.
+    """What ideal heads could say in the RoI of one object, its amodal box: C maps per mask kind.
 
-    The maps of class i hold the pieces, inside the object's box, of the objects of class i. (What
-    a trained model has in the maps of *other* classes than the object's is another question.)
-
-    Args:
-        index: of the object whose amodal box is the RoI.
-        side: of the maps.
+    The maps of class i hold the pieces, inside the RoI, of the objects of class i. (What a trained
+    model has in the maps of *other* classes than the object's is another question.)
 
     Returns:
         By mask kind, float ``(C, side, side)``.

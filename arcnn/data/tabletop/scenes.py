@@ -8,7 +8,6 @@ Shapes: N objects of a scene, C classes, H and W pixels (H = W = image_size).
 """
 
 import csv
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arcnn.data.tabletop.paint import Sprite, composite, draw_background, make_sprite
-from arcnn.data.tabletop.shapes import OBJECT_KINDS, REFERENCE_SIZE, Dice
+from arcnn.data.tabletop.shapes import REFERENCE_SIZE, Dice
 from arcnn.names import SPLITS
 
 if TYPE_CHECKING:
@@ -35,21 +34,10 @@ MIN_OVERLAP = 30  # pixels at REFERENCE_SIZE: an order must be visible, objects 
 MAX_TOUCHED = 2  # earlier objects that a new one may overlap
 MAX_CUT = 0.08  # share of an object that the image border may cut off
 
-
-# ---------------------------------------------------------------- the table of probabilities
-
-
-@functools.cache
-def _table() -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and P (C, C) float64, read from the file beside this module."""
-    with open(TABLE_FILE, newline="") as file:
-        header, *rows = list(csv.reader(file))
-    return tuple(header[1:]), np.array([[float(cell) for cell in row[1:]] for row in rows])
-
-
-def _probability(front: Sprite, behind: Sprite) -> float:
-    """P(`front` in front of `behind` | the two overlap)."""
-    return _table()[1][front.class_id, behind.class_id]
+with open(TABLE_FILE, newline="") as _file:
+    _header, *_rows = csv.reader(_file)
+TABLETOP_CLASSES: tuple[str, ...] = tuple(_header[1:])
+PROBABILITIES = np.array([row[1:] for row in _rows], float)  # (C, C), see occluder_probabilities
 
 
 def occluder_probabilities() -> "pd.DataFrame":
@@ -59,11 +47,8 @@ def occluder_probabilities() -> "pd.DataFrame":
     """
     import pandas as pd  # only here: the workers that draw do not need it
 
-    names, probabilities = _table()
-    return pd.DataFrame(probabilities.copy(), index=list(names), columns=list(names))
-
-
-TABLETOP_CLASSES: tuple[str, ...] = _table()[0]
+    names = list(TABLETOP_CLASSES)
+    return pd.DataFrame(PROBABILITIES.copy(), index=names, columns=names)
 
 
 # ---------------------------------------------------------------- layout
@@ -79,30 +64,27 @@ class Layout:
     hidden: list[np.ndarray] = field(default_factory=list)  # occlusion, (H, W) bool
     in_front: list[tuple[int, int]] = field(default_factory=list)  # (front, behind)
 
-    def covers(self, i: int) -> set[int]:
-        """Everything that lies behind object i, directly or by way of others."""
-        below = {behind for front, behind in self.in_front if front == i}
-        return below.union(*(self.covers(behind) for behind in below))
+    def place(self, dice: Dice, sprite: Sprite, x: int, y: int) -> bool:
+        """Adds the object at (x, y), and draws its orders; False if it may not lie there.
 
-    def overlaps(self, sprite: Sprite, mask: np.ndarray) -> list[int] | None:
-        """Objects that `sprite` overlaps with its (H, W) mask; None if it may not lie there."""
-        if np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask):
-            return None
+        It may if any order that has a probability above 0 makes no cycle and hides nothing too far.
+        As *every* such order must be legal, the decision cannot bend the frequencies.
+        """
+        sprite.x, sprite.y = x, y
+        new, mask = len(self.masks), sprite.paste(self.size)
         areas = [np.count_nonzero(mask & other) for other in self.masks]
         touched = [i for i, area in enumerate(areas) if area]
         least = MIN_OVERLAP * (self.size / REFERENCE_SIZE) ** 2
-        if len(touched) > MAX_TOUCHED or any(areas[i] < least for i in touched):
-            return None
-        return touched if self._every_order_is_legal(sprite, mask, touched) else None
-
-    def _every_order_is_legal(self, sprite: Sprite, mask: np.ndarray, touched: list[int]) -> bool:
-        """Whether the new object may get any order that has a probability above 0.
-
-        Legal is: no cycle, and nothing hidden too far. As *every* order must be legal, the decision
-        cannot bend the frequencies.
-        """
-        above = {i: _probability(self.sprites[i], sprite) for i in touched}  # i over the new one
-        below = {i: _probability(sprite, self.sprites[i]) for i in touched}
+        if (
+            np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask)
+            or len(touched) > MAX_TOUCHED
+            or any(areas[i] < least for i in touched)
+        ):
+            return False
+        others = {i: self.sprites[i].class_id for i in touched}
+        # P(i over the new object), P(the new object over i)
+        above = {i: PROBABILITIES[other, sprite.class_id] for i, other in others.items()}
+        below = {i: PROBABILITIES[sprite.class_id, other] for i, other in others.items()}
         worst = np.zeros_like(mask)  # all that may come to lie over the new object
         for i in touched:
             if above[i] + below[i] == 0:  # a pair that never overlaps
@@ -113,22 +95,12 @@ class Layout:
                 worst |= self.masks[i]
         if not self._may_hide(mask, worst):
             return False
-        # A cycle needs: new over i, i over j, j over new.
-        pairs = product(touched, touched)
-        return not any(below[i] and above[j] and j in self.covers(i) for i, j in pairs)
-
-    def _may_hide(self, mask: np.ndarray, cover: np.ndarray) -> bool:
-        """Whether enough of the object stays visible under the cover, as a share and in pixels."""
-        area, hidden = np.count_nonzero(mask), np.count_nonzero(mask & cover)
-        least = MIN_VISIBLE_AREA * (self.size / REFERENCE_SIZE) ** 2
-        return hidden <= MAX_OCCLUSION_RATE * area and area - hidden >= least
-
-    def add(self, dice: Dice, sprite: Sprite, mask: np.ndarray, touched: list[int]) -> None:
-        """Places the object; draws the order of each overlapping pair from the table."""
-        new = len(self.sprites)
+        for i, j in product(touched, touched):  # a cycle: new over i, i over j, j over new
+            if below[i] and above[j] and j in self._covered(i):
+                return False
         hidden = np.zeros_like(mask)
-        for i in touched:
-            if dice.chance(_probability(sprite, self.sprites[i])):
+        for i in touched:  # accepted: now the orders are drawn
+            if dice.chance(below[i]):
                 self.in_front.append((new, i))
                 self.hidden[i] |= mask & self.masks[i]
             else:
@@ -137,6 +109,18 @@ class Layout:
         self.sprites.append(sprite)
         self.masks.append(mask)
         self.hidden.append(hidden)
+        return True
+
+    def _may_hide(self, mask: np.ndarray, cover: np.ndarray) -> bool:
+        """Whether enough of the object stays visible under the cover, as a share and in pixels."""
+        area, hidden = np.count_nonzero(mask), np.count_nonzero(mask & cover)
+        enough = area - hidden >= MIN_VISIBLE_AREA * (self.size / REFERENCE_SIZE) ** 2
+        return enough and hidden <= MAX_OCCLUSION_RATE * area
+
+    def _covered(self, i: int) -> set[int]:
+        """Everything that lies behind object i, directly or by way of others."""
+        behind = {b for front, b in self.in_front if front == i}
+        return behind.union(*map(self._covered, behind))
 
     def back_to_front(self) -> list[int]:
         """A depth order that agrees with every pair."""
@@ -168,20 +152,14 @@ def lay_out(dice: Dice, size: int) -> Layout:
     layout = Layout(size)
     wanted = dice.pick((2, 3, 3, 3, 4, 4))
     for _ in range(8 * wanted):
+        if len(layout.sprites) == wanted:
+            break
         class_id = int(dice.between(0, len(TABLETOP_CLASSES)))
         duplicate = any(other.class_id == class_id for other in layout.sprites)
         if duplicate and not dice.chance(0.2):
             continue  # as on most tables, seldom two of a kind
-        sprite = make_sprite(dice, class_id, OBJECT_KINDS[TABLETOP_CLASSES[class_id]], size)
-        for x, y in _positions(dice, layout, sprite):
-            sprite.x, sprite.y = x, y
-            mask = sprite.paste(size)
-            touched = layout.overlaps(sprite, mask)
-            if touched is not None:
-                layout.add(dice, sprite, mask, touched)
-                break
-        if len(layout.sprites) == wanted:
-            break
+        sprite = make_sprite(dice, class_id, TABLETOP_CLASSES[class_id], size)
+        any(layout.place(dice, sprite, x, y) for x, y in _positions(dice, layout, sprite))
     return layout
 
 
@@ -211,13 +189,10 @@ class Scene:
 
 
 def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scene:
-    """Draws image `index` of a split; nothing else decides how it looks.
+    """Draws an image of the split "train" or "val": these four decide alone how it looks.
 
-    Args:
-      seed: of the data set, >= 0. split: "train" or "val". index: 0-based.
-      image_size: side in pixels; the objects scale with it.
     Raises:
-      ValueError: for another split, or an image_size below 64.
+      ValueError: for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -227,16 +202,11 @@ def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scen
     layout = lay_out(Dice(np.random.default_rng([*key, 0])), image_size)
     # A stream of its own for what only colours pixels: a change of looks leaves the masks alone.
     looks = np.random.default_rng([*key, 1])
-    image = draw_background(looks, image_size)
+    canvas = draw_background(looks, image_size)
     order = layout.back_to_front()
     for i in order:
-        composite(image, layout.sprites[i], looks)
+        composite(canvas, layout.sprites[i], looks)
+    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    class_ids = np.array([sprite.class_id for sprite in layout.sprites])
     amodal, hidden = np.stack(layout.masks), np.stack(layout.hidden)
-    return Scene(
-        image=np.clip(image, 0, 255).astype(np.uint8),
-        class_ids=np.array([sprite.class_id for sprite in layout.sprites]),
-        amodal_masks=amodal,
-        visible_masks=amodal & ~hidden,
-        depth_order=order,
-        in_front=layout.in_front,
-    )
+    return Scene(image, class_ids, amodal, amodal & ~hidden, order, layout.in_front)
