@@ -239,7 +239,7 @@ def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
     found = collect(folder, [DEFAULT, "add-logits"])
     assert set(found.records) == {(DEFAULT, 0), ("add-logits", 1)}
     assert any("no record.json" in s for s in found.left_out)
-    assert any("not whole" in s for s in found.left_out)
+    assert any("not a whole run" in s for s in found.left_out)
 
     shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
     other = folder / DEFAULT / "seed1" / "record.json"
