@@ -36,7 +36,7 @@ from arcnn.files import run_folder, sha256, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, read_whole, unlike_most
+from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, read_whole, run_name, unlike_most
 from arcnn.settings import for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
@@ -139,7 +139,7 @@ def run_variant(
     if isinstance(head, ARCNNMaskHead):
         joint, without = _read_joint(head, train.batch(torch.arange(len(train.classes))[:600]), val)
         objects[CONSTANT_CONTEXT] = score(masks._replace(amodal=without), val).amodal
-    run, chosen = folder / variant / f"seed{seed}", VARIANTS[variant]
+    run, chosen = folder / run_name((variant, seed)), VARIANTS[variant]
     parameters = {"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
     parameters |= {"variant options": list(chosen.options), "options": list(options)}
     parameters |= {"steps": cfg.SOLVER.MAX_ITER}
@@ -191,15 +191,15 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
             left_out.append(f"{variant}: no run")
 
     def read(key: tuple[str, int]) -> tuple[dict, pd.DataFrame, dict]:
-        run = folder / key[0] / f"seed{key[1]}"
+        run = folder / run_name(key)
         record = json.loads((run / "record.json").read_text())
         return record, pd.read_csv(run / "objects.csv"), _made_with(record)
 
-    runs, not_whole = read_whole(keys, read, lambda key: "{}/seed{}".format(*key))
+    runs, not_whole = read_whole(keys, read)
     left_out += not_whole
-    for (variant, seed), what in unlike_most({key: run[2] for key, run in runs.items()}).items():
-        left_out.append(f"{variant}/seed{seed}: other features or settings than most runs ({what})")
-        del runs[variant, seed]
+    for key, what in unlike_most({key: run[2] for key, run in runs.items()}).items():
+        left_out.append(f"{run_name(key)}: other features or settings than most runs ({what})")
+        del runs[key]
     records, objects = ({key: run[k] for key, run in runs.items()} for k in (0, 1))
     return Collected(records, objects, left_out)
 

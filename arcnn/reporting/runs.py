@@ -63,7 +63,7 @@ def collect_runs(
     set; the settings of its mask head, if they are not those of most runs of its model.
     """
     keys = [(d, m, s) for d in datasets for m in models for s in seeds]
-    runs, left_out = read_whole(keys, lambda key: _read_run(results, *key), _name)
+    runs, left_out = read_whole(keys, lambda key: _read_run(results, *key))
     for dataset in datasets:
         left_out += _leave_out(runs, [k for k in runs if k[0] == dataset], of_the_head=False)
         for model in models:
@@ -74,7 +74,7 @@ def collect_runs(
 
 
 def read_whole(
-    keys: Iterable[Key], read: Callable[[Key], Content], name: Callable[[Key], str]
+    keys: Iterable[Key], read: Callable[[Key], Content]
 ) -> tuple[dict[Key, Content], list[str]]:
     """What can be read, by key, and sentences on what is missing or cut off."""
     found, left_out = {}, []
@@ -82,9 +82,9 @@ def read_whole(
         try:
             found[key] = read(key)
         except FileNotFoundError as missing:
-            left_out.append(f"{name(key)}: no {Path(missing.filename).name}")
+            left_out.append(f"{run_name(key)}: no {Path(missing.filename).name}")
         except (ValueError, KeyError, TypeError) as error:
-            left_out.append(f"{name(key)}: not a whole run ({error!r})")
+            left_out.append(f"{run_name(key)}: not a whole run ({error!r})")
     return found, left_out
 
 
@@ -98,7 +98,7 @@ def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str
     for key in odd:
         del runs[key]
     made = "made with other data or settings than most"
-    return [f"{_name(key)}: {made} ({what})" for key, what in odd.items()]
+    return [f"{run_name(key)}: {made} ({what})" for key, what in odd.items()]
 
 
 def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
@@ -149,9 +149,8 @@ def departures(
     if (dataset, model) not in paper_table().index:
         return found
     papers = settings(get_config(dataset, model)) | SETTINGS[dataset]
-    for key in sorted(
-        papers, key=lambda key: key not in SETTINGS[dataset]
-    ):  # the paper's own first
+    stated_first = sorted(papers, key=lambda key: key not in SETTINGS[dataset])
+    for key in stated_first:
         if key != "SEED" and made_with.get(key) != papers[key]:
             found.append(f"{key} {made_with.get(key)} instead of {papers[key]}")
     for split, images in IMAGES[dataset].items():
@@ -161,12 +160,13 @@ def departures(
     return found
 
 
-def few(texts: Iterable[str], count: int = 4) -> str:
-    """Some of many, and how many more there are."""
+def few(texts: Iterable[str]) -> str:
+    """The first four of many, and how many more there are."""
     texts = list(texts)
-    more = f"; and {len(texts) - count} more" if len(texts) > count else ""
-    return "; ".join(texts[:count]) + more
+    more = [f"and {len(texts) - 4} more"] if len(texts) > 4 else []
+    return "; ".join(texts[:4] + more)
 
 
-def _name(key: tuple[str, str, int]) -> str:
-    return f"{key[0]}/{key[1]}/seed{key[2]}"
+def run_name(key: tuple) -> str:
+    """For instance "kins/arcnn/seed0"."""
+    return "/".join([*key[:-1], f"seed{key[-1]}"])
