@@ -31,23 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results, ablation = given.profile_file.resolve().parent, profile["ablation"]
         folder = results / "ablation" / given.dataset
         if given.command == "features":
+            where = {"data_root": data_folder(profile["data_root"]), "trunk": ablation["trunk"]}
             make_features(
-                folder,
-                results=results,
-                dataset=given.dataset,
-                data_root=data_folder(profile["data_root"]),
-                max_skipped=profile["max_skipped"],
-                trunk=ablation["trunk"],
+                folder, results, given.dataset, max_skipped=profile["max_skipped"], **where
             )
         else:
             options = [*profile["options"], *ablation["options"]]
-            scores = run_variant(
-                folder,
-                dataset=given.dataset,
-                variant=given.variant,
-                seed=given.seed,
-                options=options,
-            )
+            scores = run_variant(folder, given.dataset, given.variant, given.seed, options)
             text = ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
             print(f"{given.variant} seed {given.seed}: IoU {text}", file=sys.stderr)
     except (AnnotationError, ValueError, OSError) as error:

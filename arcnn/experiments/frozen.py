@@ -8,7 +8,6 @@ few whole trainings have to confirm.
 Shapes: N objects, C classes, M side of the mask maps.
 """
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +25,7 @@ from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.files import write_whole
-from arcnn.modeling import (
-    AmodalMaskHead,
-    MaskTargets,
-    mask_targets,
-    own_class_losses,
-)
+from arcnn.modeling import AmodalMaskHead, MaskTargets, mask_targets, own_class_losses
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer
 
@@ -42,17 +36,24 @@ class RoIFeatures(NamedTuple):
     """What a mask head sees of a split's objects, and what it should answer."""
 
     x: Tensor  # float16 (N, channels, M/2, M/2), RoIAlign's output
-    targets: MaskTargets  # bool (N, M, M) each
+    amodal: Tensor  # bool (N, M, M), as the other two masks
+    visible: Tensor
+    occlusion: Tensor
     classes: Tensor  # int64 (N,), in [0, C)
     images: Tensor  # int64 (N,), image ids
     rates: Tensor  # float (N,), occlusion rates of the whole masks
 
+    @property
+    def targets(self) -> MaskTargets:
+        return MaskTargets(self.amodal, self.visible, self.occlusion)
+
     def batch(self, rows: Tensor) -> "RoIFeatures":
         """The objects ``rows``, int64 ``(R,)``."""
-        targets = MaskTargets(*(mask[rows] for mask in self.targets))
-        return RoIFeatures(
-            self.x[rows], targets, self.classes[rows], self.images[rows], self.rates[rows]
-        )
+        return RoIFeatures(*(of_all[rows] for of_all in self))
+
+    def batches(self, size: int = 256) -> "Iterator[RoIFeatures]":
+        """All of them, in order."""
+        return map(self.batch, torch.arange(len(self.classes)).split(size))
 
 
 @torch.no_grad()
@@ -65,11 +66,8 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
         split: "train" or "val".
     """
     # Resized as in testing, and with ``instances`` all the same.
-    mapper = AmodalDatasetMapper(
-        True,
-        augmentations=utils.build_augmentation(cfg, is_train=False),
-        image_format=cfg.INPUT.FORMAT,
-    )
+    resize = utils.build_augmentation(cfg, is_train=False)
+    mapper = AmodalDatasetMapper(True, augmentations=resize, image_format=cfg.INPUT.FORMAT)
     heads = trunk.roi_heads
     side = 2 * heads.mask_pooler.output_size[0]
     parts = []
@@ -82,29 +80,17 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
         levels = [features[level] for level in heads.mask_in_features]
         x = heads.mask_pooler(levels, [instances.gt_boxes.to(trunk.device)])
         instances.proposal_boxes = instances.gt_boxes
-        amodal, visible = (
-            mask.tensor.flatten(1).sum(1)
-            for mask in (instances.gt_masks, instances.gt_visible_masks)
-        )
+        masks = instances.gt_masks, instances.gt_visible_masks
+        amodal, visible = (mask.tensor.flatten(1).sum(1) for mask in masks)
         images = torch.full((len(instances),), record["image_id"])
-        targets = mask_targets([instances], side)
-        parts.append(
-            RoIFeatures(x.half().cpu(), targets, instances.gt_classes, images, 1 - visible / amodal)
-        )
-    x, targets, classes, images, rates = zip(*parts, strict=True)
-    return RoIFeatures(
-        torch.cat(x),
-        MaskTargets(*(torch.cat(masks) for masks in zip(*targets, strict=True))),
-        torch.cat(classes),
-        torch.cat(images),
-        torch.cat(rates),
-    )
+        of_objects = instances.gt_classes, images, 1 - visible / amodal
+        parts.append((x.half().cpu(), *mask_targets([instances], side), *of_objects))
+    return RoIFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def save_features(features: RoIFeatures, path: Path) -> None:
     """Write them in one piece."""
-    content = features._asdict() | {"targets": features.targets._asdict()}
-    write_whole(path, lambda partial: torch.save(content, partial))
+    write_whole(path, lambda partial: torch.save(features._asdict(), partial))
 
 
 def load_features(path: Path) -> RoIFeatures:
@@ -115,8 +101,7 @@ def load_features(path: Path) -> RoIFeatures:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: `make ablation` makes it.")
-    content = torch.load(path, weights_only=True)
-    return RoIFeatures(**content | {"targets": MaskTargets(**content["targets"])})
+    return RoIFeatures(**torch.load(path, weights_only=True))
 
 
 class _HeadWithLosses(nn.Module):
@@ -135,7 +120,7 @@ def _batches(features: RoIFeatures, size: int, seed: int) -> Iterator[RoIFeature
     """Endless, every object once in each round."""
     generator = torch.Generator().manual_seed(seed)
     count = len(features.classes)
-    for _ in itertools.count():
+    while True:
         order = torch.randperm(count, generator=generator)
         for start in range(0, max(count - size, 0) + 1, size):
             yield features.batch(order[start : start + size])
@@ -164,15 +149,14 @@ def train_head(cfg: CfgNode, features: RoIFeatures) -> AmodalMaskHead:
 
 
 @torch.no_grad()
-def predict(head: AmodalMaskHead, features: RoIFeatures, size: int = 256) -> MaskTargets:
+def predict(head: AmodalMaskHead, features: RoIFeatures) -> MaskTargets:
     """The head's masks of the true classes, bool ``(N, M, M)`` each."""
     parts = []
-    for rows in torch.arange(len(features.classes)).split(size):
-        batch = features.batch(rows)
+    for batch in features.batches():
         maps = head.probs(head.layers(batch.x.float()))
-        pick = torch.arange(len(rows))
-        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in MASK_KINDS])
-    return MaskTargets(*(torch.cat(masks) for masks in zip(*parts, strict=True)))
+        pick = torch.arange(len(batch.classes))
+        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in MaskTargets._fields])
+    return MaskTargets(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def score(predicted: MaskTargets, features: RoIFeatures) -> pd.DataFrame:
@@ -180,21 +164,21 @@ def score(predicted: MaskTargets, features: RoIFeatures) -> pd.DataFrame:
 
     Columns: ``image``, ``class``, ``rate`` and one per mask kind, NaN where the truth is empty.
     """
-    table = {
-        "image": features.images.numpy(),
-        "class": features.classes.numpy(),
-        "rate": features.rates.numpy(),
-    }
+    table = {"image": features.images, "class": features.classes, "rate": features.rates}
     for kind in MASK_KINDS:
         found, true = (getattr(masks, kind).flatten(1) for masks in (predicted, features.targets))
         iou = 100 * (found & true).sum(1) / (found | true).sum(1).clamp(min=1)
-        table[kind] = iou.where(true.any(1), torch.nan).numpy()
-    return pd.DataFrame(table)
+        table[kind] = iou.where(true.any(1), torch.nan)
+    return pd.DataFrame({name: values.numpy() for name, values in table.items()})
 
 
 def summary(objects: pd.DataFrame) -> dict[str, float]:
     """Mean IoU over objects by :data:`SCORES`, percent."""
-    occluded = objects[objects.rate >= OCCLUSION_RATE]
-    numbers = {"amodal, occluded objects": occluded.amodal}
-    numbers |= {kind: objects[kind] for kind in MASK_KINDS}
-    return {name: float(numbers[name].mean()) for name in SCORES}
+    return {name: float(scored(objects, name).mean()) for name in SCORES}
+
+
+def scored(objects: pd.DataFrame, score: str) -> pd.Series:
+    """The IoUs that a score of :data:`SCORES` is the mean of."""
+    if score == SCORES[0]:
+        return objects.amodal[objects.rate >= OCCLUSION_RATE]
+    return objects[score]

@@ -36,7 +36,6 @@ def agreement(
     *,
     pairs_only: bool = False,
     shuffles: int = 5000,
-    seed: int = 0,
 ) -> Agreement:
     """Do the weights of several trainings follow a known relation between classes?
 
@@ -51,19 +50,18 @@ def agreement(
         pairs_only: compare what is left when each class has its own level in the rows and in the
             columns, of weights and truth alike. A class that is in front of *everything*, and whose
             map everything weighs alike, agrees with the truth without any knowledge of pairs.
-        shuffles: number of random permutations.
-        seed: of the permutations.
+        shuffles: number of random permutations, the same ones in every call.
     """
     count = len(truth)
-    other = ~np.eye(count, dtype=bool)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def correlations(order: np.ndarray) -> np.ndarray:
         permuted = truth[np.ix_(order, order)]
-        used = (permuted + permuted.T > 0) & other
+        used = meet[np.ix_(order, order)]
         left = _beyond_classes(used) if pairs_only else lambda values: values
         return np.array([_spearman(left(w[used]), left(permuted[used])) for w in weights])
 
+    meet = (truth + truth.T > 0) & ~np.eye(count, dtype=bool)
     found = correlations(np.arange(count))
     chance = np.array([correlations(rng.permutation(count)).mean() for _ in range(shuffles)])
     low, high = np.percentile(chance, [2.5, 97.5])
@@ -74,7 +72,7 @@ def agreement(
         low=float(low),
         high=float(high),
         p=float((1 + as_far) / (1 + shuffles)),
-        pairs=int(((truth + truth.T > 0) & other).sum()),
+        pairs=int(meet.sum()),
     )
 
 
@@ -94,12 +92,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def meetings(records: Sequence[dict], num_classes: int) -> np.ndarray:
-    """In how many images two classes occur together, float ``(C, C)``, symmetric.
-
-    Args:
-        records: internal records.
-        num_classes: C.
-    """
+    """In how many images two classes occur together, float ``(C, C)``, symmetric."""
     present = np.zeros((len(records), num_classes))
     for k, record in enumerate(records):
         present[k, [a["category_id"] for a in record["annotations"]]] = 1
@@ -114,25 +107,23 @@ class Joint(NamedTuple):
 
 
 @torch.no_grad()
-def take_apart(head: ARCNNMaskHead, features: RoIFeatures, size: int = 256) -> Joint:
+def take_apart(head: ARCNNMaskHead, features: RoIFeatures) -> Joint:
     """Which part of the amodal logits comes from the own class, which from all others."""
     vw, ow = (w.diag() for w in head.amodal_head.weights())
     bias = head.amodal_head.conv.bias
-    own_parts, context_parts = [], []
-    for rows in torch.arange(len(features.classes)).split(size):
-        batch = features.batch(rows)
+    parts = []
+    for batch in features.batches():
         _, *pieces = head.layers(batch.x.float())
         if head.joint_input == "probs":
             pieces = [piece.sigmoid() for piece in pieces]
         t = batch.classes
-        pick = torch.arange(len(rows))
+        pick = torch.arange(len(t))
         visible, occlusion = (piece[pick, t] for piece in pieces)
         own = vw[t, None, None] * visible + ow[t, None, None] * occlusion
         if bias is not None:
             own += bias[t, None, None]
-        own_parts.append(own)
-        context_parts.append(head.amodal_head(*pieces)[pick, t] - own)
-    return Joint(torch.cat(own_parts), torch.cat(context_parts))
+        parts.append((own, head.amodal_head(*pieces)[pick, t] - own))
+    return Joint(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def constant_context(joint: Joint, classes: Tensor, num_classes: int) -> Tensor:

@@ -17,16 +17,16 @@ import torch
 from detectron2.config import CfgNode
 
 from arcnn.config import get_config
-from arcnn.data import MAX_SKIPPED, register_dataset
+from arcnn.data import register_dataset
 from arcnn.evaluation import intervals
 from arcnn.experiments.frozen import (
-    SCORES,
     RoIFeatures,
     extract,
     load_features,
     predict,
     save_features,
     score,
+    scored,
     summary,
     train_head,
 )
@@ -34,9 +34,9 @@ from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
 from arcnn.files import run_folder, sha256, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
-from arcnn.names import OCCLUSION_RATE, SPLITS
+from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, unlike_most
+from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, read_whole, run_name, unlike_most
 from arcnn.settings import for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
@@ -57,13 +57,7 @@ def features_file(folder: Path, split: str) -> Path:
 
 
 def make_features(
-    folder: Path,
-    *,
-    results: Path,
-    dataset: str,
-    data_root: Path,
-    trunk: str,
-    max_skipped: float = MAX_SKIPPED,
+    folder: Path, results: Path, dataset: str, *, data_root: Path, trunk: str, max_skipped: float
 ) -> None:
     """Freeze a trained model's trunk and write what it says about both splits.
 
@@ -106,10 +100,9 @@ def head_config(dataset: str, variant: str, options: Sequence, seed: int = 0) ->
     if variant not in VARIANTS:
         raise ValueError(f'unknown variant "{variant}"; choose one of {", ".join(VARIANTS)}')
     chosen = VARIANTS[variant]
+    options = [*options, *chosen.options]
     # On a CPU, since the heads are small and the features are there.
-    cfg = get_config(
-        dataset, chosen.model, options=[*options, *chosen.options], seed=seed, device="cpu"
-    )
+    cfg = get_config(dataset, chosen.model, options=options, seed=seed, device="cpu")
     cfg.defrost()
     cfg.SOLVER.MAX_ITER *= chosen.times
     cfg.SOLVER.STEPS = tuple(step * chosen.times for step in cfg.SOLVER.STEPS)
@@ -124,13 +117,9 @@ def head_settings(dataset: str, variant: str, options: Sequence) -> dict[str, An
 
 
 def run_variant(
-    folder: Path, *, dataset: str, variant: str, seed: int, options: Sequence
+    folder: Path, dataset: str, variant: str, seed: int, options: Sequence
 ) -> dict[str, float]:
-    """Train one head on the frozen features, score it and write its files.
-
-    Args:
-        folder: of the ablation on this data set.
-        variant, options: see :func:`head_config`.
+    """Train a head (:func:`head_config`) on the frozen features, score it and write its files.
 
     Returns:
         The run's scores, percent.
@@ -150,14 +139,15 @@ def run_variant(
     if isinstance(head, ARCNNMaskHead):
         joint, without = _read_joint(head, train.batch(torch.arange(len(train.classes))[:600]), val)
         objects[CONSTANT_CONTEXT] = score(masks._replace(amodal=without), val).amodal
-    run, chosen = folder / variant / f"seed{seed}", VARIANTS[variant]
+    run, chosen = folder / run_name((variant, seed)), VARIANTS[variant]
+    parameters = {"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
+    parameters |= {"variant options": list(chosen.options), "options": list(options)}
+    parameters |= {"steps": cfg.SOLVER.MAX_ITER}
     write_table(run / "objects.csv", objects.round(4))
     write_record(
         run / "record.json",
         started=started,
-        parameters={"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
-        | {"variant options": list(chosen.options), "options": list(options)}
-        | {"steps": cfg.SOLVER.MAX_ITER},
+        parameters=parameters,
         metrics=summary(objects),
         joint=joint,
         settings=head_settings(dataset, variant, options),
@@ -174,16 +164,17 @@ def _read_joint(
     bias = head.amodal_head.conv.bias
     means = constant_context(take_apart(head, train), train.classes, len(vw))
     own, context = take_apart(head, val)
+    constant = means[val.classes, None, None]
     numbers = {
         "VW": vw.tolist(),
         "OW": ow.tolist(),
         "bias": torch.zeros(len(vw)).tolist() if bias is None else bias.tolist(),
         "mean context": means.tolist(),
         # Logits, over the pixels of all objects: how much of the context is not constant?
-        "context deviation": float((context - means[val.classes, None, None]).std()),
+        "context deviation": float((context - constant).std()),
         "own deviation": float(own.std()),
     }
-    return numbers, own + means[val.classes, None, None] > 0
+    return numbers, own + constant > 0
 
 
 def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collected:
@@ -192,30 +183,24 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
     A run is left out, and named, if a file of it is missing or not whole, or if its features, data
     or shared options are not those of most runs: it would be compared with its like no more.
     """
-    runs, left_out = {}, []
+    keys, left_out = [], []
     for variant in variants:
-        found = sorted((folder / variant).glob("seed*"), key=lambda f: int(f.name[4:]))
+        found = sorted(int(f.name[4:]) for f in (folder / variant).glob("seed*"))
+        keys += [(variant, seed) for seed in found]
         if not found:
             left_out.append(f"{variant}: no run")
-        for run in found:
-            name = f"{variant}/{run.name}"
-            try:
-                record = json.loads((run / "record.json").read_text())
-                objects = pd.read_csv(run / "objects.csv")
-                made_with = _made_with(record)
-            except FileNotFoundError as missing:
-                left_out.append(f"{name}: no {Path(missing.filename).name}")
-                continue
-            except (ValueError, KeyError) as error:
-                left_out.append(f"{name}: not whole ({error})")
-                continue
-            runs[variant, record["parameters"]["seed"]] = (record, objects, made_with)
-    odd = unlike_most({key: made_with for key, (*_, made_with) in runs.items()})
-    for (variant, seed), what in odd.items():
-        left_out.append(f"{variant}/seed{seed}: other features or settings than most runs ({what})")
-        del runs[variant, seed]
-    records = {key: record for key, (record, *_) in runs.items()}
-    objects = {key: objects for key, (_, objects, _) in runs.items()}
+
+    def read(key: tuple[str, int]) -> tuple[dict, pd.DataFrame, dict]:
+        run = folder / run_name(key)
+        record = json.loads((run / "record.json").read_text())
+        return record, pd.read_csv(run / "objects.csv"), _made_with(record)
+
+    runs, not_whole = read_whole(keys, read)
+    left_out += not_whole
+    for key, what in unlike_most({key: run[2] for key, run in runs.items()}).items():
+        left_out.append(f"{run_name(key)}: other features or settings than most runs ({what})")
+        del runs[key]
+    records, objects = ({key: run[k] for key, run in runs.items()} for k in (0, 1))
     return Collected(records, objects, left_out)
 
 
@@ -230,12 +215,7 @@ def _made_with(record: dict) -> dict[str, Any]:
 
 
 def differences(
-    collected: Collected,
-    score: str,
-    reference: str = DEFAULT,
-    *,
-    samples: int = 2000,
-    seed: int = 0,
+    collected: Collected, score: str, reference: str = DEFAULT, *, samples: int = 2000
 ) -> pd.DataFrame:
     """Every variant's score and its difference from a reference, with 95 % intervals.
 
@@ -244,30 +224,26 @@ def differences(
     training of the reference.
 
     Args:
-        score: one of :data:`SCORES`.
+        score: one of :data:`arcnn.experiments.SCORES`.
         reference: the variant to compare with.
         samples: draws.
-        seed: of the draws.
 
     Returns:
         By variant: ``score`` (percent, mean over seeds), ``spread`` (standard deviation over
         seeds), ``seeds``, ``difference``, ``low``, ``high`` (points; NaN for the reference, and
         where it was not trained as long).
     """
-    tables = {}
+    tables: dict[str, dict] = {}
     for (variant, k), objects in collected.objects.items():
-        tables.setdefault(variant, {})[k] = _sums_by_image(objects, score)
+        by_image = scored(objects, score).groupby(objects.image)
+        tables.setdefault(variant, {})[k] = by_image.sum(), by_image.count()
     if reference not in tables:
         raise ValueError(f"the reference {reference} has no run to compare with")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = {}
     for variant, runs in tables.items():
-        scores = np.array([sums.sum() / counts.sum() for sums, counts in runs.values()])
-        row = {
-            "score": scores.mean(),
-            "spread": scores.std(ddof=1) if len(scores) > 1 else np.nan,
-            "seeds": len(scores),
-        }
+        scores = pd.Series([sums.sum() / counts.sum() for sums, counts in runs.values()])
+        row = {"score": scores.mean(), "spread": scores.std(), "seeds": len(scores)}
         like = f"{reference}-long" if variant.endswith("-long") else reference
         other = tables.get(like, {})
         shared = sorted(runs.keys() & other.keys())
@@ -285,14 +261,6 @@ def _draw(gains: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> fl
     seeds = rng.integers(len(gains), size=len(gains))
     images = rng.integers(len(counts), size=len(counts))
     return gains[seeds][:, images].sum() / (len(gains) * counts[images].sum())
-
-
-def _sums_by_image(objects: pd.DataFrame, score: str) -> tuple[pd.Series, pd.Series]:
-    """Sum of IoUs and number of objects, by image."""
-    if score == SCORES[0]:
-        objects, score = objects[objects.rate >= OCCLUSION_RATE], "amodal"
-    by_image = objects.groupby("image")[score]
-    return by_image.sum(), by_image.count()
 
 
 def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:

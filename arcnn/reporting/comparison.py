@@ -13,11 +13,9 @@ TOLERANCE = 3.0
 def compare(
     table: pd.DataFrame, reference: Path, *, keys: Sequence[str], value: str
 ) -> pd.DataFrame | None:
-    """A table beside the reference's, with the same rows.
+    """A table beside the CSV file of a reference run: the rows that both have.
 
     Args:
-        table: of this run.
-        reference: the CSV file of the reference run.
         keys: the columns that name a row.
         value: the column with the number, percent.
 
@@ -27,9 +25,8 @@ def compare(
     """
     if not reference.is_file():
         return None
-    both = table[[*keys, value]].merge(
-        pd.read_csv(reference)[[*keys, value]], on=list(keys), suffixes=("_ours", "_reference")
-    )
+    ours, theirs = (t[[*keys, value]] for t in (table, pd.read_csv(reference)))
+    both = ours.merge(theirs, on=list(keys))
     both = both.set_axis([*keys, "ours", "reference"], axis="columns").dropna()
     both["deviation"] = both.ours - both.reference
     both["within"] = both.deviation.abs() <= TOLERANCE

@@ -32,17 +32,11 @@ def device() -> str:
 
 def commit() -> str | None:
     """The kit's commit, ``+changes`` behind it if files were edited; None without git."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:
-        described = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--abbrev=40"]
-            + ["--dirty=+changes"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.PIPE).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
 
 
 def moment(seconds: float) -> str:
@@ -60,18 +54,14 @@ def write_record(
     metrics: dict[str, Any] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Write the record of a notebook's run, its last act.
+    """Write the record of a notebook's run, its last act, as JSON, and return it.
 
     Args:
-        path: the JSON file.
         parameters: of the notebook, as they were.
         started: ``time.time()`` of the start.
         dataset, data_root: what was read; its fingerprint is taken.
         metrics: numbers that came out.
         extra: whatever else belongs to it.
-
-    Returns:
-        What was written.
     """
     now = time.time()
     record = {

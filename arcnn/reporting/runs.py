@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,10 +17,11 @@ from arcnn.settings import Settings, differences, read_settings, settings
 
 logger = logging.getLogger(__name__)
 Key = TypeVar("Key")
+Content = TypeVar("Content")
 
-# Settings that are a model's own: they need be equal among its runs alone.
 # What it was measured with, and on; beside the configuration, as settings of a run.
 MEASURED_WITH = ("protocol", "draws of the images", "images of the test split", "test data")
+# Settings that are a model's own: they need be equal among its runs alone.
 OF_THE_HEAD = ("MODEL.ROI_MASK_HEAD", "MODEL.ARCNN", "MODEL.ORCNN")
 
 
@@ -61,15 +62,8 @@ def collect_runs(
     its settings, its data, its protocol or its draws are not those of most runs on the same data
     set; the settings of its mask head, if they are not those of most runs of its model.
     """
-    runs: dict[tuple[str, str, int], Run] = {}
-    left_out = []
-    for key in [(d, m, s) for d in datasets for m in models for s in seeds]:
-        try:
-            runs[key] = _read_run(results, *key)
-        except FileNotFoundError as missing:
-            left_out.append(f"{_name(key)}: no {Path(missing.filename).name}")
-        except (ValueError, KeyError, TypeError) as error:
-            left_out.append(f"{_name(key)}: not a whole run ({error!r})")
+    keys = [(d, m, s) for d in datasets for m in models for s in seeds]
+    runs, left_out = read_whole(keys, lambda key: _read_run(results, *key))
     for dataset in datasets:
         left_out += _leave_out(runs, [k for k in runs if k[0] == dataset], of_the_head=False)
         for model in models:
@@ -79,24 +73,32 @@ def collect_runs(
     return Runs(runs, left_out)
 
 
+def read_whole(
+    keys: Iterable[Key], read: Callable[[Key], Content]
+) -> tuple[dict[Key, Content], list[str]]:
+    """What can be read, by key, and sentences on what is missing or cut off."""
+    found, left_out = {}, []
+    for key in keys:
+        try:
+            found[key] = read(key)
+        except FileNotFoundError as missing:
+            left_out.append(f"{run_name(key)}: no {Path(missing.filename).name}")
+        except (ValueError, KeyError, TypeError) as error:
+            left_out.append(f"{run_name(key)}: not a whole run ({error!r})")
+    return found, left_out
+
+
 def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:
     """Remove those of the runs that were made otherwise than most of them; sentences on them."""
+    names = {name for key in keys for name in runs[key].settings}
+    names = {n for n in names - {"SEED"} if n.startswith(OF_THE_HEAD) == of_the_head}
     odd = unlike_most(
-        {
-            key: {
-                name: value
-                for name, value in runs[key].settings.items()
-                if name.startswith(OF_THE_HEAD) == of_the_head and name != "SEED"
-            }
-            for key in keys
-        }
+        {k: {n: of for n, of in runs[k].settings.items() if n in names} for k in keys}
     )
     for key in odd:
         del runs[key]
-    return [
-        f"{_name(key)}: made with other data or settings than most ({what})"
-        for key, what in odd.items()
-    ]
+    made = "made with other data or settings than most"
+    return [f"{run_name(key)}: {made} ({what})" for key, what in odd.items()]
 
 
 def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
@@ -117,19 +119,14 @@ def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
     made_with = read_settings(folder / "train" / "config.yaml")
     if list(draws.columns) != list(TABLE_1):
         raise ValueError("draws.csv has other columns than Table 1")
-    tested_on = record["tested_on"]
-    measured_with = dict(
-        zip(
-            MEASURED_WITH,
-            (record["protocol"], len(draws), tested_on["images"], tested_on["used"]),
-            strict=True,
-        )
-    )
+    data = record["tested_on"]
+    measured = (record["protocol"], len(draws), data["images"], data["used"])
+    measured_with = dict(zip(MEASURED_WITH, measured, strict=True))
     measured_with["training data"] = record["trained_on"]["used"]
     return Run(
         numbers={c: metrics[task][key] for c, (task, key) in TABLE_1.items()},
         draws=draws,
-        data=tested_on,
+        data=data,
         commit=record["commit"],
         record=str((folder / "record.json").relative_to(results)),
         settings=made_with | measured_with,
@@ -146,34 +143,30 @@ def departures(
         made_with: its settings.
         used: images and objects that were used, by split.
     """
-    overfit = made_with.get("DATASETS.OVERFIT_IMAGES")
-    own = [f"measured on its own {overfit} training images"] if overfit else []
+    found = []
+    if overfit := made_with.get("DATASETS.OVERFIT_IMAGES"):
+        found.append(f"measured on its own {overfit} training images")
     if (dataset, model) not in paper_table().index:
-        return own
+        return found
     papers = settings(get_config(dataset, model)) | SETTINGS[dataset]
-    found = [
-        f"{key} {made_with.get(key)} instead of {value}"
-        for key, value in papers.items()
-        if key != "SEED" and made_with.get(key) != value
-    ]
-    found.sort(key=lambda text: text.split()[0] not in SETTINGS[dataset])  # the paper's own first
-    return (
-        own
-        + found
-        + [
-            f"{used.get(split, {}).get('images', 'unknown')} of {images} images of {split}"
-            for split, images in IMAGES[dataset].items()
-            if used.get(split, {}).get("images") != images
-        ]
-    )
+    stated_first = sorted(papers, key=lambda key: key not in SETTINGS[dataset])
+    for key in stated_first:
+        if key != "SEED" and made_with.get(key) != papers[key]:
+            found.append(f"{key} {made_with.get(key)} instead of {papers[key]}")
+    for split, images in IMAGES[dataset].items():
+        own = used.get(split, {}).get("images", "unknown")
+        if own != images:
+            found.append(f"{own} of {images} images of {split}")
+    return found
 
 
-def few(texts: Iterable[str], count: int = 4) -> str:
-    """Some of many, and how many more there are."""
+def few(texts: Iterable[str]) -> str:
+    """The first four of many, and how many more there are."""
     texts = list(texts)
-    more = f"; and {len(texts) - count} more" if len(texts) > count else ""
-    return "; ".join(texts[:count]) + more
+    more = [f"and {len(texts) - 4} more"] if len(texts) > 4 else []
+    return "; ".join(texts[:4] + more)
 
 
-def _name(key: tuple[str, str, int]) -> str:
-    return f"{key[0]}/{key[1]}/seed{key[2]}"
+def run_name(key: tuple) -> str:
+    """For instance "kins/arcnn/seed0"."""
+    return "/".join([*key[:-1], f"seed{key[-1]}"])

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from arcnn.evaluation import Interval, intervals, mean_of_trainings
+from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.names import MODEL_NAMES, TABLE_1, dataset_title, model_name
 from arcnn.reporting.paper import paper_table
 from arcnn.reporting.runs import Runs, few
 
 COLUMNS = tuple(TABLE_1)
+NAN = float("nan")
+NO_BOUNDS = {"low": NAN, "high": NAN}
+DIFFERENCES = ["dataset", "first", "second", "metric", "difference", "low", "high", "seeds"]
 PAIRS = (("arcnn", "orcnn"), ("arcnn", "arcnn_add"), ("arcnn_add", "orcnn"))
 
 
@@ -31,38 +34,27 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
             in_paper = (dataset, model) in published.index
             if not in_paper and not ours:
                 continue
+            papers = published.loc[(dataset, model)] if in_paper else {}
             departs = list(dict.fromkeys(text for run in ours for text in run.departures))
             bounds = intervals(mean_of_trainings([r.draws for r in ours])) if ours else {}
             for metric in COLUMNS:
-                paper = published.loc[(dataset, model), metric] if in_paper else float("nan")
                 values = pd.Series([run.numbers[metric] for run in ours], dtype=float)
-                interval = bounds.get(metric)
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "model": model,
-                        "metric": metric,
-                        "paper": paper,
-                        "quoted": bool(in_paper and published.loc[(dataset, model), "quoted"]),
-                        "ours": values.mean(),
-                        "spread": values.std() if len(values) > 1 else float("nan"),
-                        "low": interval.low if interval else float("nan"),
-                        "high": interval.high if interval else float("nan"),
-                        "difference": float("nan") if departs else values.mean() - paper,
-                        "departures": few(departs),
-                        "seeds": len(values),
-                        "commit": " ".join(sorted({_short(run.commit) for run in ours})),
-                        "records": " ".join(run.record for run in ours),
-                    }
-                )
+                paper, interval = papers.get(metric, NAN), bounds.get(metric)
+                row = {"dataset": dataset, "model": model, "metric": metric, "paper": paper}
+                row |= {"quoted": bool(papers.get("quoted", False)), "ours": values.mean()}
+                row |= {"spread": values.std()}  # NaN below two
+                row |= {"low": interval.low, "high": interval.high} if interval else NO_BOUNDS
+                row |= {"difference": NAN if departs else values.mean() - paper}
+                row |= {"departures": few(departs), "seeds": len(values)}
+                row |= {"commit": " ".join(sorted({_short(run.commit) for run in ours}))}
+                rows.append(row | {"records": " ".join(run.record for run in ours)})
     return pd.DataFrame(rows)
 
 
 def model_differences(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     """Paired differences between models, with 95 % intervals over images and seeds, in points.
 
-    Columns: ``dataset``, ``first``, ``second``, ``metric``, ``difference`` (first - second),
-    ``low``, ``high``, ``seeds`` (the smaller number of the two).
+    Columns: :data:`DIFFERENCES`; ``difference`` is first - second, ``seeds`` the smaller number.
     """
     rows = []
     for dataset in datasets:
@@ -76,36 +68,26 @@ def model_differences(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
             )
             for metric, interval in intervals(one - other).items():
                 if interval:
-                    row = {"dataset": dataset, "first": first, "second": second, "metric": metric}
-                    row |= {"difference": interval.value, "low": interval.low}
-                    rows.append(row | {"high": interval.high, "seeds": min(map(len, pair))})
-    columns = ["dataset", "first", "second", "metric", "difference", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+                    bounds = interval.value, interval.low, interval.high
+                    rows.append((dataset, first, second, metric, *bounds, min(map(len, pair))))
+    return pd.DataFrame(rows, columns=DIFFERENCES)
 
 
 def sentences(differences: pd.DataFrame) -> list[str]:
     """What may be said about the differences: never "better" where the interval spans zero."""
     said = []
-    for (dataset, first, second), rows in differences.groupby(
-        ["dataset", "first", "second"], sort=False
-    ):
-        names = model_name(first), model_name(second)
-        parts: dict[str, list[str]] = {"better": [], "worse": [], "": []}
+    of_pairs = differences.groupby(["dataset", "first", "second"], sort=False)
+    for (dataset, first, second), rows in of_pairs:
+        parts = {"is better": [], "is worse": [], "no difference can be claimed": []}
+        better, worse, unclear = parts.values()
         for row in rows.itertuples():
-            interval = Interval(row.difference, row.low, row.high)
             text = f"{row.metric} ({row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}])"
-            clear = "better" if interval.low > 0 else "worse"
-            parts[clear if interval.excludes_zero() else ""].append(text)
-        clauses = [
-            f"is {word} in {', '.join(parts[word])}" for word in parts if word and parts[word]
-        ]
-        if parts[""]:
-            clauses.append(f"no difference can be claimed in {', '.join(parts[''])}")
-        few = rows.seeds.min() == 1
-        who = f"this one training of {names[0]}" if few else names[0]
-        whom = f"this one of {names[1]}" if few else names[1]
-        title = dataset_title(dataset).split(" (")[0]
-        said.append(f"{title}, {who} against {whom}: {'; '.join(clauses)}.")
+            (better if row.low > 0 else worse if row.high < 0 else unclear).append(text)
+        clauses = [f"{word} in {', '.join(texts)}" for word, texts in parts.items() if texts]
+        who, whom = model_name(first), model_name(second)
+        if rows.seeds.min() == 1:
+            who, whom = f"this one training of {who}", f"this one of {whom}"
+        said.append(f"{_short_title(dataset)}, {who} against {whom}: {'; '.join(clauses)}.")
     return said
 
 
@@ -136,18 +118,17 @@ def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequen
         for model, source, cells, first in table_lines(rows):
             seeds = " ".join(f"[{_seed(r)}]({r})" for r in first.records.split())
             shown = [f"[{text}]({link})" if link else text for text, link in cells]
-            tail = (
-                f"{seeds} | {first.commit}" if source.startswith("ours") and first.seeds else " | "
-            )
-            lines.append(f"| {model} | {source} | {' | '.join(shown)} | {tail} |")
+            ran = source.startswith("ours") and first.seeds
+            shown.append(f"{seeds} | {first.commit}" if ran else " | ")
+            lines.append(f"| {model} | {source} | {' | '.join(shown)} |")
         blocks.append("\n".join(lines))
     said = "\n".join(f"- {sentence}" for sentence in sentences(differences))
     notes = [NOTES + " Numbers link to the records that they come from."]
     notes += [said, HOW_SURE] if said else []
     for (dataset, model), rows in table.groupby(["dataset", "model"], sort=False):
         if text := rows.departures.iloc[0]:
-            title = dataset_title(dataset).split(" (")[0]
-            notes.append(f"{title}, {model_name(model)}: not the paper's settings ({text}).")
+            who = f"{_short_title(dataset)}, {model_name(model)}"
+            notes.append(f"{who}: not the paper's settings ({text}).")
     notes += [f"Left out: {sentence}." for sentence in left_out]
     return "# Table 1\n\n" + "\n\n".join([*blocks, *notes]) + "\n"
 
@@ -177,6 +158,10 @@ def _escaped(text: str) -> str:
     return text
 
 
+def _short_title(dataset: str) -> str:
+    return dataset_title(dataset).split(" (")[0]
+
+
 def _short(commit: str | None) -> str:
     """Seven digits, + for edited files."""
     if commit is None:
@@ -192,18 +177,15 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
     """The lines of a block: model, source, cells (text, link) and the model's first row."""
     lines = []
     for model, cells in rows.groupby("model", sort=False):
-        by_metric = cells.set_index("metric").loc[list(COLUMNS)]
-        first = cells.iloc[0]
+        name, first = model_name(model), cells.iloc[0]
         if cells.paper.notna().any():
             source = "quoted by the paper" if first.quoted else "paper"
-            numbers = [(f"{paper:.2f}", "") for paper in by_metric.paper]
-            lines.append((model_name(model), source, numbers, first))
+            lines.append((name, source, [(f"{paper:.2f}", "") for paper in cells.paper], first))
         if first.seeds:
-            ours = [_ours(row) for row in by_metric.itertuples()]
             source = "ours, other settings" if first.departures else "ours"
-            lines.append((model_name(model), source, ours, first))
+            lines.append((name, source, [_ours(row) for row in cells.itertuples()], first))
         elif not first.quoted:
-            lines.append((model_name(model), "ours", [(NO_RUN, "")] * len(COLUMNS), first))
+            lines.append((name, "ours", [(NO_RUN, "")] * len(COLUMNS), first))
     return lines
 
 

@@ -32,34 +32,28 @@ def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     Raises:
         ValueError: no log holds a loss (the training was interrupted before its first line).
     """
-    present = [
-        *[name for name in LOSSES if any(name in log for log in logs.values())],
-        # A new head's losses, by their own names.
-        *sorted(
-            {c for log in logs.values() for c in log if c.startswith("loss_") and c not in LOSSES}
-        ),
-    ]
+    logged = {name for log in logs.values() for name in log}
+    new = sorted(name for name in logged - LOSSES.keys() if name.startswith("loss_"))
+    present = [name for name in LOSSES if name in logged] + new  # a new head's by their own names
     if not present:
         raise ValueError("the training logs hold no losses yet")
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(2.6 * columns, 2.1 * rows + 0.5), sharex=True, squeeze=False
-    )
+    size = (2.6 * columns, 2.1 * rows + 0.5)
+    figure, panels = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
     for axes in panels.flat[len(present) :]:
         axes.axis("off")
     for axes, loss in zip(panels.flat, present, strict=False):
         for model, log in logs.items():
             if loss in log:
-                values = log[loss].dropna()
                 color = model_style(model)["color"]
-                axes.plot(values.index, values, color=color, lw=1.8, label=model_name(model))
-        axes.set_title(LOSSES.get(loss, loss))
+                axes.plot(log[loss].dropna(), color=color, lw=1.8, label=model_name(model))
+        axes.set(title=LOSSES.get(loss, loss))
         axes.set_ylim(bottom=0)
         draw_grid(axes, "y")
     for axes in panels[-1]:
         axes.set_xlabel("iteration")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
     if len(logs) > 1:
+        handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(logs))
     return figure

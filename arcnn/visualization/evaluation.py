@@ -1,4 +1,7 @@
-"""What an evaluation's numbers mean: bars and curves."""
+"""What an evaluation's numbers mean: bars and curves.
+
+``metrics`` are those of :func:`arcnn.evaluation.evaluate`: by task and name, percent or ``None``.
+"""
 
 from collections.abc import Mapping
 
@@ -6,67 +9,57 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from arcnn.evaluation.matching import IOU_THRESHOLDS, RECALL_LEVELS
+from arcnn.evaluation.matching import RECALL_LEVELS
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
 from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function, name_rows
 
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
+Metrics = Mapping[str, Mapping[str, float | None]]
 
 
 @figure_function
-def ap_bars(metrics: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """AP50, AP and AP75 of the paper's three tasks.
-
-    Args:
-        metrics: from :func:`arcnn.evaluation.evaluate`.
-    """
+def ap_bars(metrics: Metrics) -> Figure:
+    """AP50, AP and AP75 of the paper's three tasks."""
     figure, axes = plt.subplots(figsize=(6.5, 2.4))
     for row, task in enumerate(TASKS):
         for shift, (name, alpha) in zip((-0.27, 0, 0.27), STRENGTHS.items(), strict=True):
             value = metrics[task][name]
-            axes.barh(row + shift, value or 0, 0.25, color=TASK_COLORS[task], alpha=alpha)
+            bar = axes.barh(row + shift, value or 0, 0.25, color=TASK_COLORS[task], alpha=alpha)
             text = name if value is None else f"{name} {value:.1f}"
-            axes.text((value or 0) + 1, row + shift, text, va="center", fontsize=8)
+            axes.bar_label(bar, [text], padding=3, fontsize=8)
     name_rows(axes, TASKS)
     axes.set(xlim=(0, 110), xlabel="percent")
     return figure
 
 
 @figure_function
-def precision_recall(evaluation: Evaluation, iou: float = 0.5) -> Figure:
-    """Precision against recall, the mean over classes, one curve per task of the paper.
-
-    Args:
-        evaluation: with the paper's tasks.
-        iou: the threshold, one of COCO's ten.
-    """
-    level = int(np.abs(IOU_THRESHOLDS - iou).argmin())
+def precision_recall(evaluation: Evaluation) -> Figure:
+    """Precision against recall at an IoU of 0.50, mean over classes, a curve per task."""
     figure, axes = plt.subplots(figsize=(4.8, 3.4))
     for task, color in TASK_COLORS.items():
-        if task in evaluation.notes:
-            continue
-        curves = [evaluation.matches[task].curves(c) for c in range(evaluation.num_classes)]
-        mean = np.mean([c.precision[level] for c in curves if c], axis=0)
-        axes.plot(RECALL_LEVELS, mean, color=color, lw=2, label=task)
+        if task not in evaluation.notes:
+            curves = [evaluation.matches[task].curves(c) for c in range(evaluation.num_classes)]
+            mean = np.mean([c.precision[0] for c in curves if c], axis=0)  # 0: COCO's first IoU
+            axes.plot(RECALL_LEVELS, mean, color=color, lw=2, label=task)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
-    axes.set_title(f"IoU {iou:.2f}, mean of classes")
+    axes.set_title("IoU 0.50, mean of classes")
     axes.legend(loc="lower left")
     return figure
 
 
 @figure_function
-def ap_by_occlusion(metrics: Mapping[str, Mapping[str, float | None]]) -> Figure:
+def ap_by_occlusion(metrics: Metrics) -> Figure:
     """AP of the occluded protocol at rising rates, and the two other readings beside it."""
     rows = {f"occluded, rate ≥ {rate:.2f}": task for task, rate in OCCLUSION_LEVELS.items()}
     rows |= {f"strict, rate ≥ {OCCLUSION_RATE:.2f}": "occluded_strict"}
     rows |= {"the occlusion mask itself": "occlusion"}
     values = [metrics[task]["AP"] for task in rows.values()]
+    colors = [(MASK_COLORS["occlusion"], alpha) for alpha in (1.0, 0.75, 0.5, 0.25, 0.25)]
     figure, axes = plt.subplots(figsize=(6.5, 2.2))
-    alphas = [1.0, 0.75, 0.5, 0.25, 0.25]
-    for y, (value, alpha) in enumerate(zip(values, alphas, strict=True)):
-        axes.barh(y, value or 0, 0.65, color=MASK_COLORS["occlusion"], alpha=alpha)
-        axes.text((value or 0) + 1, y, "–" if value is None else f"{value:.1f}", va="center")
+    bars = axes.barh(range(len(rows)), [value or 0 for value in values], 0.65, color=colors)
+    texts = ["–" if value is None else f"{value:.1f}" for value in values]
+    axes.bar_label(bars, texts, padding=3)
     name_rows(axes, list(rows))
     axes.set(xlim=(0, 108), xlabel="AP, percent")
     return figure

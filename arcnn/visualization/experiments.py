@@ -18,28 +18,32 @@ from arcnn.visualization.style import (
     name_rows,
 )
 
+LONG = "trained four times as long"
+WORDS = {
+    "full": "all classes",
+    "own": "own class",
+    "nobias": "no bias",
+    "normal": "start 0",
+    "identity": "start identity",
+    "orcnn": "ORCNN",
+    "detach": "pieces detached",
+    "two_losses": "without its third loss",
+}
+SUMS = {"logits": "sum of logits", "probs": "sum of probabilities", "noisy_or": "noisy or"}
 
-def _group(variant: str) -> str:
-    """The title under which a variant stands."""
-    joint, *parts = variant.split("-")
-    if "long" in parts:
-        return "trained four times as long"
-    if joint in ("full", "own"):
-        return f"Eq. (1) on {'logits' if 'logits' in parts else 'probabilities'}"
-    return {"add": "sum of the pieces", "orcnn": "subtraction"}[joint]
 
-
-def _label(variant: str) -> str:
-    words = {"full": "all classes", "own": "own class", "nobias": "no bias"}
-    words |= {"normal": "start 0", "identity": "start identity", "orcnn": "ORCNN"}
-    words |= {"detach": "pieces detached", "two_losses": "without its third loss"}
-    sums = {"logits": "sum of logits", "probs": "sum of probabilities", "noisy_or": "noisy or"}
+def _title_and_label(variant: str) -> tuple[str, str]:
+    """Of the group in which a variant stands, and of its row."""
     joint, *parts = variant.removesuffix("-long").split("-")
     if joint == "add":
-        parts[0] = sums[parts[0]]
+        title, parts = "sum of the pieces", [SUMS[parts[0]], *parts[1:]]
+    elif joint == "orcnn":
+        title, parts = "subtraction", [joint, *parts]
     else:
-        parts = [joint, *(p for p in parts if p not in ("logits", "probs"))]
-    return ", ".join(words.get(p, p) for p in parts)
+        title = f"Eq. (1) on {'logits' if 'logits' in parts else 'probabilities'}"
+        parts = [joint, *(p for p in parts if p not in SUMS)]
+    label = ", ".join(WORDS.get(p, p) for p in parts)
+    return (LONG if variant.endswith("-long") else title), label
 
 
 @figure_function
@@ -56,41 +60,37 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
     """
     groups: dict[str, list[str]] = {}
     for variant in table.sort_values("score", ascending=False).index:
-        groups.setdefault(_group(variant), []).append(variant)
+        groups.setdefault(_title_and_label(variant)[0], []).append(variant)
     height = sum(len(members) + 1.3 for members in groups.values())
     figure, axes = plt.subplots(figsize=(10, 0.26 * height + 0.9))
     beside = axes.get_yaxis_transform()
     y, ticks = 0.0, {}
-    for title in sorted(groups, key=lambda title: (title.startswith("trained"), title)):
+    for title in sorted(groups, key=lambda title: (title == LONG, title)):
         members = groups[title]
-        reference = DEFAULT if not title.startswith("trained") else f"{DEFAULT}-long"
+        reference = f"{DEFAULT}-long" if title == LONG else DEFAULT
         if reference in table.index:
-            span = [y + 0.5, y + len(members) + 0.5]
-            axes.plot([table.score[reference]] * 2, span, color=INK, linewidth=1, linestyle=":")
+            span = y + 0.5, y + len(members) + 0.5
+            axes.vlines(table.score[reference], *span, color=INK, linewidth=1, linestyle=":")
         axes.text(0, y, title, transform=beside, fontweight="bold", va="center")
         for variant in members:
             y += 1
-            ticks[y] = _label(variant)
+            ticks[y] = _title_and_label(variant)[1]
             style, row = model_style(VARIANTS[variant].model), table.loc[variant]
             runs = [value for (v, _), value in by_run.items() if v == variant]
             axes.plot(runs, [y] * len(runs), "|", color=style["color"], markersize=9, alpha=0.7)
             axes.plot(row.score, y, linestyle="none", markersize=7, **style)
-            text = axes.text(1.01, y, "reference", transform=beside, va="center", fontsize=8.5)
-            if variant != reference:
-                text.set_text(_interval(row))
-            if row.low > 0 or row.high < 0:
-                text.set_fontweight("bold")
+            note = "reference" if variant == reference else _interval(row)
+            weight = "bold" if row.low > 0 or row.high < 0 else "normal"
+            place = {"transform": beside, "va": "center", "fontsize": 8.5}
+            axes.text(1.01, y, note, fontweight=weight, **place)
         y += 1.3
     axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.set_ylim(y - 0.6, -0.8)
+    axes.set(ylim=(y - 0.6, -0.8), xlabel=f"mean IoU, percent: {score}")
     axes.tick_params(axis="y", length=0)
     draw_grid(axes, "x")
-    axes.set_xlabel(f"mean IoU, percent: {score}")
-    models = dict.fromkeys(VARIANTS[v].model for v in table.index)
-    handles = [
-        Line2D([], [], linestyle="none", label=model_name(m), **model_style(m)) for m in models
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    models = {VARIANTS[v].model: None for v in table.index}
+    keys = [Line2D([], [], linestyle="none", label=model_name(m), **model_style(m)) for m in models]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     return figure
 
 
@@ -108,13 +108,13 @@ def agreements(tests: Mapping[str, Agreement]) -> Figure:
         tests: by the sentence that is tested.
     """
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(tests) + 1.2))
+    green, beside = MASK_COLORS["amodal"], axes.get_yaxis_transform()
     for y, test in enumerate(tests.values()):
         axes.barh(y, test.high - test.low, left=test.low, height=0.6, color="#DDDDDD")
         axes.plot(test.by_seed, [y] * len(test.by_seed), "|", color=INK, markersize=10, alpha=0.7)
-        outside = not test.low <= test.rho <= test.high
-        face = MASK_COLORS["amodal"] if outside else "white"
-        axes.plot(test.rho, y, "o", color=MASK_COLORS["amodal"], markerfacecolor=face, markersize=8)
-        note, beside = f"{test.rho:+.2f}, p = {test.p:.3f}", axes.get_yaxis_transform()
+        face = "white" if test.low <= test.rho <= test.high else green
+        axes.plot(test.rho, y, "o", color=green, markerfacecolor=face, markersize=8)
+        note = f"{test.rho:+.2f}, p = {test.p:.3f}"
         axes.text(1.01, y, note, va="center", transform=beside, fontsize=8.5)
     axes.axvline(0, color=INK, linewidth=1)
     name_rows(axes, list(tests))

@@ -3,24 +3,14 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcnn.data import decode_masks
 from arcnn.evaluation import Detection, Example, prediction_masks
 from arcnn.names import model_name
-from arcnn.visualization.masks import (
-    Masks,
-    crop,
-    crop_window,
-    draw_masks,
-    load_image,
-    mask_legend,
-    show_image,
-)
+from arcnn.visualization.masks import Masks, crop, draw_masks, fade, load_image, show_image
 from arcnn.visualization.pieces import corner_text, jigsaw_rows, not_found
-from arcnn.visualization.style import figure_function, percent
+from arcnn.visualization.style import figure_function, mask_legend, percent
 
 
 @figure_function
@@ -34,29 +24,28 @@ def figure4(examples: Sequence[Example], class_names: Sequence[str]) -> Figure:
         examples: from :func:`arcnn.evaluation.choose_examples`, one or more; all with the same
             models.
     """
-    models = list(examples[0].matches)
-    masks = [_masks_of(example) for example in examples]
-    images, cropped = [], []
-    for example, by_column in zip(examples, masks, strict=True):
-        window = crop_window([m["amodal"] for m in by_column if m], margin=0.2)
-        images.append(load_image(example.record)[window])
-        cropped.append([crop(m, window) if m else None for m in by_column])
-    aspects = [image.shape[0] / image.shape[1] for image in images]
-    width = 10 / max(len(models) + 1, 3)
+    drawn = [crop(load_image(e.record), list(_masks(e).values()), margin=0.2) for e in examples]
+    titles = ["ground truth", *map(model_name, examples[0].matches)]
+    aspects = [image.shape[0] / image.shape[1] for image, _ in drawn]
+    width = 10 / max(len(titles), 3)
     figure, panels = plt.subplots(
         len(examples),
-        len(models) + 1,
-        figsize=(width * (len(models) + 1), sum(width * a + 0.08 for a in aspects) + 0.7),
+        len(titles),
+        figsize=(width * len(titles), sum(width * a + 0.08 for a in aspects) + 0.7),
         height_ratios=aspects,
         squeeze=False,
         layout="compressed",
     )
-    for axes, title in zip(panels[0], ["ground truth", *map(model_name, models)], strict=True):
+    for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title)
-    for row, example, image, by_column in zip(panels, examples, images, cropped, strict=True):
+    for row, example, (image, objects) in zip(panels, examples, drawn, strict=True):
         row[0].set_ylabel(_row_label(example, class_names))
-        for axes, of_model in zip(row, by_column, strict=True):
-            _draw_or_say_missing(axes, image, of_model)
+        for axes, masks in zip(row, objects, strict=True):
+            if masks:
+                draw_masks(axes, image, [masks])
+            else:
+                show_image(axes, fade(image, 0.45))
+                not_found(axes)
         for axes, match in zip(row[1:], example.matches.values(), strict=True):
             if match:
                 corner_text(axes, f"IoU {match.iou:.2f}")
@@ -64,20 +53,12 @@ def figure4(examples: Sequence[Example], class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def _masks_of(example: Example) -> list[Masks | None]:
-    """Of the ground truth and of every model; ``None`` where it missed the object."""
-    matches = example.matches.values()
-    predicted = [prediction_masks(m.prediction) if m else None for m in matches]
-    return [decode_masks(example.annotation), *predicted]
-
-
-def _draw_or_say_missing(axes: Axes, image: np.ndarray, masks: Masks | None) -> None:
-    if masks is not None:
-        draw_masks(axes, image, [masks], alpha=0.5)
-    else:
-        grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-        show_image(axes, (0.45 * grey + 0.55 * 255).astype(np.uint8))
-        not_found(axes)
+def _masks(example: Example) -> dict[str, Masks | None]:
+    """Of the ground truth and of every model, by title; ``None`` where it missed the object."""
+    return {"ground truth": decode_masks(example.annotation)} | {
+        model_name(model): match and prediction_masks(match.prediction)
+        for model, match in example.matches.items()
+    }
 
 
 def _row_label(example: Example, class_names: Sequence[str]) -> str:
@@ -92,10 +73,8 @@ def figure4_jigsaw(example: Example, class_names: Sequence[str]) -> Figure:
 
     The IoU of each piece with that of the ground truth stands in its corner.
     """
-    labels = ["ground truth", *map(model_name, example.matches)]
-    rows = dict(zip(labels, _masks_of(example), strict=True))
     title = _row_label(example, class_names).replace("\n", " ")
-    return jigsaw_rows(load_image(example.record), rows, title=title)
+    return jigsaw_rows(load_image(example.record), _masks(example), title=title)
 
 
 @figure_function
@@ -109,6 +88,6 @@ def draw_detections(chosen: Sequence[Detection], class_names: Sequence[str]) -> 
     for axes in panels[0, len(chosen) :]:
         axes.set_axis_off()
     for axes, (iou, record, prediction) in zip(panels[0], chosen, strict=False):
-        draw_masks(axes, load_image(record), [prediction_masks(prediction)], alpha=0.5)
+        draw_masks(axes, load_image(record), [prediction_masks(prediction)])
         axes.set_title(f"{class_names[prediction['category_id']]}, IoU {iou:.2f}")
     return figure

@@ -17,43 +17,33 @@ from matplotlib.patches import Patch
 
 from arcnn.files import write_whole
 
+# In the order of the jigsaw: piece + piece = whole.
 MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
-JIGSAW_ORDER = ("visible", "occlusion", "amodal")  # of the mask kinds: piece + piece = whole
+MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
 TASK_COLORS = {  # the paper's tasks in the colours of the masks that they are about
     "amodal": MASK_COLORS["amodal"],
     "visible": MASK_COLORS["visible"],
     "occluded": MASK_COLORS["occlusion"],
 }
-MASK_NAMES = {"visible": "visible", "occlusion": "occlusion (hidden)", "amodal": "amodal (whole)"}
 
 MODEL_COLORS = {"orcnn": "#7F7F7F", "arcnn_add": "#DDAA33", "arcnn": "#882255"}
 MODEL_MARKERS = {"orcnn": "s", "arcnn_add": "^", "arcnn": "o"}
 
-PLAIN = "#EFEFEF"  # background of cut-out pieces
 INK = "#333333"
-GRID = "#E6E6E6"
 PAPER = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.8}  # behind a text
 
-STYLE = {
+INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+STYLE = dict.fromkeys(INKED, INK) | {
     "figure.dpi": 110,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "savefig.dpi": 150,
-    "font.size": 10,
     "axes.titlesize": 10.5,
-    "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#777777",
-    "axes.grid": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
-    "image.interpolation": "antialiased",
 }
 
 P = ParamSpec("P")
@@ -96,30 +86,21 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def draw_grid(axes: Axes, axis: str) -> None:
     """Pale grid lines along an axis, behind what is drawn."""
-    axes.grid(axis=axis, color=GRID, linewidth=0.8)
+    axes.grid(axis=axis, color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def tidy_heat_map(axes: Axes, label_size: float) -> None:
-    """Class names along both axes of a heat map: upright on the left, turned below."""
-    axes.tick_params(length=0, labelsize=label_size)
-    axes.tick_params(axis="x", rotation=90)
-    axes.tick_params(axis="y", rotation=0)
-
-
-def mask_handles() -> list[Patch | Line2D]:
-    """Legend entries of the three mask kinds: parts are filled, the amodal mask is a line."""
-    filled = [
-        Patch(facecolor=MASK_COLORS[kind], alpha=0.6, label=MASK_NAMES[kind])
-        for kind in ("visible", "occlusion")
+def mask_legend(figure: Figure, kinds: Sequence[str] = tuple(MASK_COLORS)) -> None:
+    """One legend below the whole figure: parts are filled, the amodal mask is a line."""
+    handles = [
+        Line2D([], [], color=MASK_COLORS[kind], lw=2.2, label=MASK_NAMES[kind])
+        if kind == "amodal"
+        else Patch(facecolor=MASK_COLORS[kind], alpha=0.6, label=MASK_NAMES[kind])
+        for kind in kinds
     ]
-    line = Line2D([], [], color=MASK_COLORS["amodal"], lw=2.2, label=MASK_NAMES["amodal"])
-    return [*filled, line]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds))
 
 
 def model_style(model: str) -> dict[str, str]:
     """``color`` and ``marker`` of a model; black crosses for one that the kit does not know."""
-    return {
-        "color": MODEL_COLORS.get(model, "#000000"),
-        "marker": MODEL_MARKERS.get(model, "x"),
-    }
+    return {"color": MODEL_COLORS.get(model, "#000000"), "marker": MODEL_MARKERS.get(model, "x")}
