@@ -9,10 +9,11 @@ Shapes: N images, C classes, D detections, G objects, P pairs, L layers, T IoU t
 levels.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from faster_coco_eval.core.mask import iou as mask_iou
 from pycocotools.cocoeval import Params
 
 IOU_THRESHOLDS = Params("segm").iouThrs  # (T,)
@@ -56,12 +57,16 @@ class Pairs(NamedTuple):
 def overlapping_pairs(
     detections: Items,
     truths: Items,
-    iou: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    predicted: Sequence[dict],
+    true: Sequence[dict],
+    crowd: np.ndarray,
 ) -> Pairs:
     """All pairs with an IoU of at least the lowest threshold.
 
     Args:
-        iou: positions of detections and of objects in their lists -> their IoUs, ``(d, g)``.
+        predicted: RLEs of the D detections.
+        true: RLEs of the G objects.
+        crowd: bool ``(G,)``; with a crowd, IoU is the share of the detection that lies in it.
     """
     parts = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
     groups, starts = np.unique(truths.group, return_index=True)
@@ -69,11 +74,10 @@ def overlapping_pairs(
     firsts = np.searchsorted(detections.group, groups, side="left")
     lasts = np.searchsorted(detections.group, groups, side="right")
     for first, last, start, stop in zip(firsts, lasts, starts, stops, strict=True):
-        if first == last:
-            continue
-        ious = np.asarray(iou(detections.index[first:last], truths.index[start:stop]))
-        d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
-        parts.append((first + d, start + g, ious[d, g]))
+        if first < last:
+            ious = mask_iou(predicted[first:last], true[start:stop], crowd[start:stop].tolist())
+            d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
+            parts.append((first + d, start + g, ious[d, g]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
