@@ -9,11 +9,10 @@ Shapes: N images, C classes, D detections, G objects, P pairs, L layers, T IoU t
 levels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval.core.mask import iou as mask_iou
 from pycocotools.cocoeval import Params
 
 IOU_THRESHOLDS = Params("segm").iouThrs  # (T,)
@@ -55,18 +54,12 @@ class Pairs(NamedTuple):
 
 
 def overlapping_pairs(
-    detections: Items,
-    truths: Items,
-    predicted: Sequence[dict],
-    true: Sequence[dict],
-    crowd: np.ndarray,
+    detections: Items, truths: Items, iou: Callable[[slice, slice], np.ndarray]
 ) -> Pairs:
     """All pairs with an IoU of at least the lowest threshold.
 
     Args:
-        predicted: RLEs of the D detections.
-        true: RLEs of the G objects.
-        crowd: bool ``(G,)``; with a crowd, IoU is the share of the detection that lies in it.
+        iou: d detections and g objects of a group -> their IoUs, ``(d, g)``.
     """
     parts = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
     groups, starts = np.unique(truths.group, return_index=True)
@@ -75,7 +68,7 @@ def overlapping_pairs(
     lasts = np.searchsorted(detections.group, groups, side="right")
     for first, last, start, stop in zip(firsts, lasts, starts, stops, strict=True):
         if first < last:
-            ious = mask_iou(predicted[first:last], true[start:stop], crowd[start:stop].tolist())
+            ious = iou(slice(first, last), slice(start, stop))
             d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
             parts.append((first + d, start + g, ious[d, g]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))

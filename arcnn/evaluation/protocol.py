@@ -20,17 +20,16 @@ Beside the paper's three tasks there are others, each under its own name:
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval.core.mask import area, rleToBoundary
 from faster_coco_eval.core.mask import iou as mask_iou
+from faster_coco_eval.core.mask import rleToBoundary
 from pycocotools import mask as mask_util
 
 import arcnn.names
-from arcnn.data.masks import run_lengths
 from arcnn.evaluation.matching import (
     COUNTED,
     IGNORED,
@@ -252,10 +251,16 @@ class _Matcher:
 
     def match(self, kind: str, tasks: Sequence[str]) -> dict[str, Matches]:
         """Compare the masks of a kind, once, and count in all the ways of the tasks that use it."""
-        key = MASK_KEYS[kind]
-        predicted = [p[key] for p in self.predictions]
-        true = _hidden(self.objects) if kind == "occlusion" else [a[key] for a in self.objects]
-        pairs = overlapping_pairs(self.detections, self.truths, predicted, true, self.crowd)
+        predicted = [p[MASK_KEYS[kind]] for p in self.predictions]
+        if kind == "occlusion":
+            true, iou = [], self._hidden_iou(predicted)
+        else:
+            true = [a[MASK_KEYS[kind]] for a in self.objects]
+
+            def iou(d: slice, g: slice) -> np.ndarray:
+                return mask_iou(predicted[d], true[g], self.crowd[g].tolist())
+
+        pairs = overlapping_pairs(self.detections, self.truths, iou)
         layers: dict[bool, dict[str, _Layer]] = {False: {}, True: {}}  # by whether rims count
         for name in tasks:
             task = PROTOCOL[name]
@@ -269,6 +274,26 @@ class _Matcher:
         if layers[True]:
             matches |= self._count(_fitting_rims(pairs, predicted, true, self.crowd), layers[True])
         return matches
+
+    def _hidden_iou(self, predicted: Sequence[dict]) -> Callable[[slice, slice], np.ndarray]:
+        """Of occlusion masks with hidden parts, without drawing these: a visible mask lies inside
+        its amodal one, so that all areas are differences of two."""
+        amodal, visible = (
+            [a[MASK_KEYS[kind]] for a in self.objects] for kind in ("amodal", "visible")
+        )
+        hidden_area, area = _areas(amodal) - _areas(visible), _areas(predicted)[:, None]
+
+        def iou(d: slice, g: slice) -> np.ndarray:
+            everyone = [1] * len(amodal[g])  # with a "crowd": the share of the detection in it
+            in_amodal, in_visible = (
+                np.rint(mask_iou(predicted[d], true[g], everyone) * area[d])
+                for true in (amodal, visible)
+            )
+            both = in_amodal - in_visible
+            union = np.where(self.crowd[g], area[d], area[d] + hidden_area[g] - both)
+            return both / np.maximum(union, 1)  # nothing in nothing is 0
+
+        return iou
 
     @functools.cached_property
     def _fractions(self) -> np.ndarray:
@@ -312,22 +337,6 @@ class _Matcher:
         return matches
 
 
-def _hidden(objects: Sequence[dict]) -> list[dict]:
-    """The occlusion masks of records: amodal and not visible, without decoding to pixels."""
-    masks = []
-    for amodal, visible in (
-        [a[MASK_KEYS[kind]] for kind in ("amodal", "visible")] for a in objects
-    ):
-        runs = run_lengths(visible["counts"])  # zeros first; one run of no zeros swaps them
-        swapped = {"size": visible["size"], "counts": np.r_[0, runs] if runs[0] else runs[1:]}
-        masks.append(
-            mask_util.merge(
-                [amodal, mask_util.frPyObjects(swapped, *visible["size"])], intersect=True
-            )
-        )
-    return masks
-
-
 def _fitting_rims(
     pairs: Pairs, predicted: Sequence[dict], true: Sequence[dict], crowd: np.ndarray
 ) -> Pairs:
@@ -359,7 +368,7 @@ def _visible_fractions(predictions: Sequence[dict]) -> np.ndarray:
 
 
 def _areas(masks: Sequence[dict]) -> np.ndarray:
-    return np.asarray(area(masks), dtype=float)
+    return np.array([mask_util.area(mask) for mask in masks], dtype=float)
 
 
 def _mean_of_classes(by_class: list[dict[str, float | None]]) -> dict[str, float | None]:
