@@ -36,6 +36,7 @@ from arcnn.evaluation.matching import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
     REMOVED,
+    Curves,
     Items,
     Matches,
     Pairs,
@@ -79,6 +80,7 @@ OCCLUSION_LEVELS = {
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e5**2)}  # COCO's, square pixels
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal, as published
 AT_50, AT_75 = (int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in (0.5, 0.75))
+Numbers = dict[str, float | None]  # by metric, percent
 METRICS = ("AP", "AP50", "AP75", *(f"AR@{m}" for m in MAX_DETECTIONS))
 
 # What decides a number: another text of one of these is another protocol.
@@ -151,19 +153,17 @@ class Evaluation:
         self.num_classes = num_classes
         self.class_names = [str(n) for n in class_names or range(num_classes)]
         self.tasks = tuple(tasks)
-        self.notes = {
-            task: next(lacking[kind] for kind in PROTOCOL[task].needs if kind in lacking)
-            for task in tasks
-            if not lacking.keys().isdisjoint(PROTOCOL[task].needs)
-        }
+        self.notes: dict[str, str] = {}
+        for task in tasks:
+            if lacks := [kind for kind in PROTOCOL[task].needs if kind in lacking]:
+                self.notes[task] = lacking[lacks[0]]
         self.matches: dict[str, Matches] = {}
         matcher = _Matcher(records, predictions, self.image_ids, num_classes)
         for kind in MASK_KEYS:
             scored = [t for t in tasks if t not in self.notes and PROTOCOL[t].kind == kind]
-            if scored:
-                self.matches |= matcher.match(kind, scored)
-        for task in tasks:
-            if task in self.matches and not self.matches[task].positives.any():
+            self.matches |= matcher.match(kind, scored) if scored else {}
+        for task in self.matches.keys() & set(tasks):
+            if not self.matches[task].positives.any():
                 rate = PROTOCOL[task].rate
                 condition = f" with an occlusion rate of {rate:.2f} or more" if rate else ""
                 self.notes[task] = f"the ground truth has no object{condition}"
@@ -172,7 +172,7 @@ class Evaluation:
         """All numbers; see :func:`evaluate`."""
         return {task: self._task_metrics(task) for task in self.tasks}
 
-    def metric(self, task: str, weights: np.ndarray | None = None) -> dict[str, float | None]:
+    def metric(self, task: str, weights: np.ndarray | None = None) -> Numbers:
         """The six :data:`METRICS` of a task, percent, with images weighted, ``(N,)``.
 
         Raises:
@@ -192,26 +192,9 @@ class Evaluation:
                 numbers |= {f"AP{size}": split["AP"], f"AR{size}": split["AR@100"]}
         return numbers | {"per_class": dict(zip(self.class_names, by_class, strict=True))} | note
 
-    def _by_class(
-        self, task: str, weights: np.ndarray | None = None
-    ) -> list[dict[str, float | None]]:
+    def _by_class(self, task: str, weights: np.ndarray | None = None) -> list[Numbers]:
         matches = self.matches[task]
-        numbers = []
-        for c in range(self.num_classes):
-            curves = matches.curves(c, weights)
-            if curves is None:
-                numbers.append(dict.fromkeys(METRICS))
-                continue
-            precision = 100 * curves.precision
-            numbers.append(
-                {
-                    "AP": float(precision.mean()),
-                    "AP50": float(precision[AT_50].mean()),
-                    "AP75": float(precision[AT_75].mean()),
-                    **{f"AR@{m}": float(100 * r.mean()) for m, r in curves.recall.items()},
-                }
-            )
-        return numbers
+        return [_numbers(matches.curves(c, weights)) for c in range(self.num_classes)]
 
 
 class _Layer(NamedTuple):
@@ -368,10 +351,21 @@ def _visible_fractions(predictions: Sequence[dict]) -> np.ndarray:
 
 
 def _areas(masks: Sequence[dict]) -> np.ndarray:
-    return np.array([mask_util.area(mask) for mask in masks], dtype=float)
+    # pycocotools 2.0.11 fails on lists of more than 255 under numpy 2.
+    chunks = [mask_util.area(masks[k : k + 255]) for k in range(0, len(masks), 255)]
+    return np.concatenate([*chunks, np.zeros(0)])
 
 
-def _mean_of_classes(by_class: list[dict[str, float | None]]) -> dict[str, float | None]:
+def _numbers(curves: Curves | None) -> Numbers:
+    if curves is None:
+        return dict.fromkeys(METRICS)
+    precision = 100 * curves.precision
+    values = [precision.mean(), precision[AT_50].mean(), precision[AT_75].mean()]
+    values += [100 * recall.mean() for recall in curves.recall.values()]
+    return dict(zip(METRICS, map(float, values), strict=True))
+
+
+def _mean_of_classes(by_class: list[Numbers]) -> Numbers:
     present = [numbers for numbers in by_class if numbers["AP"] is not None]
     return {
         metric: float(np.mean([n[metric] for n in present])) if present else None
