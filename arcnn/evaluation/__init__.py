@@ -9,7 +9,7 @@ PARTS = {
         "Detection Example Match best_and_worst choose_examples found_rates load_predictions "
         "mask_iou match_image occluded_examples prediction_masks"
     ),
-    "masks": "encode_mask_kinds encode_masks",
+    "masks": "encode_mask_kinds",
     "predictions": "PredictionError check_predictions to_results",
     "protocol": (
         "ALL_TASKS DEFAULT_TASKS METRICS TASKS Evaluation evaluate protocol_version "

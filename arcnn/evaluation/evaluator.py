@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_name, split_records
 from arcnn.evaluation.masks import encode_mask_kinds
-from arcnn.evaluation.protocol import evaluate
+from arcnn.evaluation.protocol import Metrics, evaluate
 from arcnn.names import MASK_KEYS
 
 
@@ -67,7 +67,7 @@ class AmodalEvaluator(_Collector):
         super().__init__()
         self.truth = records, num_classes, class_names
 
-    def evaluate(self) -> dict[str, dict[str, Any]]:
+    def evaluate(self) -> Metrics:
         """The metrics of :func:`arcnn.evaluation.evaluate`; nothing outside the main process."""
         predictions = super().evaluate()
         if not comm.is_main_process():
@@ -82,9 +82,7 @@ def predict(cfg: CfgNode, model: nn.Module) -> list[dict]:
     return _run(cfg, model, _Collector())
 
 
-def predict_and_evaluate(
-    cfg: CfgNode, model: nn.Module
-) -> tuple[dict[str, dict[str, Any]], list[dict]]:
+def predict_and_evaluate(cfg: CfgNode, model: nn.Module) -> tuple[Metrics, list[dict]]:
     """The metrics of :func:`arcnn.evaluation.evaluate`, and the predictions they were taken from;
     both empty outside the main process."""
     records = split_records(cfg, "val")

@@ -112,10 +112,8 @@ def match_image(annotations: Sequence[dict], predictions: Sequence[dict]) -> dic
         [a["segmentation"] for a in annotations],
         [0] * len(annotations),
     )  # (predictions, objects)
-    same_class = np.equal.outer(
-        [p["category_id"] for p in predictions], [a["category_id"] for a in annotations]
-    )
-    ious = np.where(same_class, ious, 0.0)
+    classes = ([entry["category_id"] for entry in side] for side in (predictions, annotations))
+    ious = np.where(np.equal.outer(*classes), ious, 0.0)
     matches = {}
     while ious.max() >= MIN_IOU:
         p, a = np.unravel_index(ious.argmax(), ious.shape)
@@ -136,11 +134,10 @@ def occluded_examples(
     examples = []
     for n, record in enumerate(records):
         for k, annotation in enumerate(_objects(record)):
-            amodal, visible = (
-                int(mask_util.area(annotation[MASK_KEYS[kind]])) for kind in ("amodal", "visible")
-            )
-            if amodal > visible:
-                share = (amodal - visible) / (record["height"] * record["width"])
+            whole, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
+            hidden = int(mask_util.area(whole)) - int(mask_util.area(visible))
+            if hidden > 0:
+                share = hidden / (record["height"] * record["width"])
                 matches = {model: by_object.get((n, k)) for model, by_object in found.items()}
                 examples.append(Example(record, annotation, matches, share))
     if not examples:

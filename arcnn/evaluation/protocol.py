@@ -5,17 +5,7 @@ is the AP of the **amodal** mask on occluded objects: COCO's area ranges, with t
 |visible| / |amodal| in the place of the area. Objects (and unmatched detections) whose fraction is
 above 0.85 are ignored: they count neither way. That is the protocol of the public evaluators.
 
-Beside the paper's three tasks there are others, each under its own name:
-
-====================  ==========================================================================
-``occluded@0.25``     the occluded protocol at a rate of 0.25 or more; ``occluded@0.40`` likewise
-``occluded_strict``   the amodal mask on objects with a rate of 0.15 or more, the other objects
-                      removed, not ignored: every unmatched detection is a false positive
-``occlusion``         the occlusion mask itself on the hidden part; objects and detections ignored
-                      as in ``occluded``
-``amodal_boundary``   boundary AP (Cheng et al. 2021) of the amodal masks; ``visible_boundary`` of
-                      the visible ones
-====================  ==========================================================================
+Beside the paper's three tasks there are others, each under its own name, see :data:`PROTOCOL`.
 """
 
 import functools
@@ -61,12 +51,15 @@ class Task(NamedTuple):
 PROTOCOL = {
     "amodal": Task("amodal", sizes=True),
     "visible": Task("visible", ("visible",), sizes=True),
+    # The amodal mask of occluded objects, at the paper's rate and at two higher ones.
     "occluded": Task("amodal", ("visible",), OCCLUSION_RATE),
     "occluded@0.25": Task("amodal", ("visible",), 0.25),
     "occluded@0.40": Task("amodal", ("visible",), 0.40),
+    # With the other objects removed, every unmatched detection is a false positive.
     "occluded_strict": Task("amodal", (), OCCLUSION_RATE, REMOVED),
-    # Which of the occlusion masks' detections count depends on their visible masks.
+    # The occlusion mask itself on the hidden part; what is ignored hangs on the visible mask.
     "occlusion": Task("occlusion", ("occlusion", "visible"), OCCLUSION_RATE),
+    # Boundary AP (Cheng et al. 2021).
     "amodal_boundary": Task("amodal", boundary=True),
     "visible_boundary": Task("visible", ("visible",), boundary=True),
 }
@@ -81,6 +74,7 @@ SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e5**2)}  # COCO's, 
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal, as published
 AT_50, AT_75 = (int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in (0.5, 0.75))
 Numbers = dict[str, float | None]  # by metric, percent
+Metrics = dict[str, dict[str, Any]]  # by task
 METRICS = ("AP", "AP50", "AP75", *(f"AR@{m}" for m in MAX_DETECTIONS))
 
 # What decides a number: another text of one of these is another protocol.
@@ -104,7 +98,7 @@ def protocol_version() -> str:
 
 def evaluate(
     records: Sequence[dict], predictions: Sequence[dict], num_classes: int, **options: Any
-) -> dict[str, dict[str, Any]]:
+) -> Metrics:
     """AP and AR of every task, in percent; for the arguments see :class:`Evaluation`.
 
     Returns:
@@ -168,7 +162,7 @@ class Evaluation:
                 condition = f" with an occlusion rate of {rate:.2f} or more" if rate else ""
                 self.notes[task] = f"the ground truth has no object{condition}"
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
+    def metrics(self) -> Metrics:
         """All numbers; see :func:`evaluate`."""
         return {task: self._task_metrics(task) for task in self.tasks}
 
@@ -244,18 +238,18 @@ class _Matcher:
                 return mask_iou(predicted[d], true[g], self.crowd[g].tolist())
 
         pairs = overlapping_pairs(self.detections, self.truths, iou)
-        layers: dict[bool, dict[str, _Layer]] = {False: {}, True: {}}  # by whether rims count
+        layers: dict[str, _Layer] = {}
         for name in tasks:
-            task = PROTOCOL[name]
-            layers[task.boundary][name] = self._by_rate(task)
-            if task.sizes:
+            layers[name] = self._by_rate(PROTOCOL[name])
+            if PROTOCOL[name].sizes:
                 areas = _areas(true), _areas(predicted)
                 for size, (low, high) in SIZES.items():
                     outside = [(side < low) | (side > high) for side in areas]
-                    layers[False][f"{name}/{size}"] = self._layer(*outside)
-        matches = self._count(pairs, layers[False]) if layers[False] else {}
-        if layers[True]:
-            matches |= self._count(_fitting_rims(pairs, predicted, true, self.crowd), layers[True])
+                    layers[f"{name}/{size}"] = self._layer(*outside)
+        rims = {name: layers.pop(name) for name in tasks if PROTOCOL[name].boundary}
+        matches = self._count(pairs, layers) if layers else {}
+        if rims:
+            matches |= self._count(_fitting_rims(pairs, predicted, true, self.crowd), rims)
         return matches
 
     def _hidden_iou(self, predicted: Sequence[dict]) -> Callable[[slice, slice], np.ndarray]:
