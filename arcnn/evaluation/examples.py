@@ -29,9 +29,9 @@ class Match(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """A match of one model, and the image that it lies in."""
+    """A match, and the image that it lies in."""
 
-    iou: float  # of the amodal masks
+    iou: float
     record: dict
     prediction: dict
 

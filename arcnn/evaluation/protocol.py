@@ -152,7 +152,8 @@ class Evaluation:
             if lacks := [kind for kind in PROTOCOL[task].needs if kind in lacking]:
                 self.notes[task] = lacking[lacks[0]]
         self.matches: dict[str, Matches] = {}
-        matcher = _Matcher(records, predictions, self.image_ids, num_classes)
+        objects = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
+        matcher = _Matcher(objects, predictions, self.image_ids, num_classes)
         for kind in MASK_KEYS:
             scored = [t for t in tasks if t not in self.notes and PROTOCOL[t].kind == kind]
             self.matches |= matcher.match(kind, scored) if scored else {}
@@ -206,9 +207,9 @@ class _Matcher:
 
     def __init__(
         self,
-        records: Sequence[dict],
+        objects: Sequence[dict],
         predictions: Sequence[dict],
-        image_ids: Sequence[int],
+        image_ids: list,
         num_classes: int,
     ) -> None:
         def group(entries: Sequence[dict], scores: np.ndarray) -> Items:
@@ -216,7 +217,6 @@ class _Matcher:
             category = np.array([e["category_id"] for e in entries], dtype=int)
             return Items.grouped(image, category, num_classes, scores)
 
-        objects = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
         scores = np.array([p["score"] for p in predictions], dtype=float)
         detections, self.truths = group(predictions, scores), group(objects, np.zeros(len(objects)))
         self.detections = detections.select(detections.rank < MAX_DETECTIONS[-1])
