@@ -177,11 +177,11 @@ def draw_image(image_id: int, generator: torch.Generator) -> tuple[dict, list[di
     return record, predictions
 
 
-def draw_set(images: int, pool: int = 64) -> tuple[list[dict], list[dict]]:
-    """Records and predictions of so many images: copies of a pool of different ones, each with
+def draw_set(images: int) -> tuple[list[dict], list[dict]]:
+    """Records and predictions of so many images: copies of 64 different ones, each with
     strings and scores of its own, so that neither memory nor order is spared."""
     generator = torch.Generator().manual_seed(0)
-    drawn = [draw_image(k, generator) for k in range(min(pool, images))]
+    drawn = [draw_image(k, generator) for k in range(min(64, images))]
     scores = np.random.default_rng(0).random((images, DETECTIONS)).tolist()
     records, predictions = [], []
     for n in range(images):

@@ -27,31 +27,29 @@ from arcnn.evaluation import (
     Evaluation,
     PredictionError,
     best_and_worst,
-    bootstrap,
     check_predictions,
     choose_examples,
     evaluate,
     evaluator,
     found_rates,
     image_draws,
+    intervals,
     load_predictions,
     mask_iou,
     match_image,
     mean_of_trainings,
     occluded_examples,
-    paired_bootstrap,
     predict,
     predict_and_evaluate,
     prediction_masks,
     protocol,
     protocol_version,
-    read_results,
     to_results,
 )
-from arcnn.evaluation.__main__ import main
 from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, TABLE_1
+from arcnn.workshop.score import main, read_results
 
 SIZE = (40, 40)
 
@@ -459,28 +457,25 @@ AP = {"AP of the whole": ("amodal", "AP")}
 def test_bootstrap_intervals():
     records, predictions = random_case(2, images=20)
     evaluation = Evaluation(records, predictions, 3)
-    interval = bootstrap(evaluation, AP, samples=60)["AP of the whole"]
+    draws = image_draws(evaluation, AP, samples=60)
+    interval = intervals(draws)["AP of the whole"]
     assert interval.value == pytest.approx(evaluation.metric("amodal")["AP"])
     assert interval.low < interval.value < interval.high
-    assert bootstrap(evaluation, AP, samples=60) == {"AP of the whole": interval}
+    pd.testing.assert_frame_equal(image_draws(evaluation, AP, samples=60), draws)
 
 
 def test_numbers_are_found_by_name_whatever_the_order_of_the_columns():
     """Every interval stays with its metric when the table's columns are put in another order."""
     records, predictions = random_case(2, images=20)
     evaluation = Evaluation(records, predictions, 3)
-    other = Evaluation(records, predictions[::2], 3)
     backwards = dict(reversed(TABLE_1.items()))
     draws = image_draws(evaluation, backwards, samples=20)
     assert list(draws.columns) == list(backwards)
     for name, (task, metric) in TABLE_1.items():
         assert draws[name].iloc[0] == pytest.approx(evaluation.metric(task)[metric])
     assert len({*draws.iloc[0]}) == len(TABLE_1)  # a swap would be seen
-    assert bootstrap(evaluation, backwards, samples=20) == bootstrap(evaluation, samples=20)
-    assert paired_bootstrap(evaluation, other, backwards, samples=20) == paired_bootstrap(
-        evaluation, other, samples=20
-    )
     forwards = image_draws(evaluation, samples=20)
+    assert intervals(draws) == intervals(forwards)
     pd.testing.assert_frame_equal(
         mean_of_trainings([forwards, draws]), mean_of_trainings([forwards, forwards])
     )
@@ -492,21 +487,21 @@ def test_a_metric_that_no_task_has_is_refused():
         image_draws(evaluation, {"amodal AR": ("amodal", "AR")}, samples=0)
 
 
-def test_paired_differences():
+def test_two_models_are_compared_on_the_same_draws():
     records, predictions = random_case(2, images=20)
-    first = Evaluation(records, predictions, 3)
-    same = paired_bootstrap(first, Evaluation(records, predictions, 3), samples=20)
-    assert set(same) == set(TABLE_1) and set(same.values()) == {(0.0, 0.0, 0.0)}
-    half = Evaluation(records, predictions[::2], 3)
-    gain = paired_bootstrap(first, half, {"AR": ("amodal", "AR@100")}, samples=60)
-    assert gain["AR"].low > 0
-    with pytest.raises(ValueError, match="different images"):
-        paired_bootstrap(first, Evaluation(records[1:], [], 3))
+    metrics = TABLE_1 | {"AR": ("amodal", "AR@100")}
+    first, same, half = (
+        image_draws(Evaluation(records, chosen, 3), metrics, samples=60)
+        for chosen in (predictions, predictions, predictions[::2])
+    )
+    nothing = intervals(first - same)
+    assert set(nothing) == set(metrics) and set(nothing.values()) == {(0.0, 0.0, 0.0)}
+    assert intervals(first - half)["AR"].low > 0
 
 
 def test_bootstrap_where_there_is_no_number():
     record = a_record(an_object(BOXES[0]))
-    bounds = bootstrap(Evaluation([record], [detected(BOXES[0])], 1), samples=5)
+    bounds = intervals(image_draws(Evaluation([record], [detected(BOXES[0])], 1), samples=5))
     assert bounds["occluded AP"] is None
     assert bounds["amodal AP"].value == pytest.approx(100)
 
@@ -607,7 +602,7 @@ def test_command(files, capsys):
     assert metrics["amodal"]["interval_95"]["AP"] == pytest.approx([100, 100])
     assert set(metrics["amodal"]["per_class"]) == set(truth.class_names)
     assert "amodal_boundary" in capsys.readouterr().out
-    assert read_results(p, truth.category_ids, truth.records) == predictions
+    assert read_results(p, truth) == predictions
 
 
 def test_command_reads_uncompressed_runs(files):
@@ -864,7 +859,7 @@ def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
     for model in ("arcnn", "orcnn"):
         run = run_folder(tmp_path, "tabletop", model, 0)
         run.mkdir(parents=True)
-        (run / "predictions.json").write_text(json.dumps([{"score": 1}]))
+        (run / "predictions.json").write_text(json.dumps([{"category_id": 1}]))
     by_model = load_predictions(tmp_path, "tabletop", models)
     assert list(by_model) == ["orcnn", "arcnn"]  # the paper's order
 

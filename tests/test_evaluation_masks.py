@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from peers import peer_encode
 from pycocotools import mask as mask_util
 
-from arcnn.evaluation import detections, encode_mask_kinds, encode_masks
+from arcnn.evaluation import detections, encode_mask_kinds
 from arcnn.evaluation.masks import _run_lengths, _Window
 
 
@@ -58,7 +58,7 @@ def test_equal_on_images_of_kins_size():
     side = torch.exp(torch.randn(40, 2, generator=generator) + 4)
     boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
     noise = torch.rand(40, 28, 28, generator=generator)
-    for r, rle in enumerate(encode_masks(noise, boxes, height, width)):
+    for r, rle in enumerate(encode_mask_kinds([noise], boxes, height, width)[0]):
         assert rle == reference(noise[r : r + 1], boxes[r : r + 1], height, width), boxes[r]
 
 
@@ -80,7 +80,7 @@ def test_a_gpu_pastes_the_same_masks_in_little_memory():
 
 def test_full_image_and_adjoining_columns():
     box = torch.tensor([[-4.0, -4.0, 12.0, 10.0]])
-    (rle,) = encode_masks(torch.ones(1, 28, 28), box, 6, 8)
+    ((rle,),) = encode_mask_kinds([torch.ones(1, 28, 28)], box, 6, 8)
     assert mask_util.decode(rle).all()
     assert (
         rle["counts"] == mask_util.encode(np.ones((6, 8), np.uint8, order="F"))["counts"].decode()
@@ -90,7 +90,7 @@ def test_full_image_and_adjoining_columns():
 def test_one_kind_is_the_first_of_many_and_none_is_none():
     generator = torch.Generator().manual_seed(0)
     kinds, box = maps(1, generator), torch.tensor([[3.0, 2.0, 17.5, 11.0]])
-    assert encode_masks(kinds[0], box, 20, 30) == encode_mask_kinds(kinds, box, 20, 30)[0]
+    assert encode_mask_kinds(kinds[:1], box, 20, 30) == encode_mask_kinds(kinds, box, 20, 30)[:1]
     assert encode_mask_kinds([torch.zeros(0, 28, 28)] * 3, torch.zeros(0, 4), 20, 30) == [[]] * 3
 
 

@@ -9,13 +9,13 @@ PARTS = {
         "Detection Example Match best_and_worst choose_examples found_rates load_predictions "
         "mask_iou match_image occluded_examples prediction_masks"
     ),
-    "masks": "encode_mask_kinds encode_masks",
-    "predictions": "PredictionError check_predictions read_results to_results",
+    "masks": "encode_mask_kinds",
+    "predictions": "PredictionError check_predictions to_results",
     "protocol": (
         "ALL_TASKS DEFAULT_TASKS METRICS TASKS Evaluation evaluate protocol_version "
         "visible_fraction"
     ),
-    "uncertainty": "Interval bootstrap image_draws intervals mean_of_trainings paired_bootstrap",
+    "uncertainty": "Interval image_draws intervals mean_of_trainings",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

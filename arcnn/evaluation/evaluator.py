@@ -14,34 +14,30 @@ from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_name, split_records
 from arcnn.evaluation.masks import encode_mask_kinds
-from arcnn.evaluation.protocol import evaluate
+from arcnn.evaluation.protocol import Metrics, evaluate
 from arcnn.names import MASK_KEYS
 
 
 def detections(instances: Instances, image_id: int) -> list[dict]:
-    """A model's output on one image as COCO results, the three masks as RLE.
-
-    Each has ``image_id``, ``category_id`` in [0, C), ``score``, ``bbox`` (XYWH, absolute pixels)
-    and the RLEs ``segmentation`` (amodal), ``visible_mask`` and ``occlusion_mask``.
-    """
+    """A model's output on one image as :mod:`arcnn.evaluation.predictions`, with boxes."""
     kinds = [instances.get(f"pred_{kind}_masks") for kind in MASK_KEYS]
     rles = encode_mask_kinds(kinds, instances.pred_boxes.tensor, *instances.image_size)
-    masks = dict(zip(MASK_KEYS.values(), rles, strict=True))
-    instances = instances.to("cpu")
-    boxes = instances.pred_boxes.tensor
+    columns = (instances.pred_boxes.tensor, instances.pred_classes, instances.scores)
     return [
         {
             "image_id": image_id,
-            "category_id": int(instances.pred_classes[k]),
-            "score": float(instances.scores[k]),
+            "category_id": category,
+            "score": score,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            **{key: encoded[k] for key, encoded in masks.items()},
+            **dict(zip(MASK_KEYS.values(), masks, strict=True)),
         }
-        for k, (x0, y0, x1, y1) in enumerate(boxes.tolist())
+        for (x0, y0, x1, y1), category, score, *masks in zip(
+            *(column.tolist() for column in columns), *rles, strict=True
+        )
     ]
 
 
-class PredictionCollector(DatasetEvaluator):
+class _Collector(DatasetEvaluator):
     """Collects :func:`detections` of all images and processes; scores nothing."""
 
     def __init__(self) -> None:
@@ -61,62 +57,45 @@ class PredictionCollector(DatasetEvaluator):
         return self.predictions
 
 
-class AmodalEvaluator(PredictionCollector):
-    """Collects the predictions, and scores them in the main process.
-
-    Args:
-        records: internal records of the images, the ground truth.
-        num_classes: C.
-        class_names: by contiguous id, for the numbers per class.
-    """
+class AmodalEvaluator(_Collector):
+    """Collects the predictions, and scores them in the main process; there ``predictions`` has them
+    all. The arguments are those of :class:`arcnn.evaluation.Evaluation`."""
 
     def __init__(
-        self,
-        records: Sequence[dict],
-        num_classes: int,
-        class_names: Sequence[str] | None = None,
+        self, records: Sequence[dict], num_classes: int, class_names: Sequence[str] | None = None
     ) -> None:
         super().__init__()
-        self.records = records
-        self.num_classes = num_classes
-        self.class_names = class_names
+        self.truth = records, num_classes, class_names
 
-    def evaluate(self) -> dict[str, dict[str, Any]]:
+    def evaluate(self) -> Metrics:
         """The metrics of :func:`arcnn.evaluation.evaluate`; nothing outside the main process."""
         predictions = super().evaluate()
         if not comm.is_main_process():
             return {}
-        return evaluate(self.records, predictions, self.num_classes, class_names=self.class_names)
+        records, num_classes, names = self.truth
+        return evaluate(records, predictions, num_classes, class_names=names)
 
 
 def predict(cfg: CfgNode, model: nn.Module) -> list[dict]:
-    """Run ``model`` on the test split of ``cfg``, without scoring.
+    """The predictions of ``model`` on the test split of ``cfg``, not scored; empty outside the main
+    process."""
+    return _run(cfg, model, _Collector())
 
-    Returns:
-        The predictions of all processes, as in :mod:`arcnn.evaluation.predictions`, in the main
-        process; an empty list in the others.
-    """
+
+def predict_and_evaluate(cfg: CfgNode, model: nn.Module) -> tuple[Metrics, list[dict]]:
+    """The metrics of :func:`arcnn.evaluation.evaluate`, and the predictions they were taken from;
+    both empty outside the main process."""
+    records = split_records(cfg, "val")
+    classes = MetadataCatalog.get(split_name(cfg, "val")).thing_classes
+    evaluator = AmodalEvaluator(records, len(classes), classes)
+    return _run(cfg, model, evaluator), evaluator.predictions
+
+
+def _run(cfg: CfgNode, model: nn.Module, evaluator: DatasetEvaluator) -> Any:
     loader = build_detection_test_loader(
         split_records(cfg, "val"),
         mapper=AmodalDatasetMapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     progress = tqdm(loader, desc="inference", unit="image", mininterval=2)
-    return inference_on_dataset(model, progress, PredictionCollector())
-
-
-def predict_and_evaluate(
-    cfg: CfgNode, model: nn.Module
-) -> tuple[dict[str, dict[str, Any]], list[dict]]:
-    """:func:`predict`, then :func:`arcnn.evaluation.evaluate` with its default tasks.
-
-    Returns:
-        The metrics, and the predictions they were taken from; both empty outside the main process.
-    """
-    predictions = predict(cfg, model)
-    if not comm.is_main_process():
-        return {}, []
-    classes = MetadataCatalog.get(split_name(cfg, "val")).thing_classes
-    records = split_records(cfg, "val")
-    metrics = evaluate(records, predictions, len(classes), class_names=classes)
-    return metrics, predictions
+    return inference_on_dataset(model, progress, evaluator)

@@ -4,6 +4,7 @@ Here an object is matched to at most one detection, by its amodal mask, for a lo
 side. AP and AR come from COCO's matching instead (:mod:`arcnn.evaluation.matching`).
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,9 +29,9 @@ class Match(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """A match of one model, and the image that it lies in."""
+    """A match, and the image that it lies in."""
 
-    iou: float  # of the amodal masks
+    iou: float
     record: dict
     prediction: dict
 
@@ -60,14 +61,11 @@ class Example(NamedTuple):
 def load_predictions(
     results: Path, dataset: str, models: Sequence[str], seed: int = 0, *, split: str = ""
 ) -> dict[str, list[dict]]:
-    """The ``predictions.json`` of those of ``models`` that have a run, in the paper's column order.
+    """Of those of ``models`` that have a run in ``results``, the predictions with contiguous class
+    ids, in the paper's column order.
 
     Args:
-        results: folder of the profile's results.
         split: registered name of the split that they are of, by default ``<dataset>_val``.
-
-    Returns:
-        Predictions by model, with contiguous class ids.
 
     Raises:
         FileNotFoundError: no model has a run; says which notebook makes them.
@@ -83,9 +81,8 @@ def load_predictions(
     # The files have the class ids of the annotation file, the records contiguous ones.
     metadata = MetadataCatalog.get(split or f"{dataset}_val")
     contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    for entry in (entry for predictions in by_model.values() for entry in predictions):
-        if "category_id" in entry:
-            entry["category_id"] = contiguous.get(entry["category_id"], entry["category_id"])
+    for entry in itertools.chain(*by_model.values()):
+        entry["category_id"] = contiguous.get(entry["category_id"], entry["category_id"])
     return by_model
 
 
@@ -101,14 +98,8 @@ def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def match_image(annotations: Sequence[dict], predictions: Sequence[dict]) -> dict[int, Match]:
-    """Match the predictions of one image to its objects, one to one, best overlap first.
-
-    Only predictions with a score of :data:`MIN_SCORE` or more take part, and only objects of the
-    predicted class with an amodal IoU of :data:`MIN_IOU` or more are matched.
-
-    Args:
-        annotations: of one internal record.
-        predictions: of the same image, with contiguous class ids.
+    """Match the predictions of one image to its objects, one to one, best overlap first: those with
+    a score of :data:`MIN_SCORE` to objects of their class, at an IoU of :data:`MIN_IOU` or more.
 
     Returns:
         Matches by position in ``annotations``.
@@ -121,10 +112,8 @@ def match_image(annotations: Sequence[dict], predictions: Sequence[dict]) -> dic
         [a["segmentation"] for a in annotations],
         [0] * len(annotations),
     )  # (predictions, objects)
-    same_class = np.equal.outer(
-        [p["category_id"] for p in predictions], [a["category_id"] for a in annotations]
-    )
-    ious = np.where(same_class, ious, 0.0)
+    classes = ([entry["category_id"] for entry in side] for side in (predictions, annotations))
+    ious = np.where(np.equal.outer(*classes), ious, 0.0)
     matches = {}
     while ious.max() >= MIN_IOU:
         p, a = np.unravel_index(ious.argmax(), ious.shape)
@@ -138,29 +127,19 @@ def occluded_examples(
 ) -> list[Example]:
     """All objects with a hidden part and what each model made of them, largest hidden part first.
 
-    Args:
-        records: internal records.
-        predictions: by model, with contiguous class ids.
-
     Raises:
         ValueError: no object is occluded at all.
     """
-    by_image = {model: _by_image(entries) for model, entries in predictions.items()}
+    found = {model: _matched(records, entries) for model, entries in predictions.items()}
     examples = []
-    for record in records:
-        objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        matches = {
-            model: match_image(objects, entries.get(record["image_id"], []))
-            for model, entries in by_image.items()
-        }
-        for k, annotation in enumerate(objects):
-            amodal, visible = (
-                int(mask_util.area(annotation[MASK_KEYS[kind]])) for kind in ("amodal", "visible")
-            )
-            if amodal > visible:
-                share = (amodal - visible) / (record["height"] * record["width"])
-                of_object = {model: by_object.get(k) for model, by_object in matches.items()}
-                examples.append(Example(record, annotation, of_object, share))
+    for n, record in enumerate(records):
+        for k, annotation in enumerate(_objects(record)):
+            whole, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
+            hidden = int(mask_util.area(whole)) - int(mask_util.area(visible))
+            if hidden > 0:
+                share = hidden / (record["height"] * record["width"])
+                matches = {model: by_object.get((n, k)) for model, by_object in found.items()}
+                examples.append(Example(record, annotation, matches, share))
     if not examples:
         raise ValueError("no object of these records is occluded: there is nothing to compare")
     return sorted(examples, key=lambda e: e.hidden_share, reverse=True)
@@ -172,9 +151,6 @@ def choose_examples(examples: Sequence[Example], *, count: int = 4) -> list[Exam
     The first half are those with the largest hidden part, the second half those on whose amodal
     masks the models differ most; at most one per image. Objects that all models found come first,
     since masks can only be compared where there are some; then those that fewer found.
-
-    Args:
-        examples: from :func:`occluded_examples`.
     """
     largest = sorted(examples, key=lambda e: (e.found_by(), e.hidden_share), reverse=True)
     differ = sorted(examples, key=lambda e: (e.found_by(), e.disagreement()), reverse=True)
@@ -201,28 +177,30 @@ def found_rates(examples: Sequence[Example]) -> dict[str, float]:
 def best_and_worst(
     records: Sequence[dict], predictions: Sequence[dict], *, count: int = 3
 ) -> list[Detection]:
-    """The detections of occluded objects that overlap them most, and least, best first.
-
-    Args:
-        records: internal records.
-        predictions: of one model, with contiguous class ids; matched as in :func:`match_image`.
-        count: of each kind.
-    """
-    by_image = _by_image(predictions)
-    detections = []
-    for record in records:
-        objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        for k, match in match_image(objects, by_image.get(record["image_id"], [])).items():
-            if objects[k]["occlusion_rate"] >= OCCLUSION_RATE:
-                detections.append(Detection(match.iou, record, match.prediction))
+    """The detections of occluded objects that overlap them most, and least, best first; of one
+    model, ``count`` of each kind."""
+    detections = [
+        Detection(match.iou, records[n], match.prediction)
+        for (n, k), match in _matched(records, predictions).items()
+        if _objects(records[n])[k]["occlusion_rate"] >= OCCLUSION_RATE
+    ]
     detections.sort(key=lambda detection: detection.iou, reverse=True)
     if len(detections) <= 2 * count:
         return detections
     return detections[:count] + detections[-count:]
 
 
-def _by_image(predictions: Sequence[dict]) -> dict[int, list[dict]]:
+def _matched(records: Sequence[dict], predictions: Sequence[dict]) -> dict[tuple[int, int], Match]:
+    """:func:`match_image` of all images; by position of the record, and in its objects."""
     by_image: dict[int, list[dict]] = {}
     for prediction in predictions:
         by_image.setdefault(prediction["image_id"], []).append(prediction)
-    return by_image
+    return {
+        (n, k): match
+        for n, record in enumerate(records)
+        for k, match in match_image(_objects(record), by_image.get(record["image_id"], [])).items()
+    }
+
+
+def _objects(record: dict) -> list[dict]:
+    return [a for a in record["annotations"] if not a["iscrowd"]]

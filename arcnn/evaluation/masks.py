@@ -22,34 +22,21 @@ THRESHOLD = 0.5
 OUTSIDE = 9.0  # a coordinate where the map, that reaches from -1 to 1, is sampled as zero
 
 
-def encode_masks(probs: Tensor, boxes: Tensor, height: int, width: int) -> list[dict]:
-    """Paste, threshold at one half and run-length encode.
-
-    Args:
-        probs: float ``(R, M, M)`` in [0, 1].
-        boxes: float ``(R, 4)``, XYXY in absolute pixels.
-        height, width: H and W.
-
-    Returns:
-        R RLEs with ``counts`` as str, ready for JSON.
-    """
-    return encode_mask_kinds([probs], boxes, height, width)[0]
-
-
 def encode_mask_kinds(
     probs: Sequence[Tensor], boxes: Tensor, height: int, width: int
 ) -> list[list[dict]]:
-    """:func:`encode_masks` for K kinds of mask in the same boxes, at little more than the price of
-    one.
+    """Paste, threshold at one half and run-length encode K kinds of mask in the same boxes.
 
     On a GPU the maps are sampled there, one box at a time; a window of bools comes back. So no
     more than one window of floats is ever held, whatever R is.
 
     Args:
-        probs: K tensors, float ``(R, M, M)`` in [0, 1], on the device of ``boxes``.
+        probs: K tensors, float ``(R, M, M)`` in [0, 1].
+        boxes: float ``(R, 4)`` on the same device, XYXY in absolute pixels.
+        height, width: H and W.
 
     Returns:
-        K lists of R RLEs.
+        K lists of R RLEs with ``counts`` as str, ready for JSON.
     """
     maps = torch.stack(list(probs), dim=1).float()  # (R, K, M, M)
     windows = list(_windows(maps, boxes.float(), height, width))

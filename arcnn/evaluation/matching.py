@@ -54,14 +54,12 @@ class Pairs(NamedTuple):
 
 
 def overlapping_pairs(
-    detections: Items,
-    truths: Items,
-    iou: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    detections: Items, truths: Items, iou: Callable[[slice, slice], np.ndarray]
 ) -> Pairs:
     """All pairs with an IoU of at least the lowest threshold.
 
     Args:
-        iou: positions of detections and of objects in their lists -> their IoUs, ``(d, g)``.
+        iou: d detections and g objects of a group -> their IoUs, ``(d, g)``.
     """
     parts = [(np.empty(0, int), np.empty(0, int), np.empty(0))]
     groups, starts = np.unique(truths.group, return_index=True)
@@ -69,11 +67,10 @@ def overlapping_pairs(
     firsts = np.searchsorted(detections.group, groups, side="left")
     lasts = np.searchsorted(detections.group, groups, side="right")
     for first, last, start, stop in zip(firsts, lasts, starts, stops, strict=True):
-        if first == last:
-            continue
-        ious = np.asarray(iou(detections.index[first:last], truths.index[start:stop]))
-        d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
-        parts.append((first + d, start + g, ious[d, g]))
+        if first < last:
+            ious = iou(slice(first, last), slice(start, stop))
+            d, g = np.nonzero(ious >= IOU_THRESHOLDS[0])
+            parts.append((first + d, start + g, ious[d, g]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -102,14 +99,6 @@ def match(
     group = detections.group[active]
     turn = np.arange(len(active)) - np.searchsorted(group, group)
     # One detection of every group at a time (n of them, K candidates each): they don't compete.
-    # One of them, in one layer, at a threshold of 0.5, with three candidates:
-    #
-    #     IoU          0.55  0.60  0.90
-    #     place           0     1     2   a better overlap wins ...
-    #     it counts     yes   yes    no   (an ignored object)
-    #     preference      3     4     2   ... but K = 3 more for one that counts
-    #     allowed       yes    no   yes   (the second is taken)
-    #     preference      3    -1     2   the best is the first
     for r in range(turn.max(initial=-1) + 1):
         now = np.flatnonzero(turn == r)
         place = np.arange(num_candidates[now].max())  # (K,)
@@ -120,10 +109,8 @@ def match(
         overlaps = exists[:, :, None] & (iou[pair][:, :, None] >= IOU_THRESHOLDS)  # (n, K, T)
         candidate_state = state[:, candidate].transpose(1, 2, 0)  # (n, K, L)
         allowed = free & overlaps[:, :, None] & (candidate_state != REMOVED)[..., None]
-        preference = place[:, None] + len(place) * (candidate_state == COUNTED)
-        preference = np.where(allowed, preference[..., None], -1)  # (n, K, L, T)
-        best = preference.argmax(axis=1)  # (n, L, T)
-        n, layer, t = np.nonzero(preference.max(axis=1) >= 0)
+        best, found = _best(allowed, candidate_state == COUNTED)
+        n, layer, t = np.nonzero(found)
         chosen = candidate[n, best[n, layer, t]]
         taken[chosen, layer, t] = True
         counts = state[layer, chosen] == COUNTED
@@ -131,6 +118,27 @@ def match(
         true[layer, t, d] = counts
         ignored[layer, t, d] = ~counts
     return true, ignored
+
+
+def _best(allowed: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The place of the best candidate, int ``(n, L, T)``, and whether there is one, bool.
+
+    Args:
+        allowed: bool ``(n, K, L, T)``; candidates from the worst overlap to the best.
+        counts: bool ``(n, K, L)``, the candidate is an object that counts.
+    """
+    # One detection, in one layer, at a threshold of 0.5, with three candidates:
+    #
+    #     IoU          0.55  0.60  0.90
+    #     place           0     1     2   a better overlap wins ...
+    #     it counts     yes   yes    no   (an ignored object)
+    #     preference      3     4     2   ... but K = 3 more for one that counts
+    #     allowed       yes    no   yes   (the second is taken)
+    #     preference      3    -1     2   the best is the first
+    place = np.arange(counts.shape[1])[:, None]
+    preference = place + len(place) * counts
+    preference = np.where(allowed, preference[..., None], -1)
+    return preference.argmax(axis=1), preference.max(axis=1) >= 0
 
 
 class Matches(NamedTuple):

@@ -5,21 +5,12 @@ is the AP of the **amodal** mask on occluded objects: COCO's area ranges, with t
 |visible| / |amodal| in the place of the area. Objects (and unmatched detections) whose fraction is
 above 0.85 are ignored: they count neither way. That is the protocol of the public evaluators.
 
-Beside the paper's three tasks there are others, each under its own name:
-
-====================  ==========================================================================
-``occluded@0.25``     the occluded protocol at a rate of 0.25 or more; ``occluded@0.40`` likewise
-``occluded_strict``   the amodal mask on objects with a rate of 0.15 or more, the other objects
-                      removed, not ignored: every unmatched detection is a false positive
-``occlusion``         the occlusion mask itself on the hidden part; objects and detections ignored
-                      as in ``occluded``
-``amodal_boundary``   boundary AP (Cheng et al. 2021) of the amodal masks; ``visible_boundary`` of
-                      the visible ones
-====================  ==========================================================================
+Beside the paper's three tasks there are others, each under its own name, see :data:`PROTOCOL`.
 """
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +26,7 @@ from arcnn.evaluation.matching import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
     REMOVED,
+    Curves,
     Items,
     Matches,
     Pairs,
@@ -44,28 +36,46 @@ from arcnn.evaluation.matching import (
 from arcnn.evaluation.predictions import check_predictions
 from arcnn.names import MASK_KEYS, OCCLUSION_RATE
 
+
+class Task(NamedTuple):
+    """Which masks are compared, and who counts."""
+
+    kind: str  # of the masks, one of MASK_KEYS
+    needs: tuple[str, ...] = ()  # the kinds that a prediction must have beside the amodal one
+    rate: float = 0.0  # objects of a lower occlusion rate don't count: they are ...
+    others: int = IGNORED  # ... ignored, as are detections that claim a lower one; or removed
+    sizes: bool = False  # small, medium and large objects by themselves too
+    boundary: bool = False  # the rim of the mask must fit too
+
+
+PROTOCOL = {
+    "amodal": Task("amodal", sizes=True),
+    "visible": Task("visible", ("visible",), sizes=True),
+    # The amodal mask of occluded objects, at the paper's rate and at two higher ones.
+    "occluded": Task("amodal", ("visible",), OCCLUSION_RATE),
+    "occluded@0.25": Task("amodal", ("visible",), 0.25),
+    "occluded@0.40": Task("amodal", ("visible",), 0.40),
+    # With the other objects removed, every unmatched detection is a false positive.
+    "occluded_strict": Task("amodal", (), OCCLUSION_RATE, REMOVED),
+    # The occlusion mask itself on the hidden part; what is ignored hangs on the visible mask.
+    "occlusion": Task("occlusion", ("occlusion", "visible"), OCCLUSION_RATE),
+    # Boundary AP (Cheng et al. 2021).
+    "amodal_boundary": Task("amodal", boundary=True),
+    "visible_boundary": Task("visible", ("visible",), boundary=True),
+}
 TASKS = ("amodal", "visible", "occluded")  # the paper's
-OCCLUSION_LEVELS = {"occluded": OCCLUSION_RATE, "occluded@0.25": 0.25, "occluded@0.40": 0.40}
-STRICT, OCCLUSION = "occluded_strict", "occlusion"
-BOUNDARIES = {"amodal_boundary": "amodal", "visible_boundary": "visible"}
+ALL_TASKS = tuple(PROTOCOL)
+# Boundaries take longer than all the rest.
+DEFAULT_TASKS = tuple(name for name, task in PROTOCOL.items() if not task.boundary)
+OCCLUSION_LEVELS = {
+    name: PROTOCOL[name].rate for name in ("occluded", "occluded@0.25", "occluded@0.40")
+}
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e5**2)}  # COCO's, square pixels
 BOUNDARY_WIDTH = 0.02  # of the image's diagonal, as published
 AT_50, AT_75 = (int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in (0.5, 0.75))
-DEFAULT_TASKS = (*TASKS, "occluded@0.25", "occluded@0.40", STRICT, OCCLUSION)
-ALL_TASKS = (*DEFAULT_TASKS, *BOUNDARIES)  # boundaries take longer than all the rest
+Numbers = dict[str, float | None]  # by metric, percent
+Metrics = dict[str, dict[str, Any]]  # by task
 METRICS = ("AP", "AP50", "AP75", *(f"AR@{m}" for m in MAX_DETECTIONS))
-
-MASK_OF_TASK = dict.fromkeys(DEFAULT_TASKS, "amodal") | BOUNDARIES
-MASK_OF_TASK |= {"visible": "visible", OCCLUSION: OCCLUSION}
-
-# What a task needs beside the amodal mask.
-NEEDS = {
-    "visible": ["visible"],
-    **dict.fromkeys(OCCLUSION_LEVELS, ["visible"]),
-    OCCLUSION: ["occlusion", "visible"],
-    "visible_boundary": ["visible"],
-}
-
 
 # What decides a number: another text of one of these is another protocol.
 MODULES = ("protocol", "matching", "masks", "predictions", "uncertainty")
@@ -87,14 +97,20 @@ def protocol_version() -> str:
 
 
 def evaluate(
-    records: Sequence[dict],
-    predictions: Sequence[dict],
-    num_classes: int,
-    *,
-    class_names: Sequence[str] | None = None,
-    tasks: Sequence[str] = DEFAULT_TASKS,
-) -> dict[str, dict[str, Any]]:
-    """AP and AR of every task, in percent.
+    records: Sequence[dict], predictions: Sequence[dict], num_classes: int, **options: Any
+) -> Metrics:
+    """AP and AR of every task, in percent; for the arguments see :class:`Evaluation`.
+
+    Returns:
+        ``{task: {"AP", "AP50", "AP75", "AR@1", "AR@10", "AR@100", "per_class"}}``, for amodal and
+        visible also APs, APm, APl, ARs, ARm, ARl. The AR of the paper is AR@1. ``None`` where no
+        object takes part, with a ``note`` that says why.
+    """
+    return Evaluation(records, predictions, num_classes, **options).metrics()
+
+
+class Evaluation:
+    """Predictions matched to the ground truth.
 
     Args:
         records: internal records, the ground truth.
@@ -103,25 +119,14 @@ def evaluate(
         class_names: by contiguous id; the ids themselves by default.
         tasks: some of :data:`ALL_TASKS`.
 
-    Returns:
-        ``{task: {"AP", "AP50", "AP75", "AR@1", "AR@10", "AR@100", "per_class"}}``, for amodal and
-        visible also APs, APm, APl, ARs, ARm, ARl. The AR of the paper is AR@1. ``None`` where no
-        object takes part, with a ``note`` that says why.
-
-    Raises:
-        PredictionError: predictions that cannot be scored.
-    """
-    evaluation = Evaluation(records, predictions, num_classes, class_names=class_names, tasks=tasks)
-    return evaluation.metrics()
-
-
-class Evaluation:
-    """Predictions matched to the ground truth; see :func:`evaluate` for the arguments.
-
     Attributes:
         image_ids: of the N images, ascending.
         matches: :class:`Matches` by task, with the size splits as ``"amodal/s"`` and so on.
         notes: by task, why it has no number.
+
+    Raises:
+        PredictionError: predictions that cannot be scored.
+        ValueError: an unknown task, or an image that the ground truth lists twice.
     """
 
     def __init__(
@@ -136,43 +141,33 @@ class Evaluation:
         if unknown := set(tasks) - set(ALL_TASKS):
             raise ValueError(f"unknown tasks {sorted(unknown)}; there are {', '.join(ALL_TASKS)}")
         lacking = check_predictions(records, predictions, num_classes)
-        self.num_classes = num_classes
-        self.class_names = [str(n) for n in class_names or range(num_classes)]
         self.image_ids = sorted(r["image_id"] for r in records)
         if len(set(self.image_ids)) < len(self.image_ids):
             raise ValueError("the ground truth lists an image twice")
-        self.matches: dict[str, Matches] = {}
+        self.num_classes = num_classes
+        self.class_names = [str(n) for n in class_names or range(num_classes)]
         self.tasks = tuple(tasks)
-        # Which of the occlusion masks' detections count depends on their visible masks too.
-        needs = {t: [k for k in NEEDS[t] if k in lacking] for t in tasks if t in NEEDS}
-        self.notes = {task: lacking[kinds[0]] for task, kinds in needs.items() if kinds}
-
-        self._predictions = predictions
-        self._objects = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
-        self._scores = np.array([p["score"] for p in predictions], dtype=float)
-        self._detections = self._group(predictions, self._scores)
-        self._detections = self._detections.select(self._detections.rank < MAX_DETECTIONS[-1])
-        self._truths = self._group(self._objects, np.zeros(len(self._objects)))
-        self._crowd = self._of_truths([a["iscrowd"] for a in self._objects]) > 0
-
-        # Fractions of the amodal masks, whatever mask is scored.
-        self._true_fraction = 1 - self._of_truths([a["occlusion_rate"] for a in self._objects])
-        self._predicted_fraction = np.zeros(len(self._detections.index))
-        wanted = [task for task in tasks if task not in self.notes]
-        if any(task in OCCLUSION_LEVELS or task == OCCLUSION for task in wanted):
-            self._predicted_fraction = self._of_detections(_visible_fractions(predictions))
+        self.notes: dict[str, str] = {}
+        for task in tasks:
+            if lacks := [kind for kind in PROTOCOL[task].needs if kind in lacking]:
+                self.notes[task] = lacking[lacks[0]]
+        self.matches: dict[str, Matches] = {}
+        objects = [a | {"image_id": r["image_id"]} for r in records for a in r["annotations"]]
+        matcher = _Matcher(objects, predictions, self.image_ids, num_classes)
         for kind in MASK_KEYS:
-            self._score_kind(kind, [task for task in wanted if MASK_OF_TASK[task] == kind])
-        for task, matches in self.matches.items():
-            if not matches.positives.any() and "/" not in task:
-                self.notes[task] = _no_object(task)
-        del self._predictions, self._objects  # the masks, which take the memory
+            scored = [t for t in tasks if t not in self.notes and PROTOCOL[t].kind == kind]
+            self.matches |= matcher.match(kind, scored) if scored else {}
+        for task in self.matches.keys() & set(tasks):
+            if not self.matches[task].positives.any():
+                rate = PROTOCOL[task].rate
+                condition = f" with an occlusion rate of {rate:.2f} or more" if rate else ""
+                self.notes[task] = f"the ground truth has no object{condition}"
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
+    def metrics(self) -> Metrics:
         """All numbers; see :func:`evaluate`."""
         return {task: self._task_metrics(task) for task in self.tasks}
 
-    def metric(self, task: str, weights: np.ndarray | None = None) -> dict[str, float | None]:
+    def metric(self, task: str, weights: np.ndarray | None = None) -> Numbers:
         """The six :data:`METRICS` of a task, percent, with images weighted, ``(N,)``.
 
         Raises:
@@ -192,154 +187,9 @@ class Evaluation:
                 numbers |= {f"AP{size}": split["AP"], f"AR{size}": split["AR@100"]}
         return numbers | {"per_class": dict(zip(self.class_names, by_class, strict=True))} | note
 
-    def _by_class(
-        self, task: str, weights: np.ndarray | None = None
-    ) -> list[dict[str, float | None]]:
+    def _by_class(self, task: str, weights: np.ndarray | None = None) -> list[Numbers]:
         matches = self.matches[task]
-        numbers = []
-        for c in range(self.num_classes):
-            curves = matches.curves(c, weights)
-            if curves is None:
-                numbers.append(dict.fromkeys(METRICS))
-                continue
-            precision = 100 * curves.precision
-            numbers.append(
-                {
-                    "AP": float(precision.mean()),
-                    "AP50": float(precision[AT_50].mean()),
-                    "AP75": float(precision[AT_75].mean()),
-                    **{f"AR@{m}": float(100 * r.mean()) for m, r in curves.recall.items()},
-                }
-            )
-        return numbers
-
-    def _group(self, entries: Sequence[dict], score: np.ndarray) -> Items:
-        image = np.searchsorted(self.image_ids, [e["image_id"] for e in entries]).astype(int)
-        category = np.array([e["category_id"] for e in entries], dtype=int)
-        return Items.grouped(image, category, self.num_classes, score)
-
-    def _of_detections(self, values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, dtype=float)[self._detections.index]
-
-    def _of_truths(self, values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, dtype=float)[self._truths.index]
-
-    def _score_kind(self, kind: str, tasks: Sequence[str]) -> None:
-        """Compare the masks of one kind, once, and count in all the ways that use them."""
-        if not tasks:
-            return
-        predicted = [p[MASK_KEYS[kind]] for p in self._predictions]
-        if kind == OCCLUSION:
-            pairs = self._hidden_pairs(predicted)
-        else:
-            true = [a[MASK_KEYS[kind]] for a in self._objects]
-            crowd = np.array([a["iscrowd"] for a in self._objects], dtype=int)
-            pairs = overlapping_pairs(
-                self._detections,
-                self._truths,
-                lambda d, g: mask_iou(_pick(predicted, d), _pick(true, g), crowd[g].tolist()),
-            )
-        layers = {}
-        for task in tasks:
-            if task == kind and task in TASKS:
-                layers[task] = self._layer()
-                areas = self._of_truths(_areas(true)), self._of_detections(_areas(predicted))
-                for size, (low, high) in SIZES.items():
-                    outside = [(area < low) | (area > high) for area in areas]
-                    layers[f"{task}/{size}"] = self._layer(*outside)
-            elif task not in BOUNDARIES:
-                rate = OCCLUSION_LEVELS.get(task, OCCLUSION_RATE)
-                layers[task] = self._occluded_layer(rate, strict=task == STRICT)
-        self._count(pairs, layers)
-        for task in tasks:
-            if task in BOUNDARIES:
-                self._count(self._boundary_pairs(pairs, predicted, true), {task: self._layer()})
-
-    def _occluded_layer(self, rate: float, strict: bool = False) -> "_Layer":
-        """The rule of the occluded tasks: what is visible by more than 1 - rate does not count."""
-        unoccluded = self._true_fraction > 1 - rate
-        if strict:
-            return self._layer(removed=unoccluded)
-        # Of a detection without a fraction (0/0) the comparison is false: it counts.
-        return self._layer(ignored=unoccluded, ignorable=self._predicted_fraction > 1 - rate)
-
-    def _layer(
-        self,
-        ignored: np.ndarray | bool = False,
-        ignorable: np.ndarray | bool = False,
-        removed: np.ndarray | bool = False,
-    ) -> "_Layer":
-        state = np.full(len(self._crowd), COUNTED, dtype=np.int8)
-        state[removed] = REMOVED
-        state[self._crowd | ignored] = IGNORED
-        return _Layer(state, np.broadcast_to(ignorable, len(self._detections.index)))
-
-    def _count(self, pairs: Pairs, layers: dict[str, "_Layer"]) -> None:
-        """Match, and keep the outcome of each layer."""
-        if not layers:
-            return
-        state = np.array([layer.state for layer in layers.values()])
-        true, ignored = match(pairs, self._detections, state, self._crowd)
-        scores = self._of_detections(self._scores)
-        order = np.lexsort((-scores, self._detections.category))
-        detections = self._detections.select(order)
-        for k, (task, layer) in enumerate(layers.items()):
-            positives = np.zeros((len(self.image_ids), self.num_classes), dtype=int)
-            objects = self._truths.select(layer.state == COUNTED)
-            np.add.at(positives, (objects.image, objects.category), 1)
-            self.matches[task] = Matches(
-                image=detections.image,
-                category=detections.category,
-                rank=detections.rank,
-                score=scores[order],
-                true=true[k][:, order],
-                false=~(true[k] | ignored[k] | layer.ignorable)[:, order],
-                positives=positives,
-            )
-
-    def _hidden_pairs(self, predicted: list[dict]) -> Pairs:
-        """Occlusion masks on hidden parts, without drawing these: a visible mask lies inside its
-        amodal one, so that all areas are differences of two."""
-        amodal, visible = (
-            [a[MASK_KEYS[kind]] for a in self._objects] for kind in ("amodal", "visible")
-        )
-        hidden_area, area = _areas(amodal) - _areas(visible), _areas(predicted)
-        occluded = np.flatnonzero(self._of_truths(hidden_area) > 0)
-        nonempty = np.flatnonzero(self._of_detections(area) > 0)
-        crowd = np.array([a["iscrowd"] for a in self._objects], dtype=bool)
-
-        def iou(d: np.ndarray, g: np.ndarray) -> np.ndarray:
-            masks, own = _pick(predicted, d), area[d, None]
-            # IoU with a "crowd" is the share of the detection that lies in it.
-            in_amodal, in_visible = (
-                np.rint(mask_iou(masks, _pick(true, g), [1] * len(g)) * own)
-                for true in (amodal, visible)
-            )
-            both = in_amodal - in_visible
-            return both / np.where(crowd[g], own, own + hidden_area[g] - both)
-
-        pairs = overlapping_pairs(
-            self._detections.select(nonempty), self._truths.select(occluded), iou
-        )
-        return Pairs(nonempty[pairs.detection], occluded[pairs.truth], pairs.iou)
-
-    def _boundary_pairs(self, pairs: Pairs, predicted: list[dict], true: list[dict]) -> Pairs:
-        """The lower of mask IoU and boundary IoU; no pair can come in that way, only go."""
-        boundaries: dict[tuple[str, int], dict] = {}
-
-        def boundary(side: str, masks: list[dict], index: int) -> dict:
-            if (side, index) not in boundaries:
-                boundaries[side, index] = rleToBoundary(masks[index], BOUNDARY_WIDTH)
-            return boundaries[side, index]
-
-        lower = pairs.iou.copy()
-        for n, (d, g) in enumerate(zip(pairs.detection, pairs.truth, strict=True)):
-            if not self._crowd[g]:
-                a = boundary("detection", predicted, self._detections.index[d])
-                b = boundary("truth", true, self._truths.index[g])
-                lower[n] = min(lower[n], mask_iou([a], [b], [0])[0, 0])
-        keep = lower >= IOU_THRESHOLDS[0]
-        return Pairs(pairs.detection[keep], pairs.truth[keep], lower[keep])
+        return [_numbers(matches.curves(c, weights)) for c in range(self.num_classes)]
 
 
 class _Layer(NamedTuple):
@@ -347,6 +197,138 @@ class _Layer(NamedTuple):
 
     state: np.ndarray  # int8 (G,) COUNTED, IGNORED or REMOVED
     ignorable: np.ndarray  # bool (D,) detections that don't count where they match nothing
+
+
+class _Matcher:
+    """Detections (of each image and class the first 100) and objects, in the order of their groups.
+
+    Shapes: N images, C classes, D detections, G objects.
+    """
+
+    def __init__(
+        self,
+        objects: Sequence[dict],
+        predictions: Sequence[dict],
+        image_ids: list,
+        num_classes: int,
+    ) -> None:
+        def group(entries: Sequence[dict], scores: np.ndarray) -> Items:
+            image = np.searchsorted(image_ids, [e["image_id"] for e in entries]).astype(int)
+            category = np.array([e["category_id"] for e in entries], dtype=int)
+            return Items.grouped(image, category, num_classes, scores)
+
+        scores = np.array([p["score"] for p in predictions], dtype=float)
+        detections, self.truths = group(predictions, scores), group(objects, np.zeros(len(objects)))
+        self.detections = detections.select(detections.rank < MAX_DETECTIONS[-1])
+        self.predictions = [predictions[k] for k in self.detections.index.tolist()]
+        self.objects = [objects[k] for k in self.truths.index.tolist()]
+        self.scores = scores[self.detections.index]
+        self.crowd = np.array([a["iscrowd"] for a in self.objects], dtype=bool)
+        self.shape = len(image_ids), num_classes
+
+    def match(self, kind: str, tasks: Sequence[str]) -> dict[str, Matches]:
+        """Compare the masks of a kind, once, and count in all the ways of the tasks that use it."""
+        predicted = [p[MASK_KEYS[kind]] for p in self.predictions]
+        if kind == "occlusion":
+            true, iou = [], self._hidden_iou(predicted)
+        else:
+            true = [a[MASK_KEYS[kind]] for a in self.objects]
+
+            def iou(d: slice, g: slice) -> np.ndarray:
+                return mask_iou(predicted[d], true[g], self.crowd[g].tolist())
+
+        pairs = overlapping_pairs(self.detections, self.truths, iou)
+        layers: dict[str, _Layer] = {}
+        for name in tasks:
+            layers[name] = self._by_rate(PROTOCOL[name])
+            if PROTOCOL[name].sizes:
+                areas = _areas(true), _areas(predicted)
+                for size, (low, high) in SIZES.items():
+                    outside = [(side < low) | (side > high) for side in areas]
+                    layers[f"{name}/{size}"] = self._layer(*outside)
+        rims = {name: layers.pop(name) for name in tasks if PROTOCOL[name].boundary}
+        matches = self._count(pairs, layers) if layers else {}
+        if rims:
+            matches |= self._count(_fitting_rims(pairs, predicted, true, self.crowd), rims)
+        return matches
+
+    def _hidden_iou(self, predicted: Sequence[dict]) -> Callable[[slice, slice], np.ndarray]:
+        """Of occlusion masks with hidden parts, without drawing these: a visible mask lies inside
+        its amodal one, so that all areas are differences of two."""
+        amodal, visible = (
+            [a[MASK_KEYS[kind]] for a in self.objects] for kind in ("amodal", "visible")
+        )
+        hidden_area, area = _areas(amodal) - _areas(visible), _areas(predicted)[:, None]
+
+        def iou(d: slice, g: slice) -> np.ndarray:
+            everyone = [1] * len(amodal[g])  # with a "crowd": the share of the detection in it
+            in_amodal, in_visible = (
+                np.rint(mask_iou(predicted[d], true[g], everyone) * area[d])
+                for true in (amodal, visible)
+            )
+            both = in_amodal - in_visible
+            union = np.where(self.crowd[g], area[d], area[d] + hidden_area[g] - both)
+            return both / np.maximum(union, 1)  # nothing in nothing is 0
+
+        return iou
+
+    @functools.cached_property
+    def _fractions(self) -> np.ndarray:
+        return _visible_fractions(self.predictions)
+
+    def _by_rate(self, task: Task) -> _Layer:
+        """What is visible by more than 1 - rate does not count. Of a detection without a fraction
+        (0/0) the comparison is false: it counts."""
+        if not task.rate:
+            return self._layer(False, False)
+        unoccluded = 1 - np.array([a["occlusion_rate"] for a in self.objects]) > 1 - task.rate
+        ignorable = task.others == IGNORED and self._fractions > 1 - task.rate
+        return self._layer(unoccluded, ignorable, task.others)
+
+    def _layer(
+        self, outside: np.ndarray | bool, ignorable: np.ndarray | bool, others: int = IGNORED
+    ) -> _Layer:
+        state = np.where(self.crowd, IGNORED, np.where(outside, others, COUNTED))
+        return _Layer(state.astype(np.int8), np.broadcast_to(ignorable, len(self.scores)))
+
+    def _count(self, pairs: Pairs, layers: Mapping[str, _Layer]) -> dict[str, Matches]:
+        """The outcome of each layer."""
+        state = np.array([layer.state for layer in layers.values()])
+        true, ignored = match(pairs, self.detections, state, self.crowd)
+        order = np.lexsort((-self.scores, self.detections.category))
+        detections = self.detections.select(order)
+        matches = {}
+        for k, (name, layer) in enumerate(layers.items()):
+            positives = np.zeros(self.shape, dtype=int)
+            objects = self.truths.select(layer.state == COUNTED)
+            np.add.at(positives, (objects.image, objects.category), 1)
+            matches[name] = Matches(
+                image=detections.image,
+                category=detections.category,
+                rank=detections.rank,
+                score=self.scores[order],
+                true=true[k][:, order],
+                false=~(true[k] | ignored[k] | layer.ignorable)[:, order],
+                positives=positives,
+            )
+        return matches
+
+
+def _fitting_rims(
+    pairs: Pairs, predicted: Sequence[dict], true: Sequence[dict], crowd: np.ndarray
+) -> Pairs:
+    """The lower of mask IoU and boundary IoU; no pair can come in that way, only go."""
+    compared = np.flatnonzero(~crowd[pairs.truth])
+    rims, true_rims = (
+        {k: rleToBoundary(masks[k], BOUNDARY_WIDTH) for k in np.unique(column[compared])}
+        for masks, column in ((predicted, pairs.detection), (true, pairs.truth))
+    )
+    lower = pairs.iou.copy()
+    for n in compared:
+        rim, true_rim = rims[pairs.detection[n]], true_rims[pairs.truth[n]]
+        lower[n] = min(lower[n], mask_iou([rim], [true_rim], [0])[0, 0])
+    keep = lower >= IOU_THRESHOLDS[0]
+    return Pairs(pairs.detection[keep], pairs.truth[keep], lower[keep])
 
 
 def visible_fraction(prediction: dict) -> float:
@@ -363,26 +345,23 @@ def _visible_fractions(predictions: Sequence[dict]) -> np.ndarray:
 
 
 def _areas(masks: Sequence[dict]) -> np.ndarray:
-    """Of any number of masks, float."""
-    chunk = 255  # pycocotools 2.0.11 fails on longer lists under numpy 2
-    chunks = [mask_util.area(masks[k : k + chunk]) for k in range(0, len(masks), chunk)]
-    return np.concatenate([*chunks, np.zeros(0)]).astype(float)
+    # pycocotools 2.0.11 fails on lists of more than 255 under numpy 2.
+    chunks = [mask_util.area(masks[k : k + 255]) for k in range(0, len(masks), 255)]
+    return np.concatenate([*chunks, np.zeros(0)])
 
 
-def _pick(masks: list[dict], indices: np.ndarray) -> list[dict]:
-    return [masks[k] for k in indices.tolist()]
+def _numbers(curves: Curves | None) -> Numbers:
+    if curves is None:
+        return dict.fromkeys(METRICS)
+    precision = 100 * curves.precision
+    values = [precision.mean(), precision[AT_50].mean(), precision[AT_75].mean()]
+    values += [100 * recall.mean() for recall in curves.recall.values()]
+    return dict(zip(METRICS, map(float, values), strict=True))
 
 
-def _mean_of_classes(by_class: list[dict[str, float | None]]) -> dict[str, float | None]:
+def _mean_of_classes(by_class: list[Numbers]) -> Numbers:
     present = [numbers for numbers in by_class if numbers["AP"] is not None]
     return {
         metric: float(np.mean([n[metric] for n in present])) if present else None
         for metric in METRICS
     }
-
-
-def _no_object(task: str) -> str:
-    rate = OCCLUSION_LEVELS.get(task, OCCLUSION_RATE)
-    hidden = task in OCCLUSION_LEVELS or task in (STRICT, OCCLUSION)
-    condition = f" with an occlusion rate of {rate:.2f} or more" if hidden else ""
-    return f"the ground truth has no object{condition}"

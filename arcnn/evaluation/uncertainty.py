@@ -1,11 +1,10 @@
 """How sure a number is: bootstrap over images.
 
-The images of the ground truth are drawn anew, with replacement, and the metric is taken again. Two
-models are compared on the same draws, since what is hard in an image is hard for both. The spread
-between training runs comes on top: it needs several seeds, and no test set can show it.
-
-Metrics are asked for, and answered, by name: a mapping like :data:`arcnn.names.TABLE_1`, column
-name -> (task, metric).
+The images of the ground truth are drawn anew, with replacement, and the metric is taken again:
+``intervals(image_draws(evaluation))``. Two models, evaluated on the same images, are compared on
+the same draws, since what is hard in an image is hard for both: ``intervals(image_draws(one) -
+image_draws(other))``. The spread between training runs comes on top: it needs several seeds, and no
+test set can show it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,9 @@ import pandas as pd
 from arcnn.evaluation.protocol import Evaluation
 from arcnn.names import TABLE_1
 
-Metrics = Mapping[str, tuple[str, str]]
-
 
 class Interval(NamedTuple):
-    """A number with its percentile interval, in percent (points, for a difference)."""
+    """A number with its 95 % percentile interval, in percent (points, for a difference)."""
 
     value: float
     low: float
@@ -33,14 +30,15 @@ class Interval(NamedTuple):
 
 
 def image_draws(
-    evaluation: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000, seed: int = 0
+    evaluation: Evaluation,
+    metrics: Mapping[str, tuple[str, str]] = TABLE_1,
+    *,
+    samples: int = 1000,
 ) -> pd.DataFrame:
-    """Metrics over draws of the images; equal seeds and images give equal draws.
+    """Metrics over draws of the images; as many images are always drawn alike.
 
     Args:
-        metrics: (task, metric) by column name.
-        samples: number of draws.
-        seed: of the draws.
+        metrics: column name -> (task, metric).
 
     Returns:
         Percent, one column per metric, by its name. Row 0 has all images once, the ``samples``
@@ -51,7 +49,7 @@ def image_draws(
     """
     count = len(evaluation.image_ids)
     tasks = {task for task, _ in metrics.values() if task in evaluation.matches}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     rows = []
     for number in range(samples + 1):
         drawn = generator.integers(count, size=count) if number else np.arange(count)
@@ -80,41 +78,13 @@ def mean_of_trainings(draws: Sequence[pd.DataFrame], *, seed: int = 0) -> pd.Dat
     return pd.DataFrame(means, columns=columns)
 
 
-def intervals(draws: pd.DataFrame, *, confidence: float = 0.95) -> dict[str, Interval | None]:
-    """Percentile intervals, by column; ``None`` where the metric itself has no number.
-
-    Args:
-        draws: from :func:`image_draws`, or the difference of two.
-        confidence: in (0, 1).
-    """
-    tail = 50 * (1 - confidence)
+def intervals(draws: pd.DataFrame) -> dict[str, Interval | None]:
+    """95 % intervals, by column, of :func:`image_draws` or of the difference of two; ``None`` where
+    the metric itself has no number."""
     by_name: dict[str, Interval | None] = dict.fromkeys(draws.columns)
     for name, column in draws.items():
         value, drawn = column.iloc[0], column.iloc[1:].dropna()
         if not np.isnan(value):
-            low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (value, value)
+            low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (value, value)
             by_name[name] = Interval(float(value), float(low), float(high))
     return by_name
-
-
-def bootstrap(
-    evaluation: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000
-) -> dict[str, Interval | None]:
-    """95 % intervals of any metrics, by name, over draws of the images."""
-    return intervals(image_draws(evaluation, metrics, samples=samples))
-
-
-def paired_bootstrap(
-    first: Evaluation, second: Evaluation, metrics: Metrics = TABLE_1, *, samples: int = 1000
-) -> dict[str, Interval | None]:
-    """95 % intervals of the differences ``first - second``, by name, on the same draws.
-
-    Raises:
-        ValueError: they were evaluated on different images.
-    """
-    if first.image_ids != second.image_ids:
-        raise ValueError(
-            "the two evaluations are of different images; evaluate both on the same ground truth"
-        )
-    one, other = (image_draws(e, metrics, samples=samples) for e in (first, second))
-    return intervals(one - other)

@@ -9,6 +9,7 @@
 ``convert``             labelme and COCO files to the kit's format
 ``fetch``, ``sources``  what is where, on which terms; download what has an address
 ``pasting``             amodal data from a modal data set (Li and Malik 2016)
+``score``               ``python -m arcnn.evaluation``: score anyone's predictions
 
 Nothing here is needed to understand the paper.
 """

@@ -1,0 +1,126 @@
+"""Score anyone's predictions:
+
+python -m arcnn.evaluation --ground-truth GT.json --predictions P.json --output metrics.json
+
+GT is in any format that the kit reads; P is a COCO result list with the class ids of GT and three
+masks per entry, ``segmentation`` (amodal), ``visible_mask`` and ``occlusion_mask``, as RLE.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arcnn.data import MAX_SKIPPED, AmodalAnnotations, AnnotationError, load_annotations
+from arcnn.evaluation import (
+    ALL_TASKS,
+    DEFAULT_TASKS,
+    METRICS,
+    Evaluation,
+    PredictionError,
+    image_draws,
+    intervals,
+)
+from arcnn.evaluation.predictions import check_mask, image_size, image_sizes, named
+from arcnn.files import write_json
+from arcnn.names import MASK_KEYS, TABLE_1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status, 0 or, with a sentence on stderr, 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m arcnn.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--ground-truth", type=Path, required=True, metavar="GT.json")
+    add("--predictions", type=Path, required=True, metavar="P.json")
+    add("--output", type=Path, required=True, metavar="metrics.json")
+    what = "of GT, for a file that does not say how large its images are (raw COCOA)"
+    add("--images", type=Path, metavar="DIR", help=what)
+    what = "of GT's objects that may be left out, in [0, 1]"
+    add("--max-skipped", type=float, default=MAX_SKIPPED, metavar="SHARE", help=what)
+    add("--boundary", action="store_true", help="boundary AP too; takes longer")
+    what = "95 %% intervals of Table 1's numbers, from N draws of the images"
+    add("--bootstrap", type=_count, default=0, metavar="N", help=what)
+    options = parser.parse_args(arguments)
+    try:
+        metrics = _score(options)
+        write_json(options.output, metrics)
+    except (AnnotationError, PredictionError, OSError, ValueError) as error:
+        print(f"Nothing was written: {error}", file=sys.stderr)
+        return 1
+    for task, numbers in metrics.items():
+        values = ((metric, numbers[metric]) for metric in METRICS)
+        shown = "  ".join(f"{m} {'    –' if v is None else f'{v:5.2f}'}" for m, v in values)
+        print(f"{task:16s} {shown}" + (f"  ({numbers['note']})" if "note" in numbers else ""))
+    return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a number of draws is 0 or more")
+    return number
+
+
+def _score(options: argparse.Namespace) -> dict:
+    if not options.ground_truth.exists():
+        raise FileNotFoundError(f"there is no ground truth {options.ground_truth}")
+    images = options.images or options.ground_truth.parent
+    truth = load_annotations(options.ground_truth, images, max_skipped=options.max_skipped)
+    evaluation = Evaluation(
+        truth.records,
+        read_results(options.predictions, truth),
+        len(truth.class_names),
+        class_names=truth.class_names,
+        tasks=ALL_TASKS if options.boundary else DEFAULT_TASKS,
+    )
+    metrics = evaluation.metrics()
+    if options.bootstrap:
+        draws = image_draws(evaluation, samples=options.bootstrap)
+        for name, interval in intervals(draws).items():
+            task, metric = TABLE_1[name]
+            bounds = interval and [interval.low, interval.high]
+            metrics[task].setdefault("interval_95", {})[metric] = bounds
+    return metrics
+
+
+def read_results(path: Path, truth: AmodalAnnotations) -> list[dict]:
+    """Read a COCO result list that was made for a ground-truth file.
+
+    Returns:
+        Predictions with contiguous ``category_id``; uncompressed RLEs are compressed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PredictionError: not a list in JSON, an image or a class that the ground truth doesn't have,
+            or a mask whose runs are not those of a mask of its image.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PredictionError(f"{path} is not complete JSON ({error})") from None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise PredictionError(f"{path} is not a COCO result list, a list of one dict per detection")
+    sizes = image_sizes(truth.records)
+    contiguous = {c: k for k, c in enumerate(truth.category_ids)}
+    for n, entry in enumerate(content):
+        category = entry.get("category_id")
+        try:
+            if not isinstance(category, int) or category not in contiguous:
+                few = ", ".join(map(str, truth.category_ids[:10]))
+                more = len(truth.category_ids) - 10
+                ids = few if more <= 0 else f"{few} and {more} more"
+                raise PredictionError(
+                    f"the ground truth has no class {category!r}; its ids are {ids}"
+                )
+            size = image_size(entry, sizes)
+            masks = {key: entry[key] for key in MASK_KEYS.values() if entry.get(key) is not None}
+            entry |= {key: check_mask(mask, key, size) for key, mask in masks.items()}
+        except PredictionError as error:
+            raise named(error, n, entry) from None
+        entry["category_id"] = contiguous[category]
+    return content
