@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -236,6 +237,8 @@ def test_an_option_that_would_be_ignored_is_refused(option: tuple, cure: str) ->
 
 
 def test_overfitting_without_any_data_is_a_sentence() -> None:
+    for name in ("d2sa_train", "d2sa_val"):
+        DatasetCatalog.pop(name, None)
     cfg = arcnn.get_config("d2sa", "arcnn", options=["DATASETS.OVERFIT_IMAGES", 5])
     with pytest.raises(FileNotFoundError, match="d2sa_train is not there: notebook 01_prepare"):
         split_records(cfg, "train")

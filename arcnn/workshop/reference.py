@@ -19,6 +19,7 @@ KEPT = (
     "records/1[12]_*.json",
     "runs/*/*/seed*/metrics.json",
     "runs/*/*/seed*/record.json",
+    "runs/*/*/seed*/train/config.yaml",
 )
 MAX_BYTES = 1_000_000
 
