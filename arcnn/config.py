@@ -20,6 +20,13 @@ NO_OPTIONS = {
     "command keeps a run on the CPU",
 }
 
+# detectron2's keys that nothing here reads.
+NO_OPTIONS |= dict.fromkeys(
+    ("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD", "INPUT.CROP.ENABLED")
+    + ("TEST.AUG.ENABLED", "TEST.PRECISE_BN.ENABLED", "TEST.EVAL_PERIOD"),
+    "nothing in the kit reads it",
+)
+
 
 def models_of(dataset: str) -> tuple[str, ...]:
     """The models that have a configuration for a data set: one YAML file each."""

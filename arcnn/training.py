@@ -135,6 +135,11 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
     """Never go on with a run that was started with other settings or on other data."""
     file, data_file = output / "config.yaml", output / "data.json"
     now, data = settings(cfg), split_fingerprint(cfg, "train")
+    if next(output.glob("model_*.pth"), None) and not (file.is_file() and data_file.is_file()):
+        raise ValueError(
+            f"{output} holds weights without the config.yaml and data.json that tell of them. "
+            "Delete that folder to train anew, or choose another results folder to keep it."
+        )
     if file.is_file():
         before = read_settings(file)
         changed = training_differences(now, before)

@@ -24,7 +24,7 @@ from arcnn.reporting import (
 )
 from arcnn.reporting.paper import SETTINGS
 from arcnn.reporting.table import COLUMNS, sentences
-from arcnn.settings import settings, write_settings
+from arcnn.settings import settings, settings_hash, write_settings
 from arcnn.visualization import table1_picture
 from arcnn.workshop.reference import MAX_BYTES, keep
 
@@ -53,11 +53,12 @@ def make_run(results: Path, dataset: str, model: str, seed: int, level: float, *
         "protocol": changes.get("protocol", "cc"),
         "commit": "0123456789",
     }
-    (run / "record.json").write_text(json.dumps(record))
     known = (dataset, model) in paper_table().index and dataset in DATASETS
     options = changes.get("options", [])
     cfg = get_config(dataset, model if known else "arcnn", options=options, seed=seed, device="cpu")
     write_settings(cfg, run / "train" / "config.yaml")
+    record["settings_sha256"] = settings_hash(settings(cfg))
+    (run / "record.json").write_text(json.dumps(record))
     return run
 
 
@@ -185,6 +186,15 @@ def test_runs_made_otherwise_are_never_mixed_and_the_setting_is_named(
     assert sentence.startswith("kins/arcnn/seed1: made with other") and named in sentence
 
 
+def test_numbers_measured_with_other_settings_than_the_runs_are_left_out(results: Path) -> None:
+    run = run_folder(results, "kins", "arcnn", 1)
+    cfg = get_config("kins", "arcnn", options=["TEST.DETECTIONS_PER_IMAGE", 7], seed=1)
+    write_settings(cfg, run / "train" / "config.yaml")
+    (sentence,) = collect_runs(results, ["kins"], MODELS, [0, 1, 2]).left_out
+    assert sentence.startswith("kins/arcnn/seed1: not a whole run")
+    assert "measured with other settings" in sentence
+
+
 def test_switches_of_one_models_head_do_not_set_it_apart_from_the_others(tmp_path: Path) -> None:
     own = {"arcnn": ["MODEL.ARCNN.BIAS", False], "orcnn": ["MODEL.ROI_MASK_HEAD.NUM_CONV", 8]}
     for model in ("arcnn", "orcnn"):
@@ -211,7 +221,9 @@ def test_a_row_made_otherwise_than_the_papers_is_marked_and_gets_no_difference(
     text = to_markdown(table, model_differences(runs, ["kins"]), runs.left_out)
     assert "| ARCNN | ours, other settings | [30.00](runs/kins/arcnn/seed0/record.json) |" in text
     assert f"KINS, ARCNN: not the paper's settings ({named}" in text
-    assert "ours, other settings & " in to_latex(table)
+    latex = to_latex(table)
+    assert "ours, other settings & " in latex
+    assert f"not the paper's settings: {named.split(' ')[0].replace('_', chr(92) + '_')}" in latex
     table1_picture(table)
 
 

@@ -160,6 +160,15 @@ def test_a_run_with_other_settings_is_not_mixed_up(tiny_config) -> None:
         train(tiny_config("arcnn", "SOLVER.BASE_LR", 0.5))
 
 
+@pytest.mark.parametrize("lost", ["config.yaml", "data.json"])
+def test_weights_of_nobody_knows_what_are_not_adopted(lost: str, tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    interrupt(cfg, monkeypatch, 3)
+    (Path(cfg.OUTPUT_DIR) / lost).unlink()
+    with pytest.raises(ValueError, match="holds weights without the config.yaml and data.json"):
+        train(cfg)
+
+
 def test_settings_that_cannot_matter_do_not_keep_a_run_from_going_on(
     tiny_config, monkeypatch
 ) -> None:

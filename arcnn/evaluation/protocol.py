@@ -78,7 +78,7 @@ Metrics = dict[str, dict[str, Any]]  # by task
 METRICS = ("AP", "AP50", "AP75", *(f"AR@{m}" for m in MAX_DETECTIONS))
 
 # What decides a number: another text of one of these is another protocol.
-MODULES = ("protocol", "matching", "masks", "predictions", "uncertainty")
+MODULES = ("protocol", "matching", "masks", "predictions", "uncertainty", "evaluator")
 SOURCES = (
     *(Path(__file__).with_name(f"{module}.py") for module in MODULES),
     Path(arcnn.names.__file__),

@@ -24,10 +24,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def excludes_zero(self) -> bool:
-        """Whether a difference may be claimed."""
-        return self.low > 0 or self.high < 0
-
 
 def image_draws(
     evaluation: Evaluation,

@@ -36,8 +36,9 @@ from arcnn.files import run_folder, sha256, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import MEASURED_WITH, OF_THE_HEAD, read_whole, run_name, unlike_most
-from arcnn.settings import for_training, settings
+from arcnn.reporting.runs import OF_THE_HEAD, few, read_whole, run_name, unlike_most
+from arcnn.settings import MAX_ITER, for_training, settings
+from arcnn.settings import differences as differing
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
@@ -209,8 +210,9 @@ def _made_with(record: dict) -> dict[str, Any]:
     shared = {
         key: value
         for key, value in record["settings"].items()
-        if not key.startswith((*OF_THE_HEAD, "SOLVER.MAX_ITER", "SOLVER.STEPS"))
+        if not key.startswith((*OF_THE_HEAD, "SOLVER.STEPS"))
     }
+    shared[MAX_ITER] /= VARIANTS[record["parameters"]["variant"]].times
     return shared | {key: record["origin"][key] for key in ("trunk_sha256", "dataset")}
 
 
@@ -281,8 +283,13 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
             found = collect_runs(folder, [dataset], [model], [0])
             left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
             for run in found.runs.values():
-                if any(run.settings[key] != reference.settings[key] for key in MEASURED_WITH):
-                    left_out.append(f"{folder.name}: made with other data than the kit's ARCNN")
+                one, other = (
+                    {k: v for k, v in r.settings.items() if not k.startswith(OF_THE_HEAD)}
+                    for r in (run, reference)
+                )
+                if differs := differing(one, other):
+                    made = "made with other data or settings than the kit's ARCNN"
+                    left_out.append(f"{folder.name}: {made} ({few(differs)})")
                     continue
                 for column, interval in intervals(run.draws - reference.draws).items():
                     if interval:

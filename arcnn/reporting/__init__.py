@@ -5,10 +5,9 @@ import lazy_loader
 # Importing a part brings what that part needs, and no more.
 PARTS = {
     "comparison": "TOLERANCE compare",
-    "paper": "paper_table",
     "record": "device versions write_record",
     "runs": "Run collect_runs",
-    "table": "model_differences table1 to_latex to_markdown",
+    "table": "model_differences paper_table table1 to_latex to_markdown",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

@@ -1,9 +1,5 @@
 """What the paper prints (arXiv 2107.07464): Table 1, in percent, and the settings behind it."""
 
-import pandas as pd
-
-from arcnn.names import TABLE_1
-
 # By data set and model, in the order of names.TABLE_1.
 PUBLISHED = {
     ("kins", "orcnn"): (30.57, 19.88, 30.95, 20.6, 36.15),
@@ -18,19 +14,23 @@ PUBLISHED = {
 QUOTED = ("vrs_sp",)  # models whose numbers the paper takes from another paper
 
 # Section 4.2.
-SETTINGS: dict[str, dict[str, float]] = {
+SETTINGS: dict[str, dict[str, float | str]] = {
     dataset: {"SOLVER.IMS_PER_BATCH": images, "SOLVER.BASE_LR": rate, "SOLVER.MAX_ITER": steps}
+    | {"SOLVER.OPTIMIZER": "SGD", "MODEL.RESNETS.DEPTH": 50}
     for dataset, images, rate, steps in (
         ("kins", 4, 0.0025, 48000),
         ("cocoa_cls", 2, 0.0005, 10000),
     )
 }
-# Images of the published files. The paper prints 2,476 for COCOA-cls' training: a misprint.
-IMAGES = {"kins": {"train": 7474, "val": 7517}, "cocoa_cls": {"train": 2276, "val": 1223}}
-
-
-def paper_table() -> pd.DataFrame:
-    """The published numbers: index (dataset, model), the five columns, and ``quoted`` (bool)."""
-    table = pd.DataFrame.from_dict(PUBLISHED, orient="index", columns=list(TABLE_1))
-    table.index = pd.MultiIndex.from_tuples(PUBLISHED, names=["dataset", "model"])
-    return table.assign(quoted=table.index.isin(QUOTED, level="model"))
+# What the published annotation files hold, by data set and split, where it is known. They tell a
+# complete file from a part of one.
+COUNTS: dict[tuple[str, str], dict[str, int]] = {
+    ("kins", "train"): {"images": 7474},
+    ("kins", "val"): {"images": 7517},
+    ("cocoa_cls", "train"): {"images": 2276, "objects": 6763},
+    ("cocoa_cls", "val"): {"images": 1223, "objects": 3799},
+}
+MISPRINT = (
+    "The paper (and papers before it) print 2,476 training images. That is a known misprint: the "
+    "author who printed it first confirmed 2,276."
+)

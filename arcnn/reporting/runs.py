@@ -12,8 +12,8 @@ import pandas as pd
 from arcnn.config import get_config
 from arcnn.files import compact_json, run_folder
 from arcnn.names import MODEL_NAMES, TABLE_1
-from arcnn.reporting.paper import IMAGES, SETTINGS, paper_table
-from arcnn.settings import Settings, differences, read_settings, settings
+from arcnn.reporting.paper import COUNTS, PUBLISHED, SETTINGS
+from arcnn.settings import Settings, differences, read_settings, settings, settings_hash
 
 logger = logging.getLogger(__name__)
 Key = TypeVar("Key")
@@ -119,6 +119,8 @@ def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
     made_with = read_settings(folder / "train" / "config.yaml")
     if list(draws.columns) != list(TABLE_1):
         raise ValueError("draws.csv has other columns than Table 1")
+    if record["settings_sha256"] != settings_hash(made_with):
+        raise ValueError("measured with other settings than those in its config.yaml")
     data = record["tested_on"]
     measured = (record["protocol"], len(draws), data["images"], data["used"])
     measured_with = dict(zip(MEASURED_WITH, measured, strict=True))
@@ -146,17 +148,18 @@ def departures(
     found = []
     if overfit := made_with.get("DATASETS.OVERFIT_IMAGES"):
         found.append(f"measured on its own {overfit} training images")
-    if (dataset, model) not in paper_table().index:
+    if (dataset, model) not in PUBLISHED:
         return found
     papers = settings(get_config(dataset, model)) | SETTINGS[dataset]
     stated_first = sorted(papers, key=lambda key: key not in SETTINGS[dataset])
     for key in stated_first:
         if key != "SEED" and made_with.get(key) != papers[key]:
             found.append(f"{key} {made_with.get(key)} instead of {papers[key]}")
-    for split, images in IMAGES[dataset].items():
-        own = used.get(split, {}).get("images", "unknown")
-        if own != images:
-            found.append(f"{own} of {images} images of {split}")
+    for (of, split), counts in COUNTS.items():
+        for what, count in counts.items() if of == dataset else ():
+            own = used.get(split, {}).get(what, "unknown")
+            if own != count:
+                found.append(f"{own} of {count} {what} of {split}")
     return found
 
 

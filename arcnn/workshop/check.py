@@ -43,13 +43,18 @@ class Report:
     skipped_objects: int = 0
     seconds: float = 0.0
 
+    @property
+    def no_images(self) -> bool:
+        """Whether their folder is absent or empty, which is said once."""
+        return "no images" in self.counts.get("error", {})
+
     def add(self, problems: Sequence[Problem]) -> None:
         """Count problems and list them, unless there are very many of a kind."""
         for problem in problems:
             kinds = self.counts.setdefault(problem.action, {})
             kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-            told = problem.kind == "missing image" and "no images" in self.counts.get("error", {})
-            if kinds[problem.kind] <= LISTED and not told:
+            in_a_missing_folder = problem.kind == "missing image" and self.no_images
+            if kinds[problem.kind] <= LISTED and not in_a_missing_folder:
                 self.problems.append(problem)
             self.skipped_objects += problem.lost
             self.objects += problem.lost

@@ -126,6 +126,7 @@ def check_choices(profile: dict[str, Any]) -> None:
             raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
     try:
         for dataset in profile["datasets"]:
-            get_config(dataset, profile["models"][0], options=profile["options"])
+            for more in ([], profile["ablation"]["options"]):
+                get_config(dataset, profile["models"][0], options=[*profile["options"], *more])
     except ValueError as error:
         raise ProfileError(f"profile {profile['profile']}: {error}") from error

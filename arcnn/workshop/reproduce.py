@@ -112,8 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_choices(profile)
         results = check_folders(profile)
         name_own_classes(profile)
+        # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
+        held = lock(results / ".lock")
+        if held is None:
+            raise ProfileError(
+                f"another run is at work in {results}; wait for it, or choose another folder with "
+                "RESULTS=<folder>."
+            )
+        os.set_inheritable(held.fileno(), True)
         check_earlier_results(profile, results, chosen)
-    except (ProfileError, AnnotationError) as error:
+    except (OSError, ValueError) as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
     try:
@@ -159,17 +167,7 @@ def write_parameters(profile: dict[str, Any], results: Path) -> Path:
 
 
 def run_snakemake(profile: dict[str, Any], results: Path, chosen: argparse.Namespace) -> int:
-    """Become Snakemake, for a checked profile. Returns only if another run is at work."""
-    # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
-    held = lock(results / ".lock")
-    if held is None:
-        print(
-            f"make reproduce: another run is at work in {results}; wait for it, or choose "
-            "another folder with RESULTS=<folder>.",
-            file=sys.stderr,
-        )
-        return 2
-    os.set_inheritable(held.fileno(), True)
+    """Become Snakemake, for a checked profile; does not return."""
     slots, train_threads = share_cores(profile, chosen.cores)
     configuration = write_parameters(profile, results)
     command = [sys.executable, "-m", "snakemake", chosen.target]

@@ -1,23 +1,13 @@
-"""What is known about the published data sets: their counts, and where their files come from.
+"""What is known about the published data sets: where their files come from.
 
-Counts are of the published annotation files. They tell a complete file from a part of one; a copy
-that was filtered by somebody differs, and the report says so without calling it an error. The table
+A copy that was filtered by somebody has other counts than the published files, and the report says
+so without calling it an error. The table
 in ``data/README.md`` says what :data:`SOURCES` says; a test holds it to that.
 """
 
 from typing import NamedTuple
 
-# By data set and split: images and, where known, instances.
-COUNTS: dict[tuple[str, str], dict[str, int]] = {
-    ("kins", "train"): {"images": 7474},
-    ("kins", "val"): {"images": 7517},
-    ("cocoa_cls", "train"): {"images": 2276, "instances": 6763},
-    ("cocoa_cls", "val"): {"images": 1223, "instances": 3799},
-}
-MISPRINT = (
-    "The paper (and papers before it) print 2,476 training images. That is a known misprint: the "
-    "author who printed it first confirmed 2,276."
-)
+from arcnn.reporting.paper import COUNTS, MISPRINT
 
 
 class Source(NamedTuple):
@@ -96,6 +86,7 @@ def compare_counts(dataset: str, split: str, images: int, instances: int) -> lis
     """Sentences about a split's counts against the published ones; empty where none are known."""
     here, sentences = {"images": images, "instances": instances}, []
     for what, published in COUNTS.get((dataset, split), {}).items():
+        what = what.replace("objects", "instances")
         verdict = "as published" if here[what] == published else f"published are {published:,}"
         sentences.append(f"{dataset} {split}: {here[what]:,} {what}, {verdict}.")
     return sentences + [MISPRINT] * ((dataset, split) == ("cocoa_cls", "train"))
