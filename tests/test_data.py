@@ -328,3 +328,30 @@ def test_a_plain_script_stays_one_process(tmp_path):
 
     cores = answer("-c", script.read_text())
     assert answer(str(script)) == 1 <= cores
+
+
+def test_an_image_that_is_left_out_changes_the_fingerprint_of_what_is_used(tmp_path: Path) -> None:
+    images = [{"id": k, "file_name": f"{k}.png", "height": 10, "width": 12} for k in (3, 4)]
+    content = {"images": images, "categories": [{"id": 4, "name": "car"}], "annotations": []}
+    for k in (3, 4):
+        content["annotations"].append(schema("cocoa_cls") | {"id": k, "image_id": k})
+    own = tmp_path / "own"
+    (own / "val").mkdir(parents=True)
+    for k in (3, 4):
+        Image.new("RGB", (12, 10)).save(own / "val" / f"{k}.png")
+    (own / "val.json").write_text(json.dumps(content))
+
+    def taken() -> dict:
+        register_dataset("own", tmp_path, max_skipped=1.0)
+        return fingerprint("own", tmp_path)
+
+    before, again = taken(), taken()
+    assert before == again
+    (own / "val" / "4.png").unlink()
+    after = taken()
+    assert after["sha256"] == before["sha256"]
+    assert (after["used"]["val"]["images"], before["used"]["val"]["images"]) == (1, 2)
+    assert after["used"]["val"]["used"] != before["used"]["val"]["used"]
+    content["annotations"][0]["visible_mask"] = content["annotations"][0]["segmentation"]
+    (own / "val.json").write_text(json.dumps(content))
+    assert taken()["used"]["val"]["used"] != after["used"]["val"]["used"]

@@ -786,7 +786,15 @@ def test_an_edited_protocol_is_another_protocol(edited, tmp_path, monkeypatch):
 
 def test_the_version_covers_what_decides_a_number():
     names = {source.stem for source in protocol.SOURCES}
-    assert names == {"protocol", "matching", "masks", "predictions", "uncertainty", "names"}
+    assert names == {
+        "protocol",
+        "matching",
+        "masks",
+        "predictions",
+        "uncertainty",
+        "evaluator",
+        "names",
+    }
     assert all(source.is_file() for source in protocol.SOURCES)
 
 

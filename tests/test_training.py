@@ -216,7 +216,7 @@ def test_two_trainings_never_share_a_folder(tiny_config) -> None:
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
     path = str(Path(cfg.OUTPUT_DIR) / ".lock")
-    other = context.Process(target=hold_lock, args=(path, held, release))
+    other = context.Process(target=hold_lock, args=(path, held, release), daemon=True)
     other.start()
     held.wait(60)
     with pytest.raises(BlockingIOError, match=rf"process {other.pid} trains in .* already"):
