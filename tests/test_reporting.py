@@ -224,7 +224,8 @@ def test_a_row_made_otherwise_than_the_papers_is_marked_and_gets_no_difference(
     latex = to_latex(table)
     assert "ours, other settings & " in latex
     assert f"not the paper's settings: {named.split(' ')[0].replace('_', chr(92) + '_')}" in latex
-    table1_picture(table)
+    shown = " ".join(text.get_text() for text in table1_picture(table).axes[0].texts)
+    assert f"ARCNN: not the paper's settings ({named}" in shown
 
 
 def test_a_shortened_split_is_marked(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ HOW_SURE = (
     "trainings of the same model differ by up to two points of AP."
 )
 NO_RUN = "no run"
+OTHERWISE = "ours, other settings"
 
 
 def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequence[str]) -> str:
@@ -192,7 +193,7 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
             source = "quoted by the paper" if first.quoted else "paper"
             lines.append((name, source, [(f"{paper:.2f}", "") for paper in cells.paper], first))
         if first.seeds:
-            source = "ours, other settings" if first.departures else "ours"
+            source = OTHERWISE if first.departures else "ours"
             lines.append((name, source, [_ours(row) for row in cells.itertuples()], first))
         elif not first.quoted:
             lines.append((name, "ours", [(NO_RUN, "")] * len(COLUMNS), first))

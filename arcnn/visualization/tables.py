@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from arcnn.names import TABLE_1, dataset_title
-from arcnn.reporting.table import table_lines
+from arcnn.reporting.table import OTHERWISE, table_lines
 from arcnn.visualization.style import INK, TASK_COLORS, figure_function, model_style
 
 PALE = "#888888"
@@ -22,6 +22,7 @@ def table1_picture(table: pd.DataFrame) -> Figure:
     """
     blocks = [(d, table_lines(rows)) for d, rows in table.groupby("dataset", sort=False)]
     height = sum(len(lines) + 2 for _, lines in blocks) + 0.5
+    height += 0.8 * sum(source == OTHERWISE for _, lines in blocks for _, source, *_ in lines)
     figure, axes = plt.subplots(figsize=(10, 0.27 * height))
     axes.set(xlim=(0, 10), ylim=(height, 0))
     axes.set_axis_off()
@@ -49,4 +50,10 @@ def table1_picture(table: pd.DataFrame) -> Figure:
                 axes.text(10, y, str(first.seeds), ha="right", va="center", fontsize=9)
         y += 1
         axes.axhline(y - 0.45, color=INK, linewidth=0.6)
+        others = {m: first for m, source, _, first in lines if source == OTHERWISE}
+        for model, first in others.items():
+            note = f"{model}: not the paper's settings ({first.departures})"
+            axes.text(0, y, note, va="center", fontsize=6.5, color=PALE)
+            y += 0.7
+        y += 0.3 if others else 0
     return figure
