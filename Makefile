@@ -23,7 +23,7 @@ $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce ablation reference test bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce ablation start reference test bench lab lock clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -59,6 +59,11 @@ reproduce ablation: environment
 	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
+
+# What trainings on tabletop start from: an hour on one core. The result lies in data/start/.
+start: environment
+	@$(python) -m arcnn.workshop.reproduce --profile start --target start $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.workshop.start $(if $(RESULTS),--results-root "$(RESULTS)")
 
 reference: environment
 	@$(python) -m arcnn.workshop.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
@@ -112,6 +117,7 @@ help:
 	@echo "make lab            JupyterLab in the environment [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...]"
 	@echo "make reference      keep the small files of a profile's results in results/reference/"
+	@echo "make start          train the weights that trainings on tabletop start from anew"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml [LOCK_ARGS=--upgrade]"
 	@echo "make clean          remove the environment and caches"
 	@echo "make clean-data     remove the generated data set"

@@ -126,7 +126,5 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
 def _on_this_machine(cfg: CfgNode, device: str | None, output_dir: str | Path) -> CfgNode:
     cfg.OUTPUT_DIR = str(output_dir)
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # Half precision is a GPU's business.
-    cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
     cfg.freeze()
     return cfg

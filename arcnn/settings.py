@@ -20,7 +20,6 @@ Settings = dict[str, Any]
 WITHOUT_EFFECT = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",
-    "SOLVER.AMP.ENABLED",
     "SOLVER.CHECKPOINT_PERIOD",
     "DATALOADER.NUM_WORKERS",
 )

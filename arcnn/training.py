@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
@@ -26,7 +26,13 @@ from arcnn.files import hold, write_json
 from arcnn.names import MASK_KINDS
 from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
-from arcnn.weights import FINAL_WEIGHTS, Checkpointer, Checkpoints, load_initial_weights
+from arcnn.weights import (
+    FINAL_WEIGHTS,
+    Checkpointer,
+    Checkpoints,
+    load_initial_weights,
+    start_record,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +90,7 @@ def _train(cfg: CfgNode, output: Path) -> Training:
     optimizer = build_optimizer(cfg, model)
 
     # The loader is attached below: what it gives depends on where the training starts.
-    trainer_class = _AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-    trainer = trainer_class(model, [], optimizer)
+    trainer = build_trainer(cfg, model, optimizer)
     checkpointer = Checkpointer(model, str(output), trainer=trainer)
     # Before loading: the hooks' state (the scheduler's) is part of the checkpoint.
     trainer.register_hooks(
@@ -108,10 +113,51 @@ def _train(cfg: CfgNode, output: Path) -> Training:
 
     loader = build_train_loader(cfg, records, first)
     trainer.reset_data_loader(lambda: loader)
-    session = Session(output / SESSIONS, start, first)
-    trainer.train(first, last)
+    session = Session(output / SESSIONS, start, first, str(precision(cfg)).removeprefix("torch."))
+    try:
+        trainer.train(first, last)
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"{error}\nIt was computed in {session.line['precision']}: the options "
+            '["SOLVER.AMP.ENABLED", False] compute in float32; a lower SOLVER.BASE_LR may help too.'
+        ) from error
     session.end(last)
     return Training(weights, last - first, start)
+
+
+def precision(cfg: CfgNode) -> torch.dtype:
+    """What a training of this configuration computes in, on this machine.
+
+    With ``SOLVER.AMP.ENABLED`` float16 on a GPU, and bfloat16 on a CPU that has instructions for
+    it (AVX512_BF16 or AMX, asked of torch); float32 otherwise.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return torch.float32
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        return torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def build_trainer(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainerBase:
+    """detectron2's trainer for the :func:`precision`, still without a loader."""
+    if precision(cfg) == torch.float16:
+        return _AMPTrainer(model, [], optimizer)
+    if precision(cfg) == torch.bfloat16:  # which needs no scaling of the loss
+        return SimpleTrainer(_InBFloat16(model), [], optimizer)
+    return SimpleTrainer(model, [], optimizer)
+
+
+class _InBFloat16(nn.Module):
+    """A model whose convolutions and linear layers are computed in bfloat16, on a CPU."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(batch)
 
 
 class _AMPTrainer(AMPTrainer):
@@ -134,7 +180,7 @@ class SeedEveryStep(HookBase):
 def _check_same_run(cfg: CfgNode, output: Path) -> None:
     """Never go on with a run that was started with other settings or on other data."""
     file, data_file = output / "config.yaml", output / "data.json"
-    now, data = settings(cfg), split_fingerprint(cfg, "train")
+    now, data = settings(cfg), trained_on(cfg)
     if next(output.glob("model_*.pth"), None) and not (file.is_file() and data_file.is_file()):
         raise ValueError(
             f"{output} holds weights without the config.yaml and data.json that tell of them. "
@@ -157,7 +203,15 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
     write_json(data_file, data)
 
 
+def trained_on(cfg: CfgNode) -> dict[str, Any]:
+    """The content of ``data.json``: the fingerprint of the training split, and the SHA-256 of the
+    kit's own start, if a training begins there."""
+    return split_fingerprint(cfg, "train") | {"start": start_record(cfg).get("sha256")}
+
+
 def _data_difference(now: dict, before: dict) -> list[str]:
+    if now["start"] != before.get("start"):
+        return ["the kit's start is another file now"]
     if now["used"] == before.get("used"):
         return []
     counts = (f"{d.get('images')} images with {d.get('objects')} objects" for d in (now, before))
@@ -170,11 +224,12 @@ class Session:
     One that was killed has no end.
     """
 
-    def __init__(self, file: Path, start: str, first: int) -> None:
+    def __init__(self, file: Path, start: str, first: int, computed_in: str) -> None:
         self.file = file
         self.earlier = read_sessions(file.parent)
         self.began = time.time()
         self.line = {"start": start, "first": first, "last": None, "device": device()}
+        self.line |= {"precision": computed_in}
         self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
         self._write()
 
@@ -212,7 +267,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         # A fused step takes the loss's scale out of the gradients only after they were clipped.
-        fused=not cfg.SOLVER.AMP.ENABLED,
+        fused=precision(cfg) != torch.float16,
     )
 
 

@@ -1,21 +1,38 @@
 """Weights on disk: checkpoints, what a training starts from, and what it ended with."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import Detectron2Handler, PathManager
-from iopath.common.file_io import get_cache_dir
+from iopath.common.file_io import PathHandler, get_cache_dir
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from arcnn.config import load_config
-from arcnn.files import write_whole
+from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
+from arcnn.files import ROOT, sha256, write_whole
 
 FINAL_WEIGHTS = "model_final.pth"
+KIT = "arcnn://"  # a file of the kit, wherever the kit lies
+
+
+class _KitFiles(PathHandler):
+    def _get_supported_prefixes(self) -> list[str]:
+        return [KIT]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return str(ROOT / path.removeprefix(KIT))
+
+
+PathManager.register_handler(_KitFiles())
 
 
 class TrainedModel(NamedTuple):
@@ -56,6 +73,11 @@ class Checkpointer(DetectionCheckpointer):
     def has_checkpoint(self) -> bool:
         return bool(self.checkpoints())
 
+    def _load_file(self, filename: str) -> dict:
+        if filename.endswith(".safetensors"):
+            return {"model": load_file(filename)}
+        return super()._load_file(filename)
+
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         self.incompatible = incompatible  # in the place of a coloured line for each key
 
@@ -87,39 +109,93 @@ PARTS = {
     "backbone": "the FPN",
     "proposal_generator": "the RPN",
     "roi_heads.box": "the box head",
+    "roi_heads.mask_head.amodal_head.conv": "the joint",
+    "roi_heads.mask_head.amodal_head": "the amodal mask head",
+    "roi_heads.mask_head.visible_head": "the visible mask head",
+    "roi_heads.mask_head.occlusion_head": "the occlusion mask head",
     "roi_heads.mask": "the mask heads",
 }
 
 
-def _part(key: str) -> str:
-    return next((name for prefix, name in PARTS.items() if key.startswith(prefix)), key)
+def _parts(keys: list[str]) -> str:
+    names = (next((name for start, name in PARTS.items() if k.startswith(start)), k) for k in keys)
+    return ", ".join(dict.fromkeys(names)) or "nothing"
 
 
 def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
     """Load ``MODEL.WEIGHTS`` into the checkpointer's model.
 
     Returns:
-        A sentence: what was loaded, and which parts are new.
+        A sentence: what was loaded, which parts are new, and which of the file were not taken.
 
     Raises:
         FileNotFoundError: see :func:`initial_weights`.
-        ValueError: a weight of the ResNet is missing or of another shape.
+        ValueError: a weight of the ResNet is missing or of another shape, of the kit's own start
+            any weight that is not of a new mask head; or see :func:`check_start`.
     """
-    checkpointer.load(initial_weights(cfg))
+    file = initial_weights(cfg)
+    own = cfg.MODEL.WEIGHTS.startswith(KIT)
+    if own:
+        check_start(Path(file), cfg)
+    checkpointer.load(file)
     misfits = checkpointer.incompatible
-    new = [*misfits.missing_keys, *(key for key, *_ in misfits.incorrect_shapes)]
+    reshaped = [key for key, *_ in misfits.incorrect_shapes]
     # Some model zoos fold the statistics of normalisation layers into their weights.
+    new = [*misfits.missing_keys, *reshaped]
     new = [key for key in new if ".norm.running_" not in key and "num_batches" not in key]
-    backbone = [key for key in new if key.startswith("backbone.bottom_up")]
-    if backbone:
-        more = f" and {len(backbone) - 1} others" if len(backbone) > 1 else ""
+    # A detector of a model zoo has other classes, and so another last layer; the kit's has not.
+    needed = [key for key in new if key.startswith("backbone.bottom_up")]
+    if own:
+        needed = [key for key in new if not key.startswith("roi_heads.mask_head")] + reshaped
+    if needed := sorted(needed):
+        more = f" and {len(needed) - 1} others" if len(needed) > 1 else ""
         raise ValueError(
-            f"MODEL.WEIGHTS, {cfg.MODEL.WEIGHTS}, does not fit this backbone: it has no "
-            f"{backbone[0]}{more}. Give weights of a ResNet-{cfg.MODEL.RESNETS.DEPTH} as "
-            'detectron2 or its model zoo names them, or "" to start from random weights.'
+            f"MODEL.WEIGHTS, {cfg.MODEL.WEIGHTS}, does not fit this network: it has no "
+            f"{needed[0]}{more} of this shape. Give weights of a ResNet-"
+            f"{cfg.MODEL.RESNETS.DEPTH} as detectron2 or its model zoo names them, or "
+            '"" to start from random weights.'
         )
-    parts = ", ".join(dict.fromkeys(map(_part, new))) or "nothing"
-    return f"Started from {cfg.MODEL.WEIGHTS}; new: {parts}."
+    left = f"; not taken: {_parts(misfits.unexpected_keys)}" if misfits.unexpected_keys else ""
+    return f"Started from {cfg.MODEL.WEIGHTS}; new: {_parts(new)}{left}."
+
+
+def start_record(cfg: CfgNode) -> dict[str, Any]:
+    """The record beside the kit's own start that ``cfg`` begins from; empty for another start.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if not cfg.MODEL.WEIGHTS.startswith(KIT):
+        return {}
+    file = Path(initial_weights(cfg)).with_suffix(".json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: {REMAKE_START}")
+    return json.loads(file.read_text())
+
+
+REMAKE_START = "get data/start from the kit's repository again, or make it with `make start`."
+
+
+def check_start(file: Path, cfg: CfgNode) -> None:
+    """Is this the published start, for these classes and this drawing?
+
+    Raises:
+        FileNotFoundError: the file or its record is not there.
+        ValueError: it is cut off or altered, or is for other data.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: {REMAKE_START}")
+    if sha256(file) != start_record(cfg)["sha256"]:
+        raise ValueError(f"{file} is cut off or altered: {REMAKE_START}")
+    with safe_open(file, "pt") as weights:
+        made_for = weights.metadata()
+    classes = ",".join(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    for what, now in (("classes", classes), ("drawing", str(DRAWING_VERSION))):
+        if made_for.get(what) != now:
+            raise ValueError(
+                f"{file} was trained on {what} {made_for.get(what)}, and the data have {now}. "
+                'Make another start with `make start`, or take "" as MODEL.WEIGHTS.'
+            )
 
 
 def initial_weights(cfg: CfgNode) -> str:

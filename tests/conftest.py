@@ -14,6 +14,7 @@ from arcnn.data.tabletop import make_tabletop
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 TINY = [
+    *("MODEL.WEIGHTS", ""),  # the published start is of another size
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 6, "SOLVER.WARMUP_ITERS", 1),
     *("SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FPN.OUT_CHANNELS", 16),
     *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),

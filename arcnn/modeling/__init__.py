@@ -14,6 +14,7 @@ from arcnn.modeling.mask_heads import (
     ARCNNMaskHead,
     JigsawConv,
     ORCNNMaskHead,
+    PiecesMaskHead,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MaskLogits",
     "MaskTargets",
     "ORCNNMaskHead",
+    "PiecesMaskHead",
     "build_short_resnet_fpn_backbone",
     "mask_losses",
     "mask_targets",

@@ -81,7 +81,7 @@ def own_class_losses(
     rows = torch.arange(len(classes), device=classes.device)
     return {
         f"loss_{kind}_mask": F.binary_cross_entropy_with_logits(
-            maps[rows, classes], getattr(targets, kind).to(maps.dtype)
+            maps[rows, classes].float(), getattr(targets, kind).float()
         )
         for kind, maps in logits._asdict().items()
         if maps is not None

@@ -20,6 +20,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from arcnn.modeling.losses import MaskLogits, mask_losses
+from arcnn.names import MASK_KINDS
 
 
 def piece_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:
@@ -65,6 +66,31 @@ class AmodalMaskHead(nn.Module, abc.ABC):
             for image, masks in zip(instances, maps[rows, classes].split(counts), strict=True):
                 image.set(f"pred_{kind}_masks", masks)
         return instances
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class PiecesMaskHead(AmodalMaskHead):
+    """One head for each mask kind, side by side: what the models start from, itself none of them.
+
+    No joint and no subtraction takes part, so that none of the three is favoured: each takes the
+    heads that it has, by their names.
+
+    Args:
+        heads: three equal heads by mask kind, each giving ``(R, C, M, M)`` logits.
+    """
+
+    @configurable
+    def __init__(self, *, heads: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for kind, head in heads.items():
+            self.add_module(f"{kind}_head", head)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        return {"heads": {kind: piece_head(cfg, input_shape) for kind in MASK_KINDS}}
+
+    def layers(self, x: Tensor) -> MaskLogits:
+        return MaskLogits(**{kind: getattr(self, f"{kind}_head").layers(x) for kind in MASK_KINDS})
 
 
 class JigsawConv(nn.Module):

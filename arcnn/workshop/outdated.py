@@ -28,7 +28,7 @@ from arcnn.settings import (
     training_differences,
     write_settings,
 )
-from arcnn.weights import FINAL_WEIGHTS
+from arcnn.weights import FINAL_WEIGHTS, start_record
 
 
 class Outdated(NamedTuple):
@@ -127,8 +127,11 @@ def _compare(run: _Run, data: _Data, found: Outdated) -> None:
     changed = training_differences(now, before)
     if (train / FINAL_WEIGHTS).is_file() and now[MAX_ITER] != before.get(MAX_ITER):
         changed = changed or [f"{MAX_ITER}: now {now[MAX_ITER]}, before {before.get(MAX_ITER)}"]
-    if data.differs(run, "train", _read(train / "data.json")):
+    made_with = _read(train / "data.json")
+    if data.differs(run, "train", made_with):
         changed.append("the training data")
+    if made_with and start_record(run.cfg).get("sha256") != made_with.get("start"):
+        changed.append("the weights that it started from")
     if changed:
         found.trainings.append(_sentence(run.folder, changed))
         return

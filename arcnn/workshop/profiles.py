@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "seeds": None,
     "options": [],  # detectron2 overrides: [KEY, VALUE, ...], perhaps grouped in lists
     "max_skipped": 0.01,  # share of the objects that may be left out
-    "tabletop": {},  # what is drawn: train_images, val_images
+    "tabletop": {},  # what is drawn: train_images, val_images, data_seed
     "figure5_class": {},  # the class of Figure 5, by data set
     "ablation": {},
     "data_root": "",
@@ -36,6 +36,7 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
 _COUNT, _TEXT, _LIST = {"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "array"}
+_SEED = {"type": "integer", "minimum": 0}
 _NAMES = _LIST | {"items": _TEXT}
 
 
@@ -46,10 +47,10 @@ def _entries(**properties: dict) -> dict[str, Any]:
 SCHEMA = _entries(
     datasets=_NAMES,
     models=_NAMES,
-    seeds=_LIST | {"items": {"type": "integer", "minimum": 0}},
+    seeds=_LIST | {"items": _SEED},
     options=_LIST,
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
-    tabletop=_entries(train_images=_COUNT, val_images=_COUNT),
+    tabletop=_entries(train_images=_COUNT, val_images=_COUNT, data_seed=_SEED),
     figure5_class={"type": "object", "additionalProperties": _TEXT},
     ablation=_entries(trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, whole=_NAMES, options=_LIST),
     data_root=_TEXT,

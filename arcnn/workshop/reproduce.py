@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
     )
-    parser.add_argument("--target", default="all", choices=("all", "ablation"))
+    parser.add_argument("--target", default="all", choices=("all", "ablation", "start"))
     parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
     chosen = parser.parse_args(arguments)
     try:
