@@ -1,10 +1,12 @@
 """Weights on disk: checkpoints, what a training starts from, and what it ended with."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -22,6 +24,7 @@ from arcnn.files import ROOT, sha256, write_whole
 
 FINAL_WEIGHTS = "model_final.pth"
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
+TORCHVISION = "torchvision://"  # its ResNet of that name, trained on ImageNet
 
 
 class _KitFiles(PathHandler):
@@ -32,7 +35,34 @@ class _KitFiles(PathHandler):
         return str(ROOT / path.removeprefix(KIT))
 
 
+class _TorchvisionResNets(PathHandler):
+    def _get_supported_prefixes(self) -> list[str]:
+        return [TORCHVISION]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        name = path.removeprefix(TORCHVISION)
+        file = Path(get_cache_dir()) / "arcnn" / f"{name}.pth"
+        if not file.is_file():
+            state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(
+                progress=True, check_hash=True
+            )
+            layers = {k: v for k, v in state.items() if not k.startswith("fc.")}
+            renamed = {f"backbone.bottom_up.{as_detectron2(k)}": v for k, v in layers.items()}
+            write_whole(file, lambda partial: torch.save(renamed, partial))
+        return str(file)
+
+
+def as_detectron2(key: str) -> str:
+    """detectron2's name of a weight of torchvision's ResNets: "layer1.0.bn2.bias" is
+    "res2.0.conv2.norm.bias"."""
+    key = key if key.startswith("layer") else f"stem.{key}"
+    key = re.sub(r"^layer(\d)", lambda stage: f"res{int(stage[1]) + 1}", key)
+    key = re.sub(r"bn(\d)", r"conv\1.norm", key)
+    return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
 PathManager.register_handler(_KitFiles())
+PathManager.register_handler(_TorchvisionResNets())
 
 
 class TrainedModel(NamedTuple):
@@ -133,7 +163,12 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
         ValueError: a weight of the ResNet is missing or of another shape, of the kit's own start
             any weight that is not of a new mask head; or see :func:`check_start`.
     """
-    file = initial_weights(cfg)
+    try:
+        file = initial_weights(cfg)
+    except FileNotFoundError as error:
+        if not cfg.MODEL.WEIGHTS.startswith(TORCHVISION):
+            raise
+        return f"Started from random weights: {error}"  # a help, and no part of a published setting
     own = cfg.MODEL.WEIGHTS.startswith(KIT)
     if own:
         check_start(Path(file), cfg)
@@ -209,7 +244,7 @@ def initial_weights(cfg: CfgNode) -> str:
         return PathManager.get_local_path(weights)
     except Exception as error:  # urllib, http and OS errors of every kind end up here
         if not weights.startswith(Detectron2Handler.PREFIX):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: {weights} is not there") from error
+            raise FileNotFoundError(f"MODEL.WEIGHTS: {weights} is not there ({error})") from error
         name = weights.removeprefix(Detectron2Handler.PREFIX)
         place = Path(get_cache_dir()) / "detectron2" / name
         raise FileNotFoundError(

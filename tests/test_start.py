@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors import safe_open
 
 from arcnn import training, weights
@@ -137,6 +138,46 @@ def test_a_run_from_another_start_is_another_run(tiny_config, monkeypatch) -> No
     monkeypatch.setattr(training, "start_record", lambda cfg: {"sha256": "another"})
     with pytest.raises(ValueError, match="the kit's start is another file now"):
         train(cfg)
+
+
+# ---- torchvision's ResNets, for real photos
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_of_torchvision_computes_the_same(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "get_cache_dir", lambda: str(tmp_path))
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(type(published), "get_state_dict", lambda *_, **__: theirs.state_dict())
+    wide = 64 if name == "resnet18" else 256
+    options = ["MODEL.WEIGHTS", f"torchvision://{name}", "MODEL.RESNETS.DEPTH", int(name[6:])]
+    options += ["MODEL.RESNETS.RES2_OUT_CHANNELS", wide, "MODEL.RESNETS.STRIDE_IN_1X1", False]
+    cfg = get_config("own", "arcnn", options=options, device="cpu")
+    network = weights.build_model(cfg).eval()
+    new = (
+        "the FPN, the RPN, the box head, the visible mask head, the occlusion mask head, the joint"
+    )
+    assert start(cfg, network) == f"Started from torchvision://{name}; new: {new}."
+    image = torch.rand(1, 3, 64, 64)
+    x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image))))
+    for k in (1, 2, 3, 4):
+        x = getattr(theirs, f"layer{k}")(x)
+    ours = network.backbone.bottom_up(image)["res5"]
+    assert torch.allclose(ours, x, atol=1e-4)
+
+
+def test_without_a_network_it_says_so_and_starts_from_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "get_cache_dir", lambda: str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    published = torchvision.models.get_model_weights("resnet18").DEFAULT
+    monkeypatch.setattr(type(published), "get_state_dict", unreachable)
+    cfg = get_config("own", "arcnn", options=["MODEL.WEIGHTS", "torchvision://resnet18"])
+    sentence = start(cfg, torch.nn.Identity())
+    assert sentence.startswith("Started from random weights") and "no network" in sentence
 
 
 # ---- bfloat16
