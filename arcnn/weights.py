@@ -190,7 +190,8 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
             f"{cfg.MODEL.RESNETS.DEPTH} as detectron2 or its model zoo names them, or "
             '"" to start from random weights.'
         )
-    left = f"; not taken: {_parts(misfits.unexpected_keys)}" if misfits.unexpected_keys else ""
+    left = [key for key in misfits.unexpected_keys if "num_batches" not in key]
+    left = f"; not taken: {_parts(left)}" if left else ""
     return f"Started from {cfg.MODEL.WEIGHTS}; new: {_parts(new)}{left}."
 
 
