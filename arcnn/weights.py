@@ -13,7 +13,7 @@ from iopath.common.file_io import get_cache_dir
 from torch import nn
 
 from arcnn.config import load_config
-from arcnn.files import write_whole
+from arcnn.files import write_atomically
 
 FINAL_WEIGHTS = "model_final.pth"
 
@@ -38,7 +38,7 @@ class Checkpointer(DetectionCheckpointer):
         self._write(name, {"model": self.model.state_dict()})
 
     def _write(self, name: str, content: dict) -> None:
-        write_whole(self.file(name), lambda partial: torch.save(content, partial))
+        write_atomically(self.file(name), lambda partial: torch.save(content, partial))
 
     def file(self, name: str) -> Path:
         """Where a name lies."""

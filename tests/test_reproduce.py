@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from arcnn.config import CONFIG_DIR, load_config
-from arcnn.experiments import whole_trainings
+from arcnn.experiments import network_differences
 from arcnn.files import NOTEBOOKS, PROFILES
 from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.outdated import Outdated, find_outdated
@@ -24,7 +24,7 @@ REPRODUCE = [sys.executable, "-m", "arcnn.workshop.reproduce"]
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
-def test_every_profile_is_whole(name: str) -> None:
+def test_every_profile_is_complete(name: str) -> None:
     profile = load_profile(name)
     assert set(profile) == {"profile", *DEFAULTS}
     check_choices(profile)
@@ -38,10 +38,10 @@ def test_every_profile_is_whole(name: str) -> None:
         ("seeds", [], "seeds is empty"),
         ("options", ["SOLVER.MAX_ITR", 5], "SOLVER.MAX_ITR"),
         ("options", ["SOLVER.MAX_ITER"], "KEY, VALUE"),
-        ("ablation", {"trunk": "resnet", "variants": [], "whole": []}, "the trunk is one of"),
-        ("ablation", {"trunk": "orcnn", "variants": ["half"], "whole": []}, 'variant "half"'),
-        ("ablation", {"trunk": "orcnn", "variants": [], "whole": ["half"]}, 'variant "half"'),
-        ("ablation", {"trunk": "orcnn", "variants": [], "whole": ["add-logits-long"]}, "alone"),
+        ("ablation", {"trunk": "resnet", "variants": [], "networks": []}, "the trunk is one of"),
+        ("ablation", {"trunk": "orcnn", "variants": ["half"], "networks": []}, 'variant "half"'),
+        ("ablation", {"trunk": "orcnn", "variants": [], "networks": ["half"]}, 'variant "half"'),
+        ("ablation", {"trunk": "orcnn", "variants": [], "networks": ["add-logits-long"]}, "alone"),
     ],
 )
 def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:
@@ -159,13 +159,13 @@ def test_the_ablation_runs_on_top_of_it(smoke: Path) -> None:
     for name in ("ablation.png", "ablation.csv", "occlusion_order.png"):
         assert (smoke / name).stat().st_size > 100
     record = json.loads(next((smoke / "records").glob("11_*.json")).read_text())
-    assert "own-bias-logits-normal amodal AP" in record["metrics"]["whole"]
+    assert "own-bias-logits-normal amodal AP" in record["metrics"]["networks"]
     assert any("no run" in sentence for sentence in record["left_out"])  # smoke trains a few only
     record = json.loads(next((smoke / "records").glob("12_*.json")).read_text())
     assert len(record["metrics"]["order: VW - OW, with bias"]["by_seed"]) == 2
-    (smoke / "whole" / "my_notes").mkdir()
-    whole, left_out = whole_trainings(smoke, "tabletop")
-    assert ("own-bias-logits-normal", "amodal AP") in whole.index
+    (smoke / "networks" / "my_notes").mkdir()
+    networks, left_out = network_differences(smoke, "tabletop")
+    assert ("own-bias-logits-normal", "amodal AP") in networks.index
     assert left_out == ["my_notes: no variant of the ablation"]
     again = reproduce(smoke.parent, "--target", "ablation")
     assert "Nothing to be done" in again.stderr + again.stdout

@@ -6,7 +6,7 @@ import lazy_loader
 PARTS = {
     "frozen": "SCORES",
     "order": "Agreement agreement meetings",
-    "runs": "CONSTANT_CONTEXT Collected collect differences whole_trainings",
+    "runs": "CONSTANT_CONTEXT Collected collect head_differences network_differences",
     "variants": "DEFAULT NO_BIAS VARIANTS Variant",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -37,8 +37,7 @@ from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, few, read_whole, run_name, unlike_most
-from arcnn.settings import MAX_ITER, for_training, settings
-from arcnn.settings import differences as differing
+from arcnn.settings import MAX_ITER, differences, for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
@@ -181,7 +180,7 @@ def _read_joint(
 def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collected:
     """All complete runs of an ablation.
 
-    A run is left out, and named, if a file of it is missing or not whole, or if its features, data
+    A run is left out, and named, if a file of it is missing or cut off, or if its features, data
     or shared options are not those of most runs: it would be compared with its like no more.
     """
     keys, left_out = [], []
@@ -216,7 +215,7 @@ def _made_with(record: dict) -> dict[str, Any]:
     return shared | {key: record["origin"][key] for key in ("trunk_sha256", "dataset")}
 
 
-def differences(
+def head_differences(
     collected: Collected, score: str, reference: str = DEFAULT, *, samples: int = 2000
 ) -> pd.DataFrame:
     """Every variant's score and its difference from a reference, with 95 % intervals.
@@ -265,8 +264,8 @@ def _draw(gains: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> fl
     return gains[seeds][:, images].sum() / (len(gains) * counts[images].sum())
 
 
-def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
-    """Whole networks of some variants (``results/whole/<variant>``) against the kit's ARCNN.
+def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
+    """Whole networks of some variants (``results/networks/<variant>``) against the kit's ARCNN.
 
     Returns:
         By (variant, column of Table 1): ``score`` (percent), ``difference``, ``low``, ``high``
@@ -275,7 +274,7 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
     own = collect_runs(results, [dataset], ["arcnn"], [0])
     rows, left_out = {}, own.left_out
     for reference in own.runs.values():
-        for folder in sorted((results / "whole").glob("*/")):
+        for folder in sorted((results / "networks").glob("*/")):
             if folder.name not in VARIANTS:
                 left_out.append(f"{folder.name}: no variant of the ablation")
                 continue
@@ -287,7 +286,7 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
                     {k: v for k, v in r.settings.items() if not k.startswith(OF_THE_HEAD)}
                     for r in (run, reference)
                 )
-                if differs := differing(one, other):
+                if differs := differences(one, other):
                     made = "made with other data or settings than the kit's ARCNN"
                     left_out.append(f"{folder.name}: {made} ({few(differs)})")
                     continue
