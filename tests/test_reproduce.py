@@ -222,7 +222,8 @@ def test_a_second_call_does_nothing_wherever_results_and_data_have_moved(moved: 
     before = files_with_times(moved)
     assert "Nothing to be done" in reproduce(moved)
     after = files_with_times(moved)
-    assert not {name for name in after if before.get(name) != after[name]}
+    changed = {Path(name).name for name in after if before.get(name) != after[name]}
+    assert changed <= {"profile.yaml", "own-bias-logits-normal.yaml"}  # which say where they lie
 
 
 def test_a_training_whose_settings_changed_is_named_and_kept(
