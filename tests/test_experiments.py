@@ -226,30 +226,26 @@ def test_a_run_against_itself_shows_no_difference(ablation_folder):
 def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
     folder = tmp_path / "ablation"
     shutil.copytree(ablation_folder, folder)
-    (folder / DEFAULT / "seed1" / "record.json").unlink()
-    (folder / "add-logits" / "seed0" / "record.json").write_text('{"seed":')
-    found = collect(folder, [DEFAULT, "add-logits"])
-    assert set(found.records) == {(DEFAULT, 0), ("add-logits", 1)}
-    assert any("no record.json" in s for s in found.left_out)
-    assert any("not a whole run" in s for s in found.left_out)
-
-    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
-    other = folder / DEFAULT / "seed1" / "record.json"
-    record = json.loads(other.read_text())
-    record["origin"]["trunk_sha256"] = "0" * 64
-    other.write_text(json.dumps(record))
-    found = collect(folder, [DEFAULT, "add-logits"])
-    assert (DEFAULT, 1) not in found.records
-    (sentence,) = found.left_out
-    assert sentence.startswith(f"{DEFAULT}/seed1: other features or settings than most runs (trunk")
-
-    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
-    record = json.loads(other.read_text())
-    other.write_text(
-        json.dumps(record | {"settings": record["settings"] | {"SOLVER.BASE_LR": 0.5}})
-    )
-    (sentence,) = collect(folder, [DEFAULT, "add-logits"]).left_out
-    assert "SOLVER.BASE_LR: 0.5, most have" in sentence
+    file = folder / DEFAULT / "seed1" / "record.json"
+    record = json.loads(file.read_text())
+    origin = record["origin"] | {"trunk_sha256": "0" * 64}
+    settings = record["settings"] | {"SOLVER.BASE_LR": 0.5}
+    for text, said in (
+        (None, "no record.json"),
+        ('{"seed":', "not a whole run"),
+        (
+            json.dumps(record | {"origin": origin}),
+            "other features or settings than most runs (trunk",
+        ),
+        (json.dumps(record | {"settings": settings}), "SOLVER.BASE_LR: 0.5, most have"),
+    ):
+        file.unlink(missing_ok=True)
+        if text:
+            file.write_text(text)
+        found = collect(folder, [DEFAULT, "add-logits"])
+        assert set(found.records) == {(DEFAULT, 0), ("add-logits", 0), ("add-logits", 1)}
+        (sentence,) = found.left_out
+        assert sentence.startswith(f"{DEFAULT}/seed1: ") and said in sentence
 
 
 def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):

@@ -26,6 +26,7 @@ left out than allowed is an error.
 
 import codecs
 import functools
+import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -144,10 +145,8 @@ def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skippe
 # ---- From a file to its elements, and from an element to Python objects
 
 
-def parse(element: Any) -> Any:
+def parse(element: Raw) -> Any:
     """The content of an element; of one that cannot be read, a sentence that says why."""
-    if not isinstance(element, Raw):
-        return element
     try:
         return msgspec.json.decode(element)
     except (ValueError, RecursionError) as error:
@@ -161,7 +160,7 @@ def _elements(value: Raw) -> list[Raw]:
         return [value]
 
 
-def _split(path: Path) -> tuple[Raw, dict[str, list]]:
+def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
     """A file as a whole, and the elements of its top-level lists (of another value: itself).
 
     Raises:
@@ -194,7 +193,7 @@ class Notes(list[Problem]):
         self.append(Problem(kind, action, detail=detail, file=self.file, **fields))
 
 
-Annotations = list[tuple[Any, Any]]  # elements, each with the id that it has in the record
+Annotations = list[tuple[Raw, Any]]  # elements, each with the id that it has in the record
 
 
 class FileIndex(NamedTuple):
@@ -246,7 +245,8 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     if sections.get(schemas.REGIONS) and not sections.get("annotations"):
         # COCOA's one file per image is its only entry.
         entry = {key: parse(values[0]) for key, values in sections.items() if values}
-        sections |= {"images": [schemas.image_of_entry(entry)], "annotations": [content]}
+        image = Raw(json.dumps(schemas.image_of_entry(entry)).encode())
+        sections |= {"images": [image], "annotations": [content]}
     missing = [key for key in ("images", "annotations") if key not in sections]
     if missing:
         what = "not an amodal annotation file of a known schema"
@@ -278,7 +278,7 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
 
 
-def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
+def _index_images(elements: Sequence[Raw], notes: Notes) -> dict[Any, dict]:
     images: dict[Any, dict] = {}
     for entry in map(parse, elements):
         number = entry.get("id") if isinstance(entry, dict) else None
@@ -292,7 +292,7 @@ def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
     return images
 
 
-def _index_annotations(elements: Sequence, notes: Notes) -> dict[Any, Annotations]:
+def _index_annotations(elements: Sequence[Raw], notes: Notes) -> dict[Any, Annotations]:
     """The annotations of each image; those whose id is taken or is none get a new one."""
     by_image: dict[Any, Annotations] = defaultdict(list)
     taken: set = set()
@@ -320,7 +320,7 @@ def _index_annotations(elements: Sequence, notes: Notes) -> dict[Any, Annotation
     return by_image
 
 
-def _classes(elements: Sequence, notes: Notes) -> dict[int, str]:
+def _classes(elements: Sequence[Raw], notes: Notes) -> dict[int, str]:
     """Names by id, in the order of the ids, as the file lists them."""
     names: dict[int, str] = {}
     for category in map(parse, elements):
