@@ -37,7 +37,7 @@ from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, few, read_whole, run_name, unlike_most
-from arcnn.settings import MAX_ITER, differences, for_training, settings
+from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
@@ -110,7 +110,7 @@ def head_config(dataset: str, variant: str, options: Sequence, seed: int = 0) ->
     return cfg
 
 
-def head_settings(dataset: str, variant: str, options: Sequence) -> dict[str, Any]:
+def head_settings(dataset: str, variant: str, options: Sequence) -> Settings:
     """The settings that decide what a variant's head learns, the same for all seeds."""
     all_of_them = for_training(settings(head_config(dataset, variant, options)))
     return {key: value for key, value in all_of_them.items() if key != "SEED"}
@@ -206,13 +206,14 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
 
 def _made_with(record: dict) -> dict[str, Any]:
     """What all heads must have in common: features, data, and settings but those compared."""
-    shared = {
-        key: value
-        for key, value in record["settings"].items()
-        if not key.startswith((*OF_THE_HEAD, "SOLVER.STEPS"))
-    }
+    shared = _without_head(record["settings"])
+    del shared["SOLVER.STEPS"]
     shared[MAX_ITER] /= VARIANTS[record["parameters"]["variant"]].times
     return shared | {key: record["origin"][key] for key in ("trunk_sha256", "dataset")}
+
+
+def _without_head(of: Settings) -> Settings:
+    return {key: value for key, value in of.items() if not key.startswith(OF_THE_HEAD)}
 
 
 def head_differences(
@@ -282,10 +283,7 @@ def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list
             found = collect_runs(folder, [dataset], [model], [0])
             left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
             for run in found.runs.values():
-                one, other = (
-                    {k: v for k, v in r.settings.items() if not k.startswith(OF_THE_HEAD)}
-                    for r in (run, reference)
-                )
+                one, other = (_without_head(each.settings) for each in (run, reference))
                 if differs := differences(one, other):
                     made = "made with other data or settings than the kit's ARCNN"
                     left_out.append(f"{folder.name}: {made} ({few(differs)})")
