@@ -372,12 +372,12 @@ def _read_entry(index: FileIndex, folder: ImageFolder, entry: tuple[dict, Annota
     notes = Notes(index.problems.file, image["id"])
     items: list[FileObject] = []
     for element, number in annotations:
-        entry = parse(element)
+        content = parse(element)
         try:
-            items += index.schema.objects(entry | {"id": number})
+            items += index.schema.objects(content | {"id": number})
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-            detail = f"{error!r:.200}" if isinstance(entry, dict) else entry
-            lost = count_objects(entry)
+            detail = f"{error!r:.200}" if isinstance(content, dict) else content
+            lost = count_objects(content)
             notes.add("unreadable entry", "skipped", detail, annotation_id=number, lost=lost)
     height, width = _size(image, notes)
     record = {"file_name": "", "image_id": image["id"], "height": height, "width": width}
