@@ -43,13 +43,13 @@ def evaluations(dataset):
 
 
 def heads(wildcards):
-    whole = [
-        f"whole/{variant}/runs/{wildcards.dataset}/{VARIANTS[variant].model}/seed0/draws.csv"
-        for variant in ABLATION["whole"]
+    networks = [
+        f"networks/{variant}/runs/{wildcards.dataset}/{VARIANTS[variant].model}/seed0/draws.csv"
+        for variant in ABLATION["networks"]
     ]
     # They are held against the kit's own ARCNN.
-    whole += [f"runs/{wildcards.dataset}/arcnn/seed0/draws.csv"] if whole else []
-    return whole + [
+    networks += [f"runs/{wildcards.dataset}/arcnn/seed0/draws.csv"] if networks else []
+    return networks + [
         f"ablation/{wildcards.dataset}/{variant}/seed{seed}/record.json"
         for variant in ABLATION["variants"]
         for seed in range(min(VARIANTS[variant].seeds, ABLATION["max_seeds"]))
@@ -191,16 +191,16 @@ rule train:
         f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
 
 
-use rule train as train_whole with:
+use rule train as train_network with:
     output:
-        update(f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth"),
-        update(f"whole/{{variant}}/{RUN_FOLDER}/train/record.json"),
+        update(f"networks/{{variant}}/{RUN_FOLDER}/train/model_final.pth"),
+        update(f"networks/{{variant}}/{RUN_FOLDER}/train/record.json"),
     log:
-        "notebooks/whole/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
+        "notebooks/networks/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
         own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
-        # To the notebooks, a whole network of the ablation is a profile of its own.
-        profile="whole/{variant}.yaml",
+        # To the notebooks, a network of the ablation is a profile of its own.
+        profile="networks/{variant}.yaml",
 
 
 rule evaluate:
@@ -222,21 +222,21 @@ rule evaluate:
         f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
 
 
-use rule evaluate as evaluate_whole with:
+use rule evaluate as evaluate_network with:
     input:
         notebook=f"{NOTEBOOKS}/05_evaluate.ipynb",
-        weights=f"whole/{{variant}}/{RUN_FOLDER}/train/model_final.pth",
+        weights=f"networks/{{variant}}/{RUN_FOLDER}/train/model_final.pth",
     output:
-        f"whole/{{variant}}/{RUN_FOLDER}/metrics.json",
-        f"whole/{{variant}}/{RUN_FOLDER}/predictions.json",
-        f"whole/{{variant}}/{RUN_FOLDER}/draws.csv",
-        f"whole/{{variant}}/{RUN_FOLDER}/record.json",
+        f"networks/{{variant}}/{RUN_FOLDER}/metrics.json",
+        f"networks/{{variant}}/{RUN_FOLDER}/predictions.json",
+        f"networks/{{variant}}/{RUN_FOLDER}/draws.csv",
+        f"networks/{{variant}}/{RUN_FOLDER}/record.json",
     log:
-        "notebooks/whole/05_evaluate.{dataset}.{variant}.{model}.seed{seed}.ipynb",
+        "notebooks/networks/05_evaluate.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
         own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
-        # To the notebooks, a whole network of the ablation is a profile of its own.
-        profile="whole/{variant}.yaml",
+        # To the notebooks, a network of the ablation is a profile of its own.
+        profile="networks/{variant}.yaml",
 
 
 rule table1:

@@ -37,7 +37,7 @@ def run_folder(results: Path, dataset: str, model: str, seed: int) -> Path:
     return results / "runs" / dataset / model / f"seed{seed}"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path`` and then rename it: no half-written file ever has
     the name, whatever interrupts it.
 
@@ -58,8 +58,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece, see :func:`write_whole`."""
-    write_whole(path, lambda partial: partial.write_text(text))
+    """Write a text file in one piece, see :func:`write_atomically`."""
+    write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def write_json(path: Path, content: Any) -> None:

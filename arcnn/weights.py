@@ -19,8 +19,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from arcnn.config import load_config
+<<<<<<< HEAD
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
 from arcnn.files import ROOT, sha256, write_whole
+=======
+from arcnn.files import write_atomically
+>>>>>>> c
 
 FINAL_WEIGHTS = "model_final.pth"
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
@@ -85,7 +89,7 @@ class Checkpointer(DetectionCheckpointer):
         self._write(name, {"model": self.model.state_dict()})
 
     def _write(self, name: str, content: dict) -> None:
-        write_whole(self.file(name), lambda partial: torch.save(content, partial))
+        write_atomically(self.file(name), lambda partial: torch.save(content, partial))
 
     def file(self, name: str) -> Path:
         """Where a name lies."""

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 
 import arcnn
 from arcnn import experiments
-from arcnn.experiments import DEFAULT, VARIANTS, agreement, collect, differences, meetings
+from arcnn.experiments import DEFAULT, VARIANTS, agreement, collect, head_differences, meetings
 from arcnn.experiments.__main__ import main
 from arcnn.experiments.frozen import build_head, extract, predict, score, summary, train_head
 from arcnn.experiments.order import constant_context, take_apart
@@ -191,7 +191,7 @@ def test_runs_are_gathered_and_compared(ablation_folder):
     joint = found.records[DEFAULT, 0]["joint"]
     assert np.array(joint["VW"]).shape == (10, 10) and len(joint["bias"]) == 10
     assert found.records["add-logits", 0]["joint"] is None
-    table = differences(found, "visible", samples=50)
+    table = head_differences(found, "visible", samples=50)
     row = table.loc["add-logits"]
     assert row.low <= row.difference <= row.high and np.isnan(table.difference[DEFAULT])
     assert row.seeds == 2
@@ -206,10 +206,10 @@ def test_like_is_compared_with_like(ablation_folder):
     found = collect(ablation_folder, [DEFAULT, "add-logits", "add-logits-long"])
     steps = {variant: r["parameters"]["steps"] for (variant, _), r in found.records.items()}
     assert steps == {DEFAULT: 3, "add-logits": 3, "add-logits-long": 12}
-    assert np.isnan(differences(found, "visible", samples=10).difference["add-logits-long"])
+    assert np.isnan(head_differences(found, "visible", samples=10).difference["add-logits-long"])
     twin = {(f"{DEFAULT}-long", 0): found.objects["add-logits-long", 0]}
     both = found._replace(objects=found.objects | twin)
-    table = differences(both, "visible", samples=10)
+    table = head_differences(both, "visible", samples=10)
     assert table.difference["add-logits-long"] == 0 and table.difference["add-logits"] != 0
     by_run = {key: record["metrics"]["visible"] for key, record in found.records.items()}
     ablation(table, by_run, "visible").canvas.draw()
@@ -219,37 +219,33 @@ def test_a_run_against_itself_shows_no_difference(ablation_folder):
     found = collect(ablation_folder, [DEFAULT])
     twin = {("add-logits", k): objects for (_, k), objects in found.objects.items()}
     same = found._replace(objects=found.objects | twin)
-    row = differences(same, "amodal", samples=20).loc["add-logits"]
+    row = head_differences(same, "amodal", samples=20).loc["add-logits"]
     assert row.low == row.difference == row.high == 0
 
 
 def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
     folder = tmp_path / "ablation"
     shutil.copytree(ablation_folder, folder)
-    (folder / DEFAULT / "seed1" / "record.json").unlink()
-    (folder / "add-logits" / "seed0" / "record.json").write_text('{"seed":')
-    found = collect(folder, [DEFAULT, "add-logits"])
-    assert set(found.records) == {(DEFAULT, 0), ("add-logits", 1)}
-    assert any("no record.json" in s for s in found.left_out)
-    assert any("not a whole run" in s for s in found.left_out)
-
-    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
-    other = folder / DEFAULT / "seed1" / "record.json"
-    record = json.loads(other.read_text())
-    record["origin"]["trunk_sha256"] = "0" * 64
-    other.write_text(json.dumps(record))
-    found = collect(folder, [DEFAULT, "add-logits"])
-    assert (DEFAULT, 1) not in found.records
-    (sentence,) = found.left_out
-    assert sentence.startswith(f"{DEFAULT}/seed1: other features or settings than most runs (trunk")
-
-    shutil.copytree(ablation_folder, folder, dirs_exist_ok=True)
-    record = json.loads(other.read_text())
-    other.write_text(
-        json.dumps(record | {"settings": record["settings"] | {"SOLVER.BASE_LR": 0.5}})
-    )
-    (sentence,) = collect(folder, [DEFAULT, "add-logits"]).left_out
-    assert "SOLVER.BASE_LR: 0.5, most have" in sentence
+    file = folder / DEFAULT / "seed1" / "record.json"
+    record = json.loads(file.read_text())
+    origin = record["origin"] | {"trunk_sha256": "0" * 64}
+    settings = record["settings"] | {"SOLVER.BASE_LR": 0.5}
+    for text, said in (
+        (None, "no record.json"),
+        ('{"seed":', "not a whole run"),
+        (
+            json.dumps(record | {"origin": origin}),
+            "other features or settings than most runs (trunk",
+        ),
+        (json.dumps(record | {"settings": settings}), "SOLVER.BASE_LR: 0.5, most have"),
+    ):
+        file.unlink(missing_ok=True)
+        if text:
+            file.write_text(text)
+        found = collect(folder, [DEFAULT, "add-logits"])
+        assert set(found.records) == {(DEFAULT, 0), ("add-logits", 0), ("add-logits", 1)}
+        (sentence,) = found.left_out
+        assert sentence.startswith(f"{DEFAULT}/seed1: ") and said in sentence
 
 
 def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):
@@ -260,6 +256,6 @@ def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):
     assert "04_train" in capsys.readouterr().err
     assert not features_file(tmp_path, "train").exists()
     with pytest.raises(ValueError, match="no run to compare with"):
-        differences(collect(tmp_path, [DEFAULT]), "amodal")
+        head_differences(collect(tmp_path, [DEFAULT]), "amodal")
     assert isinstance(collect(tmp_path).objects, dict)
     assert pd.DataFrame(collect(tmp_path).records).empty

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import arcnn
 from arcnn.config import CONFIG_DIR, models_of
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.evaluation import predict_and_evaluate
+from arcnn.evaluation import evaluate, predict
 from arcnn.modeling import (
     ARCNNAddMaskHead,
     ARCNNMaskHead,
@@ -265,7 +265,7 @@ def test_an_image_without_objects_takes_part_in_a_batch(model: str, tiny_config)
 
 
 @pytest.mark.parametrize("model", arcnn.MODELS)
-def test_thirty_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> None:
+def test_fifteen_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> None:
     seed_all_rng(0)
     wide = ("MODEL.FPN.OUT_CHANNELS", 64, "MODEL.ROI_BOX_HEAD.FC_DIM", 256)  # as in the demo
     mask_heads = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 32)
@@ -275,7 +275,7 @@ def test_thirty_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> 
     optimizer = torch.optim.Adam(network.parameters(), lr=0.002)
     history = []
     with EventStorage():
-        for _ in range(30):
+        for _ in range(15):
             losses = network(example)
             optimizer.zero_grad()
             sum(losses.values()).backward()
@@ -285,20 +285,6 @@ def test_thirty_steps_on_one_image_lower_every_loss(model: str, tiny_config) -> 
     for name in history[0]:
         first, last = history[0][name], sum(h[name] for h in history[-3:]) / 3
         assert last < first, f"{name} went from {first:.3f} to {last:.3f}"
-
-
-@pytest.mark.parametrize("model", arcnn.MODELS)
-def test_every_model_gives_the_same_three_masks(model: str, tiny_config) -> None:
-    cfg = tiny_config(model, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    network = build_model(cfg).eval()
-    with torch.no_grad():
-        (output,) = network([{k: v for k, v in batch_of(cfg, 1)[0].items() if k != "instances"}])
-    instances = output["instances"]
-    assert len(instances) > 0
-    for kind in ("amodal", "visible", "occlusion"):
-        masks = instances.get(f"pred_{kind}_masks")
-        assert masks.shape == (len(instances), 28, 28)
-        assert masks.min() >= 0 and masks.max() <= 1
 
 
 def test_another_papers_head_is_one_class_and_a_yaml(
@@ -319,7 +305,10 @@ def test_another_papers_head_is_one_class_and_a_yaml(
     monkeypatch.setitem(ROI_MASK_HEAD_REGISTRY._obj_map, "WholeOnly", WholeOnly)
     assert "whole_only" in models_of("tabletop")
     check_choices(load_profile("demo") | {"models": ["whole_only"]})
-    cfg = tiny_config("whole_only", "SOLVER.MAX_ITER", 2)
+    cfg = tiny_config("whole_only", "SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
     train(cfg)
-    metrics, _ = predict_and_evaluate(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    predictions = predict(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    metrics = evaluate(split_records(cfg, "val"), predictions, classes)
     assert metrics["amodal"]["AP"] is not None
+    assert {"segmentation", "visible_mask", "occlusion_mask"} < set(predictions[0])

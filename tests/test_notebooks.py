@@ -11,7 +11,6 @@ import nbformat
 import papermill
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
-from papermill.exceptions import PapermillExecutionError
 
 from arcnn.files import NOTEBOOKS
 from arcnn.workshop.notebooks import (
@@ -125,13 +124,11 @@ def test_a_failing_cell_fails_the_run_and_keeps_the_copy(
     tiny_notebook: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "executed.ipynb"
-    with pytest.raises(PapermillExecutionError):
-        run_notebook(tiny_notebook, output, {"max_iter": 0})
-    assert "ZeroDivisionError" in output.read_text()
     run = [sys.executable, "-m", "arcnn.notebooks", str(tiny_notebook), str(output)]
     failed = subprocess.run(
         [*run, "-p", "max_iter", "0"], capture_output=True, text=True, check=False
     )
+    assert "ZeroDivisionError" in output.read_text()
     assert failed.returncode == 1 and "tiny.ipynb failed in cell" in failed.stderr
     assert "Traceback" not in failed.stderr.split("tiny.ipynb failed")[-1]
 

@@ -4,7 +4,7 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "masks": "decode_masks occlusion_mask",
+    "masks": "decode_masks",
     "mapper": "AmodalDatasetMapper",
     "reading": "MAX_SKIPPED AmodalAnnotations AnnotationError load_annotations",
     "registration": (

@@ -151,16 +151,14 @@ def area(rle: RLE) -> int:
     return int(mask_util.area(rle))
 
 
-def occlusion_mask(amodal: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """The hidden part, bool: amodal and not visible. Any shape, the same for both."""
-    return amodal.astype(bool) & ~visible.astype(bool)
-
-
 def decode_masks(annotation: dict) -> dict[str, np.ndarray]:
-    """The three masks of one annotation of an internal record, bool ``(H, W)`` each."""
+    """The three masks of one annotation of an internal record, bool ``(H, W)`` each.
+
+    The hidden part is what is amodal and not visible.
+    """
     amodal = mask_util.decode(annotation["segmentation"]).astype(bool)
     visible = mask_util.decode(annotation["visible_mask"]).astype(bool)
-    return {"amodal": amodal, "visible": visible, "occlusion": occlusion_mask(amodal, visible)}
+    return {"amodal": amodal, "visible": visible, "occlusion": amodal & ~visible}
 
 
 def to_json_rle(rle: RLE) -> dict[str, Any]:

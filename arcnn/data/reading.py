@@ -145,25 +145,12 @@ def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skippe
 # ---- From a file to its elements, and from an element to Python objects
 
 
-def parse(element: Any) -> Any:
+def parse(element: Raw) -> Any:
     """The content of an element; of one that cannot be read, a sentence that says why."""
-    if not isinstance(element, Raw):
-        return element
     try:
-        try:
-            return msgspec.json.decode(element)
-        except ValueError:  # NaN, Latin-1 and more that the standard library takes
-            return json.loads(_text(bytes(element))[0])
+        return msgspec.json.decode(element)
     except (ValueError, RecursionError) as error:
         return str(error)
-
-
-def _text(data: bytes) -> tuple[str, str]:
-    """Text, and its encoding: UTF-8 or else Latin-1."""
-    try:
-        return data.decode(), "utf-8"
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), "latin-1"
 
 
 def _elements(value: Raw) -> list[Raw]:
@@ -173,35 +160,21 @@ def _elements(value: Raw) -> list[Raw]:
         return [value]
 
 
-def _split(path: Path) -> tuple[Raw, dict[str, list]]:
+def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
     """A file as a whole, and the elements of its top-level lists (of another value: itself).
 
-    Elements are not parsed, except in a file with something that msgspec refuses, such as NaN.
-
     Raises:
-        AnnotationError: it is not JSON from the first to the last byte.
+        AnnotationError: it is not JSON in UTF-8 from the first to the last byte.
     """
-    data = path.read_bytes()
-    content = data.removeprefix(codecs.BOM_UTF8)
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
+        if not content.isascii():
+            content.decode()
         sections = msgspec.json.decode(Raw(content), type=dict[str, Raw])
         return Raw(content), {key: _elements(value) for key, value in sections.items()}
-    except (ValueError, RecursionError):
-        text, encoding = _text(content)
-    try:
-        sections = json.loads(text)
-        if not isinstance(sections, dict):
-            raise ValueError("no object in braces")
-        return Raw(content), {k: v if isinstance(v, list) else [v] for k, v in sections.items()}
-    except json.JSONDecodeError as error:
-        what = f"is cut off or not JSON ({error.msg})"
-        what = "goes on behind its last brace" if error.msg == "Extra data" else what
-        place = len(data) - len(content) + len(text[: error.pos].encode(encoding))
-        detail = f"{what} at byte {place:,}"
-    except (ValueError, RecursionError) as error:  # numbers or lists without end
-        detail = f"holds a value that is not readable ({error})"
-    kind = "truncated or broken JSON"
-    raise _unusable(path, Problem(kind, "error", None, None, f"the file {detail}"))
+    except (ValueError, RecursionError) as error:
+        detail = f"the file of {len(content):,} bytes is cut off or not JSON ({error})"
+    raise _unusable(path, Problem("truncated or broken JSON", "error", None, None, detail))
 
 
 # ---- The index: what a file lists, image by image
@@ -220,7 +193,7 @@ class Notes(list[Problem]):
         self.append(Problem(kind, action, detail=detail, file=self.file, **fields))
 
 
-Annotations = list[tuple[Any, Any]]  # elements, each with the id that it has in the record
+Annotations = list[tuple[Raw, Any]]  # elements, each with the id that it has in the record
 
 
 class FileIndex(NamedTuple):
@@ -272,7 +245,8 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     if sections.get(schemas.REGIONS) and not sections.get("annotations"):
         # COCOA's one file per image is its only entry.
         entry = {key: parse(values[0]) for key, values in sections.items() if values}
-        sections |= {"images": [schemas.image_of_entry(entry)], "annotations": [content]}
+        image = Raw(json.dumps(schemas.image_of_entry(entry)).encode())
+        sections |= {"images": [image], "annotations": [content]}
     missing = [key for key in ("images", "annotations") if key not in sections]
     if missing:
         what = "not an amodal annotation file of a known schema"
@@ -304,7 +278,7 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
 
 
-def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
+def _index_images(elements: Sequence[Raw], notes: Notes) -> dict[Any, dict]:
     images: dict[Any, dict] = {}
     for entry in map(parse, elements):
         number = entry.get("id") if isinstance(entry, dict) else None
@@ -313,50 +287,40 @@ def _index_images(elements: Sequence, notes: Notes) -> dict[Any, dict]:
             continue
         kept = images.setdefault(number, entry)
         if kept is not entry:
-            one, other = kept.get("file_name"), entry.get("file_name")
-            action, detail = "repaired", "the same image"
-            if one != other:
-                action, detail = "skipped", f"{one} is kept, {other} is not"
-            notes.add("duplicate image id", action, detail, image_id=number)
+            detail = f"{kept.get('file_name')} is kept, {entry.get('file_name')} is not"
+            notes.add("duplicate image id", "skipped", detail, image_id=number)
     return images
 
 
-def _index_annotations(elements: Sequence, notes: Notes) -> dict[Any, Annotations]:
+def _index_annotations(elements: Sequence[Raw], notes: Notes) -> dict[Any, Annotations]:
     """The annotations of each image; those whose id is taken or is none get a new one."""
     by_image: dict[Any, Annotations] = defaultdict(list)
-    by_id: dict[Any, Any] = {}
+    taken: set = set()
     others: list[tuple[Any, Any, Any]] = []
     decoder = msgspec.json.Decoder(_Ids)
     for element in elements:
         try:
             ids = decoder.decode(element)
-        except (TypeError, ValueError, RecursionError):  # parsed already, or nothing for msgspec
-            entry = parse(element)
-            if not isinstance(entry, dict):
-                notes.add("unreadable entry", "skipped", f"{entry!r:.40}", lost=1)
-                continue
-            ids = _Ids(entry.get("id"), entry.get("image_id"))
+        except (ValueError, RecursionError):
+            notes.add("unreadable entry", "skipped", f"{parse(element)!r:.40}", lost=1)
+            continue
         number, image_id = ids.id, as_key(ids.image_id)
-        if is_id(number) and number not in by_id:
-            by_id[number] = element
+        if is_id(number) and number not in taken:
+            taken.add(number)
             by_image[image_id].append((element, number))
         else:
             others.append((element, number, image_id))
-    new = max((int(k) for k in by_id if not isinstance(k, str)), default=0)
+    new = max((int(k) for k in taken if not isinstance(k, str)), default=0)
     for element, number, image_id in others:
-        taken = is_id(number)
-        kind = "duplicate annotation id" if taken else "annotation without an id"
-        if taken and parse(by_id[number]) == parse(element):
-            detail = "the same object again; one copy is kept"
-        else:
-            new += 1
-            by_image[image_id].append((element, new))
-            detail = f"{'another object' if taken else f'{number!r:.40}'}; it gets the id {new}"
+        new += 1
+        by_image[image_id].append((element, new))
+        kind = "duplicate annotation id" if is_id(number) else "annotation without an id"
+        detail = f"{number!r:.40}; it gets the id {new}"
         notes.add(kind, "repaired", detail, image_id=image_id, annotation_id=number)
     return by_image
 
 
-def _classes(elements: Sequence, notes: Notes) -> dict[int, str]:
+def _classes(elements: Sequence[Raw], notes: Notes) -> dict[int, str]:
     """Names by id, in the order of the ids, as the file lists them."""
     names: dict[int, str] = {}
     for category in map(parse, elements):
@@ -406,38 +370,26 @@ def read_images(
 def _read_entry(index: FileIndex, folder: ImageFolder, entry: tuple[dict, Annotations]) -> Result:
     image, annotations = entry
     notes = Notes(index.problems.file, image["id"])
-    try:
-        return _read_image(index, folder, image, annotations, notes), notes
-    except Exception as error:  # one image must not be the end of a report on 15,000
-        logger.debug("image %s", image["id"], exc_info=True)
-        lost = len(annotations)
-        notes.add("image that cannot be read", "skipped", f"{error!r:.200}", lost=lost)
-        return None, notes[-1:]
-
-
-def _read_image(
-    index: FileIndex, folder: ImageFolder, image: dict, annotations: Annotations, notes: Notes
-) -> dict | None:
     items: list[FileObject] = []
     for element, number in annotations:
-        entry = parse(element)
+        content = parse(element)
         try:
-            items += index.schema.objects(entry | {"id": number})
+            items += index.schema.objects(content | {"id": number})
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-            detail = f"{error!r:.200}" if isinstance(entry, dict) else entry
-            lost = count_objects(entry)
+            detail = f"{error!r:.200}" if isinstance(content, dict) else content
+            lost = count_objects(content)
             notes.add("unreadable entry", "skipped", detail, annotation_id=number, lost=lost)
-    height, width = _size(image, items, notes)
+    height, width = _size(image, notes)
     record = {"file_name": "", "image_id": image["id"], "height": height, "width": width}
     if problem := _find_image(image, record, folder):
         unusable = problem.action == "skipped"
         notes.append(problem._replace(lost=len(items) if unusable else 0, file=notes.file))
         if unusable:
-            return None
+            return None, notes
     made = (_internal_annotation(item, index.category_ids, record, notes) for item in items)
     record["annotations"] = [annotation for annotation in made if annotation is not None]
     _add_occluders(record["annotations"], {item.id: item for item in items})
-    return record
+    return record, notes
 
 
 def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | None:
@@ -459,19 +411,15 @@ def _side(number: Any) -> int | None:
     return int(number) if fits and number == int(number) else None
 
 
-def _size(image: dict, items: Sequence[FileObject], notes: Notes) -> list[int | None]:
-    """Height and width as recorded, else those that the RLEs of the image agree on, else None."""
+def _size(image: dict, notes: Notes) -> list[int | None]:
+    """Height and width as recorded, else None, twice: the image tells them."""
     size = [_side(image.get(key)) for key in ("height", "width")]
     if None not in size:
         return size
     if image.keys() & {"height", "width"}:
         given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
-        detail = f"{given}, taken from the masks or the image instead"
-        notes.add("bad image size", "repaired", detail)
-    masks = [m for item in items for m in (item.amodal, item.visible) if isinstance(m, dict)]
-    pairs = [s for m in masks if isinstance(s := m.get("size"), list) and len(s) == 2]
-    sizes = {tuple(map(_side, s)) for s in pairs if all(map(_side, s))}
-    return list(sizes.pop()) if len(sizes) == 1 else [None, None]
+        notes.add("bad image size", "repaired", f"{given}, taken from the image instead")
+    return [None, None]
 
 
 # ---- Object by object

@@ -6,8 +6,8 @@ import lazy_loader
 PARTS = {
     "frozen": "SCORES",
     "order": "Agreement agreement meetings",
-    "runs": "CONSTANT_CONTEXT Collected collect differences whole_trainings",
-    "variants": "DEFAULT NO_BIAS VARIANTS Variant",
+    "runs": "CONSTANT_CONTEXT collect head_differences network_differences",
+    "variants": "DEFAULT NO_BIAS VARIANTS",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

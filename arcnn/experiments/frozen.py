@@ -24,7 +24,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.files import write_whole
+from arcnn.files import write_atomically
 from arcnn.modeling import AmodalMaskHead, MaskTargets, mask_targets, own_class_losses
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer
@@ -90,7 +90,7 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
 
 def save_features(features: RoIFeatures, path: Path) -> None:
     """Write them in one piece."""
-    write_whole(path, lambda partial: torch.save(features._asdict(), partial))
+    write_atomically(path, lambda partial: torch.save(features._asdict(), partial))
 
 
 def load_features(path: Path) -> RoIFeatures:

@@ -54,16 +54,15 @@ def agreement(
     """
     count = len(truth)
     rng = np.random.default_rng(0)
-
-    def correlations(order: np.ndarray) -> np.ndarray:
-        permuted = truth[np.ix_(order, order)]
-        used = meet[np.ix_(order, order)]
-        left = _beyond_classes(used) if pairs_only else lambda values: values
-        return np.array([_spearman(left(w[used]), left(permuted[used])) for w in weights])
-
-    meet = (truth + truth.T > 0) & ~np.eye(count, dtype=bool)
-    found = correlations(np.arange(count))
-    chance = np.array([correlations(rng.permutation(count)).mean() for _ in range(shuffles)])
+    orders = [np.arange(count), *(rng.permutation(count) for _ in range(shuffles))]
+    # Other names in the truth are the same as the old ones elsewhere in the weights.
+    places = np.argsort(orders, axis=1)  # (1 + shuffles, C)
+    rows, columns = np.nonzero((truth + truth.T > 0) & ~np.eye(count, dtype=bool))
+    left = _beyond_classes(rows, columns, count) if pairs_only else lambda values: values
+    true = left(truth[rows, columns])
+    of_seeds = [left(w[places[:, rows], places[:, columns]]) for w in weights]
+    correlations = np.array([_spearman(values, true) for values in of_seeds])
+    found, chance = correlations[:, 0], correlations[:, 1:].mean(0)
     low, high = np.percentile(chance, [2.5, 97.5])
     as_far = np.sum(np.abs(chance) >= abs(found.mean()) - 1e-12)
     return Agreement(
@@ -72,23 +71,24 @@ def agreement(
         low=float(low),
         high=float(high),
         p=float((1 + as_far) / (1 + shuffles)),
-        pairs=int(meet.sum()),
+        pairs=len(rows),
     )
 
 
-def _beyond_classes(used: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """What the cells hold beyond a level for each row and one for each column (least squares)."""
-    rows, columns = np.nonzero(used)
-    levels = np.concatenate([np.eye(len(used))[rows], np.eye(len(used))[columns]], axis=1)
-    fit = levels @ np.linalg.pinv(levels)
-    return lambda values: np.round(values - fit @ values, 9)  # ties stay ties
+def _beyond_classes(
+    rows: np.ndarray, columns: np.ndarray, count: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What cells hold beyond a level for each row and one for each column (least squares)."""
+    levels = np.concatenate([np.eye(count)[rows], np.eye(count)[columns]], axis=1)
+    fit = levels @ np.linalg.pinv(levels)  # symmetric: a projection
+    return lambda values: np.round(values - values @ fit, 9)  # ties stay ties
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Zero where one of the two is constant: a joint without context has no order."""
-    a, b = rankdata(a) - (len(a) + 1) / 2, rankdata(b) - (len(b) + 1) / 2
-    norm = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / norm) if norm else 0.0
+def _spearman(values: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Of each row ``(..., cells)``. Zero where one of the two is constant: no order."""
+    a, b = (rankdata(each, axis=-1) - (len(true) + 1) / 2 for each in (values, true))
+    norm = np.sqrt((a * a).sum(-1) * (b @ b))
+    return np.divide(a @ b, norm, out=np.zeros_like(norm), where=norm > 0)
 
 
 def meetings(records: Sequence[dict], num_classes: int) -> np.ndarray:

@@ -37,8 +37,7 @@ from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, few, read_whole, run_name, unlike_most
-from arcnn.settings import MAX_ITER, for_training, settings
-from arcnn.settings import differences as differing
+from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
@@ -111,7 +110,7 @@ def head_config(dataset: str, variant: str, options: Sequence, seed: int = 0) ->
     return cfg
 
 
-def head_settings(dataset: str, variant: str, options: Sequence) -> dict[str, Any]:
+def head_settings(dataset: str, variant: str, options: Sequence) -> Settings:
     """The settings that decide what a variant's head learns, the same for all seeds."""
     all_of_them = for_training(settings(head_config(dataset, variant, options)))
     return {key: value for key, value in all_of_them.items() if key != "SEED"}
@@ -181,7 +180,7 @@ def _read_joint(
 def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collected:
     """All complete runs of an ablation.
 
-    A run is left out, and named, if a file of it is missing or not whole, or if its features, data
+    A run is left out, and named, if a file of it is missing or cut off, or if its features, data
     or shared options are not those of most runs: it would be compared with its like no more.
     """
     keys, left_out = [], []
@@ -207,16 +206,17 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
 
 def _made_with(record: dict) -> dict[str, Any]:
     """What all heads must have in common: features, data, and settings but those compared."""
-    shared = {
-        key: value
-        for key, value in record["settings"].items()
-        if not key.startswith((*OF_THE_HEAD, "SOLVER.STEPS"))
-    }
+    shared = _without_head(record["settings"])
+    del shared["SOLVER.STEPS"]
     shared[MAX_ITER] /= VARIANTS[record["parameters"]["variant"]].times
     return shared | {key: record["origin"][key] for key in ("trunk_sha256", "dataset")}
 
 
-def differences(
+def _without_head(of: Settings) -> Settings:
+    return {key: value for key, value in of.items() if not key.startswith(OF_THE_HEAD)}
+
+
+def head_differences(
     collected: Collected, score: str, reference: str = DEFAULT, *, samples: int = 2000
 ) -> pd.DataFrame:
     """Every variant's score and its difference from a reference, with 95 % intervals.
@@ -265,8 +265,8 @@ def _draw(gains: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> fl
     return gains[seeds][:, images].sum() / (len(gains) * counts[images].sum())
 
 
-def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
-    """Whole networks of some variants (``results/whole/<variant>``) against the kit's ARCNN.
+def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
+    """Whole networks of some variants (``results/networks/<variant>``) against the kit's ARCNN.
 
     Returns:
         By (variant, column of Table 1): ``score`` (percent), ``difference``, ``low``, ``high``
@@ -275,7 +275,7 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
     own = collect_runs(results, [dataset], ["arcnn"], [0])
     rows, left_out = {}, own.left_out
     for reference in own.runs.values():
-        for folder in sorted((results / "whole").glob("*/")):
+        for folder in sorted((results / "networks").glob("*/")):
             if folder.name not in VARIANTS:
                 left_out.append(f"{folder.name}: no variant of the ablation")
                 continue
@@ -283,11 +283,8 @@ def whole_trainings(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str
             found = collect_runs(folder, [dataset], [model], [0])
             left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
             for run in found.runs.values():
-                one, other = (
-                    {k: v for k, v in r.settings.items() if not k.startswith(OF_THE_HEAD)}
-                    for r in (run, reference)
-                )
-                if differs := differing(one, other):
+                one, other = (_without_head(each.settings) for each in (run, reference))
+                if differs := differences(one, other):
                     made = "made with other data or settings than the kit's ARCNN"
                     left_out.append(f"{folder.name}: {made} ({few(differs)})")
                     continue

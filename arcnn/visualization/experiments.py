@@ -54,7 +54,7 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
     interval does not span zero.
 
     Args:
-        table: from :func:`arcnn.experiments.differences`.
+        table: from :func:`arcnn.experiments.head_differences`.
         by_run: the score by (variant, seed), percent.
         score: its name, for the axis.
     """

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from arcnn.files import write_whole
+from arcnn.files import write_atomically
 
 # In the order of the jigsaw: piece + piece = whole.
 MASK_COLORS = {"visible": "#0072B2", "occlusion": "#D55E00", "amodal": "#009E73"}
@@ -67,9 +67,11 @@ def figure_function(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture in one piece (:func:`arcnn.files.write_whole`), as its suffix says."""
+    """Write a picture in one piece (:func:`arcnn.files.write_atomically`), as its suffix says."""
     kind = path.suffix.removeprefix(".")
-    write_whole(path, lambda partial: figure.savefig(partial, format=kind, bbox_inches="tight"))
+    write_atomically(
+        path, lambda partial: figure.savefig(partial, format=kind, bbox_inches="tight")
+    )
 
 
 def percent(rate: float) -> str:

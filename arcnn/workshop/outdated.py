@@ -58,7 +58,7 @@ def find_outdated(profile: dict[str, Any], results: Path, *, ablation: bool = Fa
 
     Args:
         results: the profile's folder.
-        ablation: look at its heads and whole networks too.
+        ablation: look at its heads and networks too.
     """
     found = Outdated([], {}, {}, [])
     data = _Data(profile)
@@ -113,9 +113,9 @@ def _runs(profile: dict[str, Any], results: Path, ablation: bool) -> Iterator[_R
         folder = run_folder(results, dataset, model, seed)
         if (folder / "train" / "config.yaml").is_file():
             yield _Run(folder, get_config(dataset, model, options=options, seed=seed), dataset)
-    for dataset, name in product(profile["datasets"], profile["ablation"]["whole"]):
+    for dataset, name in product(profile["datasets"], profile["ablation"]["networks"]):
         variant = VARIANTS[name]
-        folder = run_folder(results / "whole" / name, dataset, variant.model, 0)
+        folder = run_folder(results / "networks" / name, dataset, variant.model, 0)
         if ablation and (folder / "train" / "config.yaml").is_file():
             own = [*options, *variant.options]
             yield _Run(folder, get_config(dataset, variant.model, options=own), dataset)
@@ -177,7 +177,7 @@ def _recorded_files(report: Path) -> dict[str, str] | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON file; empty if it is not there or not whole."""
+    """A JSON file; empty if it is not there or cut off."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):

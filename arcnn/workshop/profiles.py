@@ -32,7 +32,7 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "trunk": "orcnn",  # whose features: none of the joints that are compared has formed them
     "variants": list(VARIANTS),
     "max_seeds": 5,
-    "whole": [],  # variants to train as whole networks too, one seed
+    "networks": [],  # variants to train as whole networks too, one seed
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
 _COUNT, _TEXT, _LIST = {"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "array"}
@@ -52,7 +52,9 @@ SCHEMA = _entries(
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
     tabletop=_entries(train_images=_COUNT, val_images=_COUNT, data_seed=_SEED),
     figure5_class={"type": "object", "additionalProperties": _TEXT},
-    ablation=_entries(trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, whole=_NAMES, options=_LIST),
+    ablation=_entries(
+        trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, networks=_NAMES, options=_LIST
+    ),
     data_root=_TEXT,
     results_root=_TEXT,
     base=_TEXT,
@@ -121,8 +123,8 @@ def check_choices(profile: dict[str, Any]) -> None:
         _check_names("models: unknown", profile["models"], known)
         if ablation["trunk"] not in known:
             raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
-    _check_names("ablation: unknown variant", ablation["variants"] + ablation["whole"], VARIANTS)
-    for variant in ablation["whole"]:
+    _check_names("ablation: unknown variant", ablation["variants"] + ablation["networks"], VARIANTS)
+    for variant in ablation["networks"]:
         if VARIANTS[variant].times > 1:
             raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
     try:

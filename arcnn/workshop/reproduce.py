@@ -146,7 +146,7 @@ def share_cores(profile: dict, cores: int) -> tuple[int, int]:
 
 
 def write_parameters(profile: dict[str, Any], results: Path) -> Path:
-    """The profile as a file of parameters for Snakemake and the notebooks, and one for each whole
+    """The profile as a file of parameters for Snakemake and the notebooks, and one for each
     network of the ablation, which to the notebooks is a profile of its own.
 
     Returns:
@@ -159,10 +159,10 @@ def write_parameters(profile: dict[str, Any], results: Path) -> Path:
             write_text(file, text)
         return file
 
-    for name in profile["ablation"]["whole"]:
-        own = {"profile": name, "results_root": str(results / "whole")}
+    for name in profile["ablation"]["networks"]:
+        own = {"profile": name, "results_root": str(results / "networks")}
         own["options"] = [*profile["options"], *VARIANTS[name].options]
-        write(results / "whole" / f"{name}.yaml", profile | own)
+        write(results / "networks" / f"{name}.yaml", profile | own)
     return write(results / "profile.yaml", profile)
 
 
