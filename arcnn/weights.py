@@ -19,12 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from arcnn.config import load_config
-<<<<<<< HEAD
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
-from arcnn.files import ROOT, sha256, write_whole
-=======
-from arcnn.files import write_atomically
->>>>>>> c
+from arcnn.files import ROOT, sha256, write_atomically
 
 FINAL_WEIGHTS = "model_final.pth"
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
@@ -52,7 +48,7 @@ class _TorchvisionResNets(PathHandler):
             )
             layers = {k: v for k, v in state.items() if not k.startswith("fc.")}
             renamed = {f"backbone.bottom_up.{as_detectron2(k)}": v for k, v in layers.items()}
-            write_whole(file, lambda partial: torch.save(renamed, partial))
+            write_atomically(file, lambda partial: torch.save(renamed, partial))
         return str(file)
 
 

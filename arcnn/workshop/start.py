@@ -22,8 +22,8 @@ from arcnn.files import (
     results_folder,
     run_folder,
     sha256,
+    write_atomically,
     write_json,
-    write_whole,
 )
 from arcnn.names import TABLE_1
 from arcnn.weights import initial_weights, load_trained
@@ -55,7 +55,7 @@ def keep(results: Path, file: Path) -> dict:
         for key, value in model.state_dict().items()
         if value.is_floating_point()
     }
-    write_whole(file, lambda partial: save_file(weights, partial, metadata=made_for))
+    write_atomically(file, lambda partial: save_file(weights, partial, metadata=made_for))
     about = {
         "sha256": sha256(file),
         "made for": made_for,
