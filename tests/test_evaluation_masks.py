@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, Instances
 from peers import peer_encode
 from pycocotools import mask as mask_util
 
-from arcnn.evaluation import detections, encode_mask_kinds
-from arcnn.evaluation.masks import _run_lengths, _Window
+from arcnn.evaluation.evaluator import detections
+from arcnn.evaluation.masks import _run_lengths, _Window, encode_mask_kinds
 
 
 def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:

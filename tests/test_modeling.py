@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import arcnn
 from arcnn.config import CONFIG_DIR, models_of
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.evaluation import predict_and_evaluate
+from arcnn.evaluation import evaluate, predict
 from arcnn.modeling import (
     ARCNNAddMaskHead,
     ARCNNMaskHead,
@@ -321,5 +321,7 @@ def test_another_papers_head_is_one_class_and_a_yaml(
     check_choices(load_profile("demo") | {"models": ["whole_only"]})
     cfg = tiny_config("whole_only", "SOLVER.MAX_ITER", 2)
     train(cfg)
-    metrics, _ = predict_and_evaluate(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    predictions = predict(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    metrics = evaluate(split_records(cfg, "val"), predictions, classes)
     assert metrics["amodal"]["AP"] is not None

@@ -16,7 +16,7 @@ from torch import nn
 from arcnn import training, weights
 from arcnn.data import split_records
 from arcnn.data.loader import ExampleOrder
-from arcnn.evaluation import TASKS, predict_and_evaluate
+from arcnn.evaluation import TASKS, evaluate, predict
 from arcnn.files import lock
 from arcnn.training import build_optimizer, read_log, read_sessions, train
 from arcnn.weights import initial_weights, load_trained
@@ -341,7 +341,9 @@ def test_adamw_is_a_choice_and_an_unknown_optimizer_is_refused(tiny_config) -> N
 def test_from_training_to_metrics(model: str, tiny_config) -> None:
     cfg = tiny_config(model, "SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
     train(cfg)
-    metrics, predictions = predict_and_evaluate(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    predictions = predict(*load_trained(Path(cfg.OUTPUT_DIR).parent))
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    metrics = evaluate(split_records(cfg, "val"), predictions, classes)
     assert set(TASKS) <= set(metrics)
     assert predictions
     assert {"segmentation", "visible_mask", "occlusion_mask"} < set(predictions[0])
