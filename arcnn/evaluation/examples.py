@@ -134,8 +134,8 @@ def occluded_examples(
     examples = []
     for n, record in enumerate(records):
         for k, annotation in enumerate(_objects(record)):
-            whole, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
-            hidden = int(mask_util.area(whole)) - int(mask_util.area(visible))
+            amodal, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
+            hidden = int(mask_util.area(amodal)) - int(mask_util.area(visible))
             if hidden > 0:
                 share = hidden / (record["height"] * record["width"])
                 matches = {model: by_object.get((n, k)) for model, by_object in found.items()}
