@@ -6,7 +6,7 @@ import lazy_loader
 PARTS = {
     "evaluator": "predict",
     "examples": (
-        "Detection Example best_and_worst choose_examples found_rates load_predictions mask_iou "
+        "Example Match best_and_worst choose_examples found_rates load_predictions mask_iou "
         "occluded_examples prediction_masks"
     ),
     "predictions": "PredictionError to_results",
