@@ -145,16 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python tests/bench.py", description=__doc__)
     parser.add_argument("--images", type=int, default=300, help="for evaluate; KINS has 7517")
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        help="of each side; five times that of the short measurements",
-    )
+    what = "of each side; encode_masks takes five times as many"
+    parser.add_argument("--rounds", type=int, default=3, help=what)
     benches = {
         "encode_masks": lambda: bench_encode_masks(5 * options.rounds),
         "evaluate": lambda: bench_evaluate(options.images, options.rounds),
-        "mapper": lambda: bench_mapper(16, 5 * options.rounds),
+        "mapper": lambda: bench_mapper(16, 5),
     }
     parser.add_argument("--only", choices=benches, help="one measurement alone")
     options = parser.parse_args(arguments)

@@ -173,7 +173,6 @@ def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"options": ["TEST.DETECTIONS_PER_IMAGE", 7]}, "TEST.DETECTIONS_PER_IMAGE: 7, most have"),
         ({"options": ["MODEL.ARCNN.INPUT", "probs"]}, "MODEL.ARCNN.INPUT: probs, most have logits"),
         ({"protocol": "dd"}, "protocol: dd, most have cc"),
     ],
