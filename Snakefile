@@ -244,7 +244,7 @@ rule table1:
         notebook=f"{NOTEBOOKS}/06_table1.ipynb",
         metrics=evaluations(DATASETS),
     output:
-        expand("table1.{kind}", kind=["md", "csv", "tex", "png", "svg"]),
+        expand("table1.{kind}", kind=["md", "csv", "tex"]),
         "records/06_table1.json",
     log:
         "notebooks/06_table1.ipynb",

@@ -19,7 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from arcnn.evaluation import encode_mask_kinds, visible_fraction
+from arcnn.evaluation import visible_fraction
+from arcnn.evaluation.masks import encode_mask_kinds
 from arcnn.evaluation.matching import MAX_DETECTIONS
 from arcnn.names import MASK_KEYS, OCCLUSION_RATE
 
@@ -46,32 +47,26 @@ def peer_evaluate(
     predictions: Sequence[dict],
     num_classes: int,
     task: str,
+    *,
     rate: float = OCCLUSION_RATE,
+    areas: tuple[float, float] | None = None,
 ) -> dict[str, float | None]:
     """One of the paper's three tasks by pycocotools alone, percent: the protocol as it is written,
-    with the visible fraction in the place of the area for ``occluded`` (from ``rate`` on)."""
+    with the visible fraction in the place of the area for ``occluded`` (from ``rate`` on); the
+    others on request for masks of some ``areas`` alone."""
     key = MASK_KEYS["visible" if task == "visible" else "amodal"]
     occluded = task == "occluded"
+
+    def entry(of: dict, image_id: int, fraction: float) -> dict:
+        area = fraction if occluded else float(mask_util.area(of[key]))
+        shared = {"image_id": image_id, "category_id": of["category_id"]}
+        return shared | {"segmentation": of[key], "area": area, "iscrowd": of.get("iscrowd", 0)}
+
     objects = [
-        {
-            "image_id": r["image_id"],
-            "category_id": a["category_id"],
-            "segmentation": a[key],
-            "area": 1 - a["occlusion_rate"] if occluded else 1.0,
-            "iscrowd": a["iscrowd"],
-        }
-        for r in records
-        for a in r["annotations"]
+        entry(a, r["image_id"], 1 - a["occlusion_rate"]) for r in records for a in r["annotations"]
     ]
     detections = [
-        {
-            "image_id": p["image_id"],
-            "category_id": p["category_id"],
-            "segmentation": p[key],
-            "area": visible_fraction(p) if occluded else 1.0,
-            "score": p["score"],
-            "iscrowd": 0,
-        }
+        entry(p, p["image_id"], visible_fraction(p) if occluded else 1.0) | {"score": p["score"]}
         for p in predictions
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -81,7 +76,8 @@ def peer_evaluate(
             "segm",
         )
         coco_eval.params.maxDets = list(MAX_DETECTIONS)
-        coco_eval.params.areaRng = [[-np.inf, 1 - rate if occluded else np.inf]]
+        low, high = (-np.inf, 1 - rate) if occluded else areas or (-np.inf, np.inf)
+        coco_eval.params.areaRng = [[low, high]]
         coco_eval.params.areaRngLbl = [task]
         coco_eval.evaluate()
         coco_eval.accumulate()

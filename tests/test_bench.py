@@ -52,7 +52,7 @@ def test_the_ratio_is_that_of_the_peer_to_ours(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (["--only", "encode_masks"], set()),
+        (["--only", "encode_masks", "--rounds", "1"], set()),
         (["--only", "evaluate", "--images", "4", "--rounds", "1"], {"images", "detections"}),
     ],
 )

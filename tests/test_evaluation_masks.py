@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, Instances
 from peers import peer_encode
 from pycocotools import mask as mask_util
 
-from arcnn.evaluation import detections, encode_mask_kinds
-from arcnn.evaluation.masks import _run_lengths, _Window
+from arcnn.evaluation.evaluator import detections
+from arcnn.evaluation.masks import _run_lengths, encode_mask_kinds
 
 
 def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -109,9 +109,9 @@ def test_detections_carry_three_masks():
     assert mask_util.area(detection["occlusion_mask"]) == 0
 
 
-def test_run_lengths_of_the_worked_example():
-    """The example in the comment of ``_run_lengths``; the second mask of the window is empty."""
-    columns = np.zeros((2, 2, 5), dtype=bool)
-    columns[0, 0, 2:4] = columns[0, 1, 1] = True
-    lengths = _run_lengths([_Window(1, 0, columns)], height=3, width=4)
-    assert [runs.tolist() for runs in lengths] == [[4, 3, 5], [12]]
+def test_run_lengths_by_hand():
+    """A window of two columns at (1, 0) of an image of 3 x 4 pixels: a run goes on from the foot of
+    the first column to the head of the second."""
+    mask = np.array([[False, True, True], [True, False, False]])
+    assert _run_lengths(mask, 1, 0, height=3, width=4).tolist() == [4, 3, 5]
+    assert _run_lengths(~(mask | ~mask), 1, 0, height=3, width=4).tolist() == [12]

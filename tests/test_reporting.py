@@ -1,6 +1,7 @@
 """Table 1: what counts as a run, what may be said, and where every number comes from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from arcnn.reporting import (
 from arcnn.reporting.paper import SETTINGS
 from arcnn.reporting.table import COLUMNS, sentences
 from arcnn.settings import settings, settings_hash, write_settings
-from arcnn.visualization import table1_picture
 from arcnn.workshop.reference import MAX_BYTES, keep
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")
@@ -62,13 +62,19 @@ def make_run(results: Path, dataset: str, model: str, seed: int, level: float, *
     return run
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def nine_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nine_runs")
     for seed in (0, 1, 2):
-        make_run(tmp_path, "kins", "arcnn", seed, 30 + seed)
-        make_run(tmp_path, "kins", "orcnn", seed, 20 + seed)
-        make_run(tmp_path, "kins", "arcnn_add", seed, 30.1 + seed)
-    return tmp_path
+        make_run(folder, "kins", "arcnn", seed, 30 + seed)
+        make_run(folder, "kins", "orcnn", seed, 20 + seed)
+        make_run(folder, "kins", "arcnn_add", seed, 30.1 + seed)
+    return folder
+
+
+@pytest.fixture
+def results(nine_runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(nine_runs, tmp_path, dirs_exist_ok=True))
 
 
 def test_the_papers_numbers_and_ours_stand_side_by_side(results: Path) -> None:
@@ -98,9 +104,6 @@ def test_every_form_has_the_numbers_and_their_records(results: Path) -> None:
     assert r"\href{run:runs/kins/arcnn}{31.00 \ensuremath{\pm} 1.00 (-1.94)}" in latex
     assert r"VRS\&SP & quoted by the paper & 32.08" in latex
     assert latex.count("no run") == 15 and latex.count(r"\begin") == latex.count(r"\end")
-    picture = table1_picture(table)
-    picture.savefig(results / "t.svg")
-    assert 'href="runs/kins/arcnn"' in (results / "t.svg").read_text()
 
 
 def test_a_fourth_model_gets_its_row_and_its_difference(results: Path) -> None:
@@ -111,7 +114,6 @@ def test_a_fourth_model_gets_its_row_and_its_difference(results: Path) -> None:
     assert "| mine | ours | [40.00](runs/kins/mine/seed0/record.json) |" in text
     assert "this one training of mine against this one of ARCNN: is better" in text
     assert "mine & ours" in to_latex(table)
-    table1_picture(table)
 
 
 def test_the_commit_says_that_files_were_edited(tmp_path: Path) -> None:
@@ -171,7 +173,6 @@ def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"options": ["TEST.DETECTIONS_PER_IMAGE", 7]}, "TEST.DETECTIONS_PER_IMAGE: 7, most have"),
         ({"options": ["MODEL.ARCNN.INPUT", "probs"]}, "MODEL.ARCNN.INPUT: probs, most have logits"),
         ({"protocol": "dd"}, "protocol: dd, most have cc"),
     ],
@@ -224,8 +225,6 @@ def test_a_row_made_otherwise_than_the_papers_is_marked_and_gets_no_difference(
     latex = to_latex(table)
     assert "ours, other settings & " in latex
     assert f"not the paper's settings: {named.split(' ')[0].replace('_', chr(92) + '_')}" in latex
-    shown = " ".join(text.get_text() for text in table1_picture(table).axes[0].texts)
-    assert f"ARCNN: not the paper's settings ({named}" in shown
 
 
 def test_a_shortened_split_is_marked(tmp_path: Path) -> None:

@@ -4,18 +4,14 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "evaluator": "AmodalEvaluator detections predict predict_and_evaluate",
+    "evaluator": "predict",
     "examples": (
-        "Detection Example Match best_and_worst choose_examples found_rates load_predictions "
-        "mask_iou match_image occluded_examples prediction_masks"
+        "Example Match best_and_worst choose_examples found_rates load_predictions mask_iou "
+        "occluded_examples prediction_masks"
     ),
-    "masks": "encode_mask_kinds",
-    "predictions": "PredictionError check_predictions to_results",
-    "protocol": (
-        "ALL_TASKS DEFAULT_TASKS METRICS TASKS Evaluation evaluate protocol_version "
-        "visible_fraction"
-    ),
-    "uncertainty": "Interval image_draws intervals mean_of_trainings",
+    "predictions": "PredictionError to_results",
+    "protocol": "ALL_TASKS METRICS TASKS Evaluation evaluate protocol_version visible_fraction",
+    "uncertainty": "image_draws intervals mean_of_trainings",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

@@ -28,14 +28,6 @@ class Match(NamedTuple):
     iou: float
 
 
-class Detection(NamedTuple):
-    """A match, and the image that it lies in."""
-
-    iou: float
-    record: dict
-    prediction: dict
-
-
 class Example(NamedTuple):
     """An object of the ground truth and, by model, its match; ``None`` where it was missed."""
 
@@ -134,8 +126,8 @@ def occluded_examples(
     examples = []
     for n, record in enumerate(records):
         for k, annotation in enumerate(_objects(record)):
-            whole, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
-            hidden = int(mask_util.area(whole)) - int(mask_util.area(visible))
+            amodal, visible = (annotation[MASK_KEYS[kind]] for kind in ("amodal", "visible"))
+            hidden = int(mask_util.area(amodal)) - int(mask_util.area(visible))
             if hidden > 0:
                 share = hidden / (record["height"] * record["width"])
                 matches = {model: by_object.get((n, k)) for model, by_object in found.items()}
@@ -176,18 +168,16 @@ def found_rates(examples: Sequence[Example]) -> dict[str, float]:
 
 def best_and_worst(
     records: Sequence[dict], predictions: Sequence[dict], *, count: int = 3
-) -> list[Detection]:
-    """The detections of occluded objects that overlap them most, and least, best first; of one
-    model, ``count`` of each kind."""
-    detections = [
-        Detection(match.iou, records[n], match.prediction)
+) -> list[tuple[dict, Match]]:
+    """Of one model, the matches of occluded objects that overlap them most, and least, ``count`` of
+    each kind, best first; each with its record."""
+    found = [
+        (records[n], match)
         for (n, k), match in _matched(records, predictions).items()
         if _objects(records[n])[k]["occlusion_rate"] >= OCCLUSION_RATE
     ]
-    detections.sort(key=lambda detection: detection.iou, reverse=True)
-    if len(detections) <= 2 * count:
-        return detections
-    return detections[:count] + detections[-count:]
+    found.sort(key=lambda pair: pair[1].iou, reverse=True)
+    return found if len(found) <= 2 * count else found[:count] + found[-count:]
 
 
 def _matched(records: Sequence[dict], predictions: Sequence[dict]) -> dict[tuple[int, int], Match]:

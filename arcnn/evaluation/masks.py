@@ -10,7 +10,6 @@ image, h and w pixels of a window.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 THRESHOLD = 0.5
-OUTSIDE = 9.0  # a coordinate where the map, that reaches from -1 to 1, is sampled as zero
 
 
 def encode_mask_kinds(
@@ -38,11 +36,14 @@ def encode_mask_kinds(
     Returns:
         K lists of R RLEs with ``counts`` as str, ready for JSON.
     """
-    maps = torch.stack(list(probs), dim=1).float()  # (R, K, M, M)
-    windows = list(_windows(maps, boxes.float(), height, width))
-    if not windows:
+    if not len(boxes):
         return [[] for _ in probs]
-    counts = _run_lengths(windows, height, width)  # R * K
+    maps = torch.stack(list(probs), dim=1).float()  # (R, K, M, M)
+    counts = [
+        _run_lengths(mask, x, y, height, width)
+        for x, y, masks in _windows(maps, boxes.float(), height, width)
+        for mask in masks
+    ]
     rles = mask_util.frPyObjects(
         [{"size": [height, width], "counts": c} for c in counts], height, width
     )
@@ -50,20 +51,15 @@ def encode_mask_kinds(
     return [encoded[k :: len(probs)] for k in range(len(probs))]
 
 
-class _Window(NamedTuple):
-    """Masks of one box: bool ``(K, w, h + 2)``, pixel (0, 0) of the window at (x, y) of the image.
-
-    Columns first, as COCO counts them, each between two pixels of nothing, which close every run.
-    """
-
-    x: int
-    y: int
-    columns: np.ndarray
-
-
 @torch.no_grad()
-def _windows(maps: Tensor, boxes: Tensor, height: int, width: int) -> Iterator[_Window]:
-    """Windows and coordinates are those of ``detectron2.layers.mask_ops._do_paste_mask``."""
+def _windows(
+    maps: Tensor, boxes: Tensor, height: int, width: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """By box, the x and y of its window in the image, and the masks in it, bool ``(K, w, h)``:
+    columns first, as COCO counts them.
+
+    Windows and coordinates are those of ``detectron2.layers.mask_ops._do_paste_mask``.
+    """
     x0, y0, x1, y1 = boxes.split(1, dim=1)  # (R, 1) each
     x = torch.arange(width, device=boxes.device, dtype=torch.float32) + 0.5
     y = torch.arange(height, device=boxes.device, dtype=torch.float32) + 0.5
@@ -75,50 +71,24 @@ def _windows(maps: Tensor, boxes: Tensor, height: int, width: int) -> Iterator[_
     for r, (left, top, right, bottom) in enumerate(corners):
         w, h = right - left, bottom - top
         if w <= 0 or h <= 0:  # outside the image: nothing (detectron2 raises an error)
-            yield _Window(0, 0, np.zeros((maps.shape[1], 0, 2), dtype=bool))
+            yield 0, 0, np.zeros((maps.shape[1], 0, 0), dtype=bool)
             continue
-        column = F.pad(grid_y[r, top:bottom], (1, 1), value=OUTSIDE)
         grid = torch.stack(
-            [grid_x[r, left:right, None].expand(w, h + 2), column.expand(w, h + 2)], dim=2
+            [
+                grid_x[r, left:right, None].expand(w, h),
+                grid_y[r, None, top:bottom].expand(w, h),
+            ],
+            dim=2,
         )
         sampled = F.grid_sample(maps[r, None], grid[None], align_corners=False)[0]
-        yield _Window(left, top, (sampled >= THRESHOLD).cpu().numpy())
+        yield left, top, (sampled >= THRESHOLD).cpu().numpy()
 
 
-def _run_lengths(windows: Sequence[_Window], height: int, width: int) -> list[np.ndarray]:
-    """COCO's run lengths, zeros first, of all masks of all windows, at once: R * K arrays."""
-    # An example: one mask in an image of H = 3, W = 4, its window of two columns at x = 1, y = 0.
-    #
-    #     columns      [. 0 1 1 .] [. 1 0 0 .]     each between two pixels of nothing: side = 5
-    #     place         0 1 2 3 4   5 6 7 8 9
-    #     changes         1   3     5 6            before the next place
-    #     column, row   (0, 1) (0, 3) (1, 0) (1, 1)            divmod by 5
-    #     edges            4      6      6      7              (x + column) * H + y + row
-    #     joined           4                    7              the run goes on in column 1
-    #     bounds      0    4                    7      12      0 and H * W around them
-    #     run lengths   4            3              5          zeros, ones, zeros
-    kinds = len(windows[0].columns)
-    ravelled = [w.columns.ravel() for w in windows]
-    changes = [np.flatnonzero(f[1:] != f[:-1]) for f in ravelled]  # starts and ends, in turn
-    window = np.repeat(np.arange(len(windows)), [len(c) for c in changes])
-    x, y, w, side = np.array([(w.x, w.y, *w.columns.shape[1:]) for w in windows]).T[:, window]
-    column, row = np.divmod(np.concatenate(changes), side)
-    kind, column = np.divmod(column, np.maximum(w, 1))
-    mask = window * kinds + kind
-    edges = (x + column) * height + y + row  # pixels of the image, counted down its columns
-    # An end at the foot of a column and a start at the head of the next one fall together.
-    joined = np.flatnonzero((edges[1:] == edges[:-1]) & (mask[1:] == mask[:-1]))
-    keep = np.ones(len(edges), dtype=bool)
-    keep[joined] = keep[joined + 1] = False
-    edges, mask = edges[keep], mask[keep]
-    # The bounds of all masks in one row: of each a zero, its edges, the end of the image.
-    masks = np.arange(len(windows) * kinds)
-    first_edge = np.searchsorted(mask, np.arange(len(masks) + 1))
-    start, end = first_edge[:-1] + 2 * masks, first_edge[1:] + 2 * masks + 1
-    bounds = np.empty(len(edges) + 2 * len(masks), dtype=edges.dtype)
-    bounds[start], bounds[end] = 0, height * width
-    bounds[np.arange(len(edges)) + 2 * mask + 1] = edges
-    lengths = np.diff(bounds)
-    runs = [lengths[s:e] for s, e in zip(start.tolist(), end.tolist(), strict=True)]
+def _run_lengths(mask: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
+    """COCO's run lengths, zeros first, of an image with a mask, bool ``(w, h)``, at (x, y)."""
+    pixels = np.zeros(len(mask) * height + 2, dtype=bool)  # between two of nothing
+    pixels[1:-1].reshape(-1, height)[:, y : y + mask.shape[1]] = mask
+    edges = x * height + np.flatnonzero(pixels[1:] != pixels[:-1])  # down the image's columns
+    runs = np.diff(np.concatenate([[0], edges, [height * width]]))
     # pycocotools writes no last run of zeros where there are none.
-    return [r[:-1] if len(r) > 1 and r[-1] == 0 else r for r in runs]
+    return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs

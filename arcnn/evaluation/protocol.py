@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core.mask import iou as mask_iou
-from faster_coco_eval.core.mask import rleToBoundary
 from pycocotools import mask as mask_util
 
 import arcnn.names
@@ -45,7 +44,6 @@ class Task(NamedTuple):
     rate: float = 0.0  # objects of a lower occlusion rate don't count: they are ...
     others: int = IGNORED  # ... ignored, as are detections that claim a lower one; or removed
     sizes: bool = False  # small, medium and large objects by themselves too
-    boundary: bool = False  # the rim of the mask must fit too
 
 
 PROTOCOL = {
@@ -59,19 +57,13 @@ PROTOCOL = {
     "occluded_strict": Task("amodal", (), OCCLUSION_RATE, REMOVED),
     # The occlusion mask itself on the hidden part; what is ignored hangs on the visible mask.
     "occlusion": Task("occlusion", ("occlusion", "visible"), OCCLUSION_RATE),
-    # Boundary AP (Cheng et al. 2021).
-    "amodal_boundary": Task("amodal", boundary=True),
-    "visible_boundary": Task("visible", ("visible",), boundary=True),
 }
 TASKS = ("amodal", "visible", "occluded")  # the paper's
 ALL_TASKS = tuple(PROTOCOL)
-# Boundaries take longer than all the rest.
-DEFAULT_TASKS = tuple(name for name, task in PROTOCOL.items() if not task.boundary)
 OCCLUSION_LEVELS = {
     name: PROTOCOL[name].rate for name in ("occluded", "occluded@0.25", "occluded@0.40")
 }
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e5**2)}  # COCO's, square pixels
-BOUNDARY_WIDTH = 0.02  # of the image's diagonal, as published
 AT_50, AT_75 = (int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in (0.5, 0.75))
 Numbers = dict[str, float | None]  # by metric, percent
 Metrics = dict[str, dict[str, Any]]  # by task
@@ -136,7 +128,7 @@ class Evaluation:
         num_classes: int,
         *,
         class_names: Sequence[str] | None = None,
-        tasks: Sequence[str] = DEFAULT_TASKS,
+        tasks: Sequence[str] = ALL_TASKS,
     ) -> None:
         if unknown := set(tasks) - set(ALL_TASKS):
             raise ValueError(f"unknown tasks {sorted(unknown)}; there are {', '.join(ALL_TASKS)}")
@@ -246,11 +238,7 @@ class _Matcher:
                 for size, (low, high) in SIZES.items():
                     outside = [(side < low) | (side > high) for side in areas]
                     layers[f"{name}/{size}"] = self._layer(*outside)
-        rims = {name: layers.pop(name) for name in tasks if PROTOCOL[name].boundary}
-        matches = self._count(pairs, layers) if layers else {}
-        if rims:
-            matches |= self._count(_fitting_rims(pairs, predicted, true, self.crowd), rims)
-        return matches
+        return self._count(pairs, layers)
 
     def _hidden_iou(self, predicted: Sequence[dict]) -> Callable[[slice, slice], np.ndarray]:
         """Of occlusion masks with hidden parts, without drawing these: a visible mask lies inside
@@ -312,23 +300,6 @@ class _Matcher:
                 positives=positives,
             )
         return matches
-
-
-def _fitting_rims(
-    pairs: Pairs, predicted: Sequence[dict], true: Sequence[dict], crowd: np.ndarray
-) -> Pairs:
-    """The lower of mask IoU and boundary IoU; no pair can come in that way, only go."""
-    compared = np.flatnonzero(~crowd[pairs.truth])
-    rims, true_rims = (
-        {k: rleToBoundary(masks[k], BOUNDARY_WIDTH) for k in np.unique(column[compared])}
-        for masks, column in ((predicted, pairs.detection), (true, pairs.truth))
-    )
-    lower = pairs.iou.copy()
-    for n in compared:
-        rim, true_rim = rims[pairs.detection[n]], true_rims[pairs.truth[n]]
-        lower[n] = min(lower[n], mask_iou([rim], [true_rim], [0])[0, 0])
-    keep = lower >= IOU_THRESHOLDS[0]
-    return Pairs(pairs.detection[keep], pairs.truth[keep], lower[keep])
 
 
 def visible_fraction(prediction: dict) -> float:

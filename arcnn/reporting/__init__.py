@@ -6,7 +6,7 @@ import lazy_loader
 PARTS = {
     "comparison": "TOLERANCE compare",
     "record": "device versions write_record",
-    "runs": "Run collect_runs",
+    "runs": "collect_runs",
     "table": "model_differences paper_table table1 to_latex to_markdown",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

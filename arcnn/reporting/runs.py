@@ -63,7 +63,7 @@ def collect_runs(
     set; the settings of its mask head, if they are not those of most runs of its model.
     """
     keys = [(d, m, s) for d in datasets for m in models for s in seeds]
-    runs, left_out = read_whole(keys, lambda key: _read_run(results, *key))
+    runs, left_out = read_complete(keys, lambda key: _read_run(results, *key))
     for dataset in datasets:
         left_out += _leave_out(runs, [k for k in runs if k[0] == dataset], of_the_head=False)
         for model in models:
@@ -73,7 +73,7 @@ def collect_runs(
     return Runs(runs, left_out)
 
 
-def read_whole(
+def read_complete(
     keys: Iterable[Key], read: Callable[[Key], Content]
 ) -> tuple[dict[Key, Content], list[str]]:
     """What can be read, by key, and sentences on what is missing or cut off."""
@@ -86,6 +86,9 @@ def read_whole(
         except (ValueError, KeyError, TypeError) as error:
             left_out.append(f"{run_name(key)}: not a whole run ({error!r})")
     return found, left_out
+
+
+read_whole = read_complete  # as arcnn.experiments calls it
 
 
 def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:

@@ -109,8 +109,6 @@ HOW_SURE = (
     "on the same images. With one seed the interval knows nothing of the luck of a training: two "
     "trainings of the same model differ by up to two points of AP."
 )
-NO_RUN = "no run"
-OTHERWISE = "ours, other settings"
 
 
 def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequence[str]) -> str:
@@ -123,8 +121,9 @@ def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequen
             "| | | " + " | ".join(COLUMNS) + " | seeds | commit |",
             "|---|---|" + "---:|" * len(COLUMNS) + "---|---|",
         ]
-        for model, source, cells, first in table_lines(rows):
-            seeds = " ".join(f"[{_seed(r)}]({r})" for r in first.records.split())
+        for model, source, cells, first in _lines(rows):
+            records = map(Path, first.records.split())
+            seeds = " ".join(f"[{r.parent.name.removeprefix('seed')}]({r})" for r in records)
             shown = [f"[{text}]({link})" if link else text for text, link in cells]
             ran = source.startswith("ours") and first.seeds
             shown.append(f"{seeds} | {first.commit}" if ran else " | ")
@@ -148,7 +147,7 @@ def to_latex(table: pd.DataFrame) -> str:
     for dataset, rows in table.groupby("dataset", sort=False):
         title = _escaped(dataset_title(dataset))
         lines += [r"\midrule", rf"\multicolumn{{{len(COLUMNS) + 3}}}{{l}}{{{title}}} \\"]
-        for model, source, cells, first in table_lines(rows):
+        for model, source, cells, first in _lines(rows):
             shown = [_latex(text, link) for text, link in cells]
             count = str(first.seeds) if source.startswith("ours") else ""
             lines.append(f"{_escaped(model)} & {source} & {' & '.join(shown)} & {count} " + r"\\")
@@ -180,11 +179,7 @@ def _short(commit: str | None) -> str:
     return commit[:7] + ("+" if commit.endswith("+changes") else "")
 
 
-def _seed(record: str) -> str:
-    return Path(record).parent.name.removeprefix("seed")
-
-
-def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]], pd.Series]]:
+def _lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]], pd.Series]]:
     """The lines of a block: model, source, cells (text, link) and the model's first row."""
     lines = []
     for model, cells in rows.groupby("model", sort=False):
@@ -193,10 +188,10 @@ def table_lines(rows: pd.DataFrame) -> list[tuple[str, str, list[tuple[str, str]
             source = "quoted by the paper" if first.quoted else "paper"
             lines.append((name, source, [(f"{paper:.2f}", "") for paper in cells.paper], first))
         if first.seeds:
-            source = OTHERWISE if first.departures else "ours"
+            source = "ours, other settings" if first.departures else "ours"
             lines.append((name, source, [_ours(row) for row in cells.itertuples()], first))
         elif not first.quoted:
-            lines.append((name, "ours", [(NO_RUN, "")] * len(COLUMNS), first))
+            lines.append((name, "ours", [("no run", "")] * len(COLUMNS), first))
     return lines
 
 

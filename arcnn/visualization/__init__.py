@@ -8,17 +8,16 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
-    "architecture": "figure2 figure3",
+    "architecture": "figure3",
     "curves": "learning_curves",
     "datasets": "image_grid instances_per_class object_sizes occlusion_rates",
     "evaluation": "ap_bars ap_by_occlusion precision_recall",
     "experiments": "ablation agreements",
-    "masks": "draw_masks figure1 load_image mask_kinds show_masks",
+    "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
-    "pieces": "cut_out jigsaw jigsaw_rows",
+    "pieces": "jigsaw jigsaw_rows",
     "predictions": "draw_detections figure4 figure4_jigsaw",
-    "style": "MASK_COLORS MODEL_COLORS MODEL_MARKERS save",
-    "tables": "table1_picture",
+    "style": "save",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

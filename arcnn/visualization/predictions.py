@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from arcnn.data import decode_masks
-from arcnn.evaluation import Detection, Example, prediction_masks
+from arcnn.evaluation import Example, Match, prediction_masks
 from arcnn.names import model_name
 from arcnn.visualization.masks import Masks, crop, draw_masks, fade, load_image, show_image
 from arcnn.visualization.pieces import corner_text, jigsaw_rows, not_found
@@ -78,8 +78,8 @@ def figure4_jigsaw(example: Example, class_names: Sequence[str]) -> Figure:
 
 
 @figure_function
-def draw_detections(chosen: Sequence[Detection], class_names: Sequence[str]) -> Figure:
-    """A row of detections, each in its image.
+def draw_detections(chosen: Sequence[tuple[dict, Match]], class_names: Sequence[str]) -> Figure:
+    """A row of detections, each in the image of its record.
 
     Args:
         chosen: for instance from :func:`arcnn.evaluation.best_and_worst`.
@@ -87,7 +87,7 @@ def draw_detections(chosen: Sequence[Detection], class_names: Sequence[str]) -> 
     figure, panels = plt.subplots(1, max(len(chosen), 1), figsize=(12, 2.5), squeeze=False)
     for axes in panels[0, len(chosen) :]:
         axes.set_axis_off()
-    for axes, (iou, record, prediction) in zip(panels[0], chosen, strict=False):
+    for axes, (record, (prediction, iou)) in zip(panels[0], chosen, strict=False):
         draw_masks(axes, load_image(record), [prediction_masks(prediction)])
         axes.set_title(f"{class_names[prediction['category_id']]}, IoU {iou:.2f}")
     return figure

@@ -26,8 +26,11 @@ TASK_COLORS = {  # the paper's tasks in the colours of the masks that they are a
     "occluded": MASK_COLORS["occlusion"],
 }
 
-MODEL_COLORS = {"orcnn": "#7F7F7F", "arcnn_add": "#DDAA33", "arcnn": "#882255"}
-MODEL_MARKERS = {"orcnn": "s", "arcnn_add": "^", "arcnn": "o"}
+MODEL_STYLES = {
+    "orcnn": {"color": "#7F7F7F", "marker": "s"},
+    "arcnn_add": {"color": "#DDAA33", "marker": "^"},
+    "arcnn": {"color": "#882255", "marker": "o"},
+}
 
 INK = "#333333"
 PAPER = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.8}  # behind a text
@@ -105,4 +108,4 @@ def mask_legend(figure: Figure, kinds: Sequence[str] = tuple(MASK_COLORS)) -> No
 
 def model_style(model: str) -> dict[str, str]:
     """``color`` and ``marker`` of a model; black crosses for one that the kit does not know."""
-    return {"color": MODEL_COLORS.get(model, "#000000"), "marker": MODEL_MARKERS.get(model, "x")}
+    return MODEL_STYLES.get(model, {"color": "#000000", "marker": "x"})

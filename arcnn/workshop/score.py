@@ -14,8 +14,6 @@ from pathlib import Path
 
 from arcnn.data import MAX_SKIPPED, AmodalAnnotations, AnnotationError, load_annotations
 from arcnn.evaluation import (
-    ALL_TASKS,
-    DEFAULT_TASKS,
     METRICS,
     Evaluation,
     PredictionError,
@@ -42,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--images", type=Path, metavar="DIR", help=what)
     what = "of GT's objects that may be left out, in [0, 1]"
     add("--max-skipped", type=float, default=MAX_SKIPPED, metavar="SHARE", help=what)
-    add("--boundary", action="store_true", help="boundary AP too; takes longer")
     what = "95 %% intervals of Table 1's numbers, from N draws of the images"
     add("--bootstrap", type=_count, default=0, metavar="N", help=what)
     options = parser.parse_args(arguments)
@@ -76,7 +73,6 @@ def _score(options: argparse.Namespace) -> dict:
         read_results(options.predictions, truth),
         len(truth.class_names),
         class_names=truth.class_names,
-        tasks=ALL_TASKS if options.boundary else DEFAULT_TASKS,
     )
     metrics = evaluation.metrics()
     if options.bootstrap:
