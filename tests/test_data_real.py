@@ -22,9 +22,8 @@ from arcnn.data import (
     split_records,
 )
 from arcnn.data.masks import to_json_rle
-from arcnn.workshop.check import check
+from arcnn.workshop.check import check, compare_counts
 from arcnn.workshop.cutouts import read_instances, read_photos
-from arcnn.workshop.sources import compare_counts
 
 
 def test_raw_cocoa_and_cocoa_cls_agree_on_the_same_objects(real_data: Path) -> None:
