@@ -179,7 +179,7 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """80 images from real photos, and their summary."""
     photos, folder = real_data / "coco_modal88", tmp_path_factory.mktemp("real") / "own"
     call = photos / "annotations/instances_train2017.json", photos / "train2017", folder
-    options = FEW | {"train_images": 80, "val_images": 0, "workers": 2}
+    options = FEW | {"train_images": 80, "val_images": 0}
     return folder, make_amodal(*call, recipe=Recipe(), **options)["train"]
 
 
@@ -207,7 +207,7 @@ def test_pasted_edges_are_as_steep_as_those_in_the_photos(
     """Nobody should tell what was pasted by its edge."""
     root, own = real_data / "coco_modal88", []
     content = read_instances(root / "annotations" / "instances_train2017.json")
-    for photo in read_photos(content, root / "train2017")[0]:
+    for photo in read_photos(content, root / "train2017")[0][:44]:
         small = prepare(photo, Recipe().image_size, root / "train2017")
         image = open_rgb(small.file_name, small.width, small.height)
         masks = [mask_util.decode(o.rle) > 0 for o in small.objects if o.full]
@@ -217,7 +217,7 @@ def test_pasted_edges_are_as_steep_as_those_in_the_photos(
         if a["occlude_rate"] == 0:
             image = np.asarray(Image.open(real[0] / "train" / files[a["image_id"]]))
             ours.append(outline_contrast(image, mask_util.decode(a["segmentation"]) > 0))
-    assert len(own) > 40 and len(ours) > 100
+    assert len(own) > 20 and len(ours) > 100
     assert 1 / 1.25 < np.mean(ours) / np.mean(own) < 1.25
 
 
