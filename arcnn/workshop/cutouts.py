@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.image_files import Problem, check_image, image_path
+from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path
 from arcnn.data.masks import RLE, encode, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -128,11 +128,14 @@ def prepare(photo: Photo, image_size: int, image_root: str | Path) -> Photo | Pr
     """A photo with a longest side of ``image_size`` pixels and with masks to it, its full objects
     cut out; or what is wrong with it."""
     record = photo._asdict() | {"image_id": photo.id}
-    if problem := check_image(Path(image_root), record, decode=True):
+    if problem := check_image(Path(image_root), record):
         return problem
     scale = image_size / max(photo.height, photo.width)
     width, height = (max(round(scale * k), 1) for k in (photo.width, photo.height))
-    pixels, objects = open_rgb(photo.file_name, width, height), []
+    try:
+        pixels, objects = open_rgb(photo.file_name, width, height), []
+    except UNREADABLE as error:
+        return Problem("unreadable image", "skipped", photo.id, None, f"{photo.file_name}: {error}")
     for one in photo.objects:
         mask = Image.fromarray(mask_util.decode(one.rle) * np.uint8(255))
         soft = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
