@@ -212,7 +212,7 @@ def test_a_file_of_another_kind_gets_a_sentence(
 
 def test_the_command(modal: Path, tmp_path: Path) -> None:
     call = ["synthesize", str(modal / "modal.json"), "--images", str(modal), "--workers", "1"]
-    call += ["--out", str(tmp_path / "own"), "--train", "30", "--val", "0", "--image-size", "100"]
+    call += ["--out", str(tmp_path / "own"), "--train", "12", "--val", "0", "--image-size", "100"]
     assert main([*call, "--occluders", "1", "--objects", "5", "6"]) == 0
     content = read(tmp_path / "own")
     assert {max(i["height"], i["width"]) for i in content["images"]} == {100}

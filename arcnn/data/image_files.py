@@ -103,7 +103,10 @@ def _read_size(path: str, decode: bool) -> tuple[int, int]:
         oriented = image.format == "JPEG" or "exif" in image.info
         if oriented and 5 <= image.getexif().get(ORIENTATION, 1) <= 8:
             size = size[::-1]
-        if decode or not _has_end(path, image.format):
+        ends = _has_end(path, image.format)
+        if image.format == "PNG" and not ends:
+            image.verify()  # finds also what is cut off behind the last pixel
+        elif decode or not ends:
             image.load()  # some without an end mark are complete; the others say what is wrong
     return size
 
