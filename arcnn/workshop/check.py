@@ -81,7 +81,7 @@ class Report:
     def __str__(self) -> str:
         classes = sorted(self.instances.items(), key=lambda item: -item[1])
         empty = sum(not number for _, number in classes)
-        rates = [f"({k / 10}, {(k + 1) / 10}] {n:,}" for k, n in enumerate(self.occlusion_rates)]
+        bins = [(k / 10, (k + 1) / 10, n) for k, n in enumerate(self.occlusion_rates) if n]
         lines = [
             f"{self.file}: {self.schema}",
             "Images were not looked at (no folder given)." if self.images_folder is None else "",
@@ -90,7 +90,9 @@ class Report:
             f"classes: {len(classes)}, {empty} of them without an instance",
             _wrapped([f"{name} {number:,}" for name, number in classes if number]),
             "occlusion rates:",
-            _wrapped([f"not occluded {self.not_occluded:,}", *rates]),
+            _wrapped(
+                [f"not occluded {self.not_occluded:,}", *(f"({a}, {b}] {n:,}" for a, b, n in bins)]
+            ),
         ]
         for action, kinds in sorted(self.counts.items()):
             lines.append(f"{action}:")
@@ -108,7 +110,9 @@ class Report:
 
 
 def _wrapped(items: list[str]) -> str:
-    return textwrap.fill(", ".join(items), 98, initial_indent="  ", subsequent_indent="  ")
+    text = ", ".join(item.replace(" ", "\0") for item in items)  # no line ends within an item
+    lines = textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")
+    return lines.replace("\0", " ")
 
 
 def compare_counts(dataset: str, split: str, images: int, instances: int) -> list[str]:

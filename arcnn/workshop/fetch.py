@@ -108,7 +108,10 @@ def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
         OSError: no connection, no such file, no room.
     """
     folder = Path(data).resolve() / dataset
-    sentences = [f"data/{s['put']}: {s['what']}; {s['where']}" for s in sources(dataset)]
+    sentences = [
+        f"data/{row['put']}: {row['what']}; {row['where']}".removesuffix("; ")
+        for row in sources(dataset)
+    ]
     for address, known_hash in DOWNLOADS.get(dataset, {}).items():
         if not yes:
             sentences.append(f"Would download {address}.")
