@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -55,29 +54,6 @@ def test_lock_pins_what_pyproject_asks_for_with_hashes_and_names_no_place():
     assert not re.search(r"^\s*-(-index-url|-extra-index-url|-find-links|i|f|e)\b", LOCK, re.M)
 
 
-@pytest.mark.parametrize("version", ["3.11.0", "3.11.9", "3.12.4", "3.13.1"])
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_lock_pins_a_package_once_per_python_and_system(version: str, platform: str):
-    environment = {
-        "python_version": version.rpartition(".")[0],
-        "python_full_version": version,
-        "sys_platform": platform,
-        "platform_machine": "aarch64" if platform == "linux" else "arm64",
-        "platform_python_implementation": "CPython",
-        "implementation_name": "cpython",
-        "platform_system": "Linux" if platform == "linux" else "Darwin",
-        "os_name": "posix",
-    }
-    seen = []
-    for entry in lock_entries():
-        first = entry.splitlines()[0].rstrip(" \\")
-        pin, _, marker = first.partition(" ; ")
-        if not marker or Marker(marker).evaluate(environment):
-            seen.append(pin.partition("==")[0])
-    assert sorted(seen) == sorted(set(seen))
-    assert {"torch", "numpy", "snakemake", "setuptools"} <= set(seen)
-
-
 def test_conda_file_has_the_packages_and_the_python_of_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["channels"] == ["conda-forge"]
@@ -93,22 +69,10 @@ def test_conda_file_has_the_packages_and_the_python_of_pyproject():
     assert {canonicalize_name(name) for name in names} - CONDA_ONLY == expected
 
 
-def test_what_runs_write_is_ignored_and_nothing_else():
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    ignored = (
-        "data/tabletop/train/000001.jpg results/demo/table1.md .venv/bin/python .snakemake/log"
-    )
-    kept = "data/README.md results/README.md arcnn/data/tabletop/occluder_probabilities.csv"
-    command = ["git", "check-ignore", "--no-index", *ignored.split(), *kept.split()]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout.split() == ignored.split()
-
-
 # --- the set-up, in a kit of its own ------------------------------------------------------------
 
 STEPS = ["-m venv --clear .venv", "setuptools.lock", "requirements.lock", "install_detectron2.py"]
-STEPS += ["--editable .", "-m pip check"]
+STEPS += ["--editable ."]
 CHANGED, GONE = "echo >> requirements.lock", "rm -r .venv"
 
 
@@ -133,7 +97,7 @@ def set_up(monkeypatch, fails: str = "nothing") -> list[str]:
     """
     made = []
 
-    def run(command: tuple, env: dict, **_) -> subprocess.CompletedProcess[str]:
+    def run(command: tuple, env: dict, **_) -> subprocess.CompletedProcess:
         line = " ".join(map(str, command))
         made.extend(step for step in STEPS if step in line)
         with pytest.raises(SystemExit, match="another set-up is at work here; wait for it"):
@@ -168,8 +132,6 @@ def test_setup_makes_every_step_once(kit: Path, monkeypatch, capfd):
     [
         ("touch requirements.lock pyproject.toml", "nothing", []),
         (CHANGED, "nothing", STEPS[1:]),
-        ("echo >> pyproject.toml", "nothing", STEPS[1:]),
-        ("echo >> arcnn/workshop/install_detectron2.py", "nothing", STEPS[1:]),
         ("mv ../*kit ../moved", "nothing", STEPS),
         ("rm .venv/bin/python", ".venv/bin/python -c", STEPS),
         (CHANGED, ".venv/bin/python -c", STEPS),  # too old by now, say
@@ -180,8 +142,7 @@ def test_setup_makes_every_step_once(kit: Path, monkeypatch, capfd):
         (GONE, STEPS[1], "Is the network up"),
         (CHANGED, STEPS[2], "Is the network up"),
         (CHANGED, STEPS[3], "^1$"),  # the exit code alone; this step says itself what is wrong
-        (CHANGED, STEPS[4], "the environment is not whole"),
-        (CHANGED, STEPS[5], "the environment is not whole"),
+        (CHANGED, STEPS[4], "this kit could not be installed; remove the folder .venv"),
         # root may write anywhere, but not here
         (f"{GONE}; touch .venv", "nothing", "a kit cannot be written to"),
     ],
@@ -200,7 +161,8 @@ def test_setup_goes_by_what_it_finds(kit: Path, monkeypatch, happens, fails, end
 
 
 def test_first_python_that_is_new_enough_is_taken(monkeypatch):
-    monkeypatch.setattr(environment, "works", lambda python, *_: python in ("python3.12", "mine"))
+    there = ("python3.12", "mine")
+    monkeypatch.setattr(environment, "run", lambda python, *_, quiet: python in there)
     assert environment.choose_python("") == "python3.12"
     assert environment.choose_python("mine") == "mine"
     with pytest.raises(SystemExit, match="PYTHON=python3 does not run or is not Python 3.11"):

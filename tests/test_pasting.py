@@ -3,22 +3,18 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from pycocotools import mask as mask_util
-from scipy import ndimage
 
 from arcnn.data import decode_masks, load_annotations, register_dataset
 from arcnn.data.__main__ import main
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.workshop.check import check
-from arcnn.workshop.cutouts import Photo, open_rgb, prepare, read_instances, read_photos
+from arcnn.workshop.cutouts import open_rgb, prepare, read_photos
 from arcnn.workshop.pasting import Recipe, make_amodal
 
 SIZE = 120
@@ -119,17 +115,6 @@ def test_the_same_recipe_gives_the_same_images(modal: Path, made: Path, tmp_path
         make_amodal(*call, recipe=Recipe(seed=9), **options)
 
 
-def test_pixels_beside_pasted_objects_are_those_of_the_photo(modal: Path, made: Path) -> None:
-    content = read(made)
-    for image in content["images"]:
-        pixels = np.asarray(Image.open(made / "train" / image["file_name"]), np.float32)
-        photo = np.asarray(Image.open(modal / image["source"]["file_name"]), np.float32)
-        rows = [a for a in pasted(content) if a["image_id"] == image["id"]]
-        near = mask_util.decode(mask_util.merge([a["segmentation"] for a in rows]))
-        near = ndimage.binary_dilation(near, iterations=12)
-        assert np.abs(pixels - photo)[~near].mean() < 6  # JPEG alone
-
-
 def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
     def row(number: int, *outlines: list[float], iscrowd: int = 0) -> dict:
         row = {"id": number, "image_id": 1, "category_id": 1}
@@ -151,7 +136,7 @@ def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
     image = Image.new("RGB", (400, 400), "green")
     ImageDraw.Draw(image).rectangle((22, 22, 67, 67), fill="red")  # a little inside its outline
     image.save(tmp_path / "1.png")
-    cut_out = prepare(photo, 200, tmp_path, allow_links=False).objects[0]
+    cut_out = prepare(photo, 200, tmp_path).objects[0]
     assert cut_out.mask.sum() == 25 * 25 and (cut_out.rgb == (255, 0, 0)).all()
 
 
@@ -176,51 +161,17 @@ def test_a_recipe_that_cannot_be_followed_is_refused(modal: Path, tmp_path: Path
             Recipe(**{name: value})
 
 
-@pytest.fixture(scope="module")
-def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """150 images from real photos, and their summary."""
-    photos, folder = real_data / "coco_modal88", tmp_path_factory.mktemp("real") / "own"
-    call = photos / "annotations/instances_train2017.json", photos / "train2017", folder
-    options = FEW | {"train_images": 150, "val_images": 0, "workers": 2}
-    return folder, make_amodal(*call, recipe=Recipe(), **options)["train"]
-
-
-def test_real_photos_come_near_the_target_within_the_limits(real: tuple[Path, dict]) -> None:
-    known = [a for a in read(real[0])["annotations"] if not a["iscrowd"]]
+def test_real_photos_come_near_the_target_within_the_limits(real_data: Path, tmp_path) -> None:
+    photos, options = real_data / "coco_modal88", FEW | {"train_images": 60, "val_images": 0}
+    call = photos / "annotations/instances_train2017.json", photos / "train2017", tmp_path / "own"
+    summary = make_amodal(*call, recipe=Recipe(image_size=200), **options)["train"]
+    known = [a for a in read(tmp_path / "own")["annotations"] if not a["iscrowd"]]
     distance = RateDistribution.of(a["occlude_rate"] for a in known).distance(COCOA_CLS)
-    assert real[1]["distance"] == round(distance, 3) < 0.08
+    assert summary["distance"] == round(distance, 3) < 0.08
     occluders = Counter(str(len(a["occluders"])) for a in known)
-    assert real[1]["occluders"] == occluders and max(occluders) == "2"
-    number = Counter(a["image_id"] for a in pasted(read(real[0])))
+    assert summary["occluders"] == occluders and max(occluders) == "2"
+    number = Counter(a["image_id"] for a in pasted(read(tmp_path / "own")))
     assert max(number.values()) == 6 and np.mean(list(number.values())) > 4
-
-
-def outline_contrast(pixels: np.ndarray, mask: np.ndarray) -> float:
-    """Mean gradient across an outline, grey levels per pixel: at each of its pixels the steepest
-    place within two pixels, since outlines that people draw run a little beside the edge."""
-    grey = ndimage.gaussian_filter(pixels.astype(np.float32).mean(axis=2), 0.5)
-    steepest = ndimage.maximum_filter(np.hypot(*np.gradient(grey)), size=5)
-    return float(steepest[mask & ~ndimage.binary_erosion(mask)].mean())
-
-
-def test_pasted_edges_are_as_steep_as_those_in_the_photos(
-    real: tuple[Path, dict], real_data: Path
-) -> None:
-    """Nobody should tell what was pasted by its edge."""
-    root, own = real_data / "coco_modal88", []
-    content = read_instances(root / "annotations" / "instances_train2017.json")
-    for photo in read_photos(content, root / "train2017")[0]:
-        small = prepare(photo, Recipe().image_size, root / "train2017", allow_links=False)
-        image = open_rgb(small.file_name, small.width, small.height)
-        masks = [mask_util.decode(o.rle) > 0 for o in small.objects if o.full]
-        own += [outline_contrast(image, mask) for mask in masks]
-    ours, files = [], {i["id"]: i["file_name"] for i in read(real[0])["images"]}
-    for a in pasted(read(real[0])):
-        if a["occlude_rate"] == 0:
-            image = np.asarray(Image.open(real[0] / "train" / files[a["image_id"]]))
-            ours.append(outline_contrast(image, mask_util.decode(a["segmentation"]) > 0))
-    assert len(own) > 40 and len(ours) > 200
-    assert 1 / 1.25 < np.mean(ours) / np.mean(own) < 1.25
 
 
 def test_what_cannot_be_used_is_left_out_and_named(modal: Path, tmp_path: Path) -> None:
@@ -246,8 +197,6 @@ def test_what_cannot_be_used_is_left_out_and_named(modal: Path, tmp_path: Path) 
     assert sum(summary["left_out"].values()) == 8
     assert summary["train"]["photos"] + summary["val"]["photos"] == 10
     assert min(i["source"]["image_id"] for i in read(tmp_path / "own")["images"]) > 5
-    linked = next(photo for photo in read_photos(content, photos)[0] if photo.id == 5)
-    assert isinstance(prepare(linked, SIZE, photos, allow_links=True), Photo)
 
 
 def test_a_file_of_another_kind_gets_a_sentence(
@@ -263,12 +212,11 @@ def test_a_file_of_another_kind_gets_a_sentence(
 
 def test_the_command(modal: Path, tmp_path: Path) -> None:
     call = ["synthesize", str(modal / "modal.json"), "--images", str(modal), "--workers", "1"]
-    call += ["--out", str(tmp_path / "own"), "--train", "30", "--val", "0", "--image-size", "100"]
-    assert main([*call, "--occluders", "1", "--objects", "5", "6", "--sizes", "0.1", "0.3"]) == 0
+    call += ["--out", str(tmp_path / "own"), "--train", "12", "--val", "0", "--image-size", "100"]
+    assert main([*call, "--occluders", "1", "--objects", "5", "6"]) == 0
     content = read(tmp_path / "own")
     assert {max(i["height"], i["width"]) for i in content["images"]} == {100}
     assert max(len(a["occluders"]) for a in content["annotations"]) == 1
-    assert max(a["area"] for a in pasted(content)) <= 1.02 * 30**2
 
 
 def test_a_photo_that_lies_on_its_side_is_read_upright(tmp_path: Path) -> None:
@@ -282,9 +230,3 @@ def test_a_photo_that_lies_on_its_side_is_read_upright(tmp_path: Path) -> None:
         assert image.shape == (height, width, 3)
         dark = image.mean(axis=2) < 128
         assert dark[: height // 2 - 1, : width // 2 - 1].all() and dark.mean() < 0.3
-
-
-def test_processes_that_paste_import_little() -> None:
-    code = "import sys, arcnn.workshop.pasting; print({'torch', 'pandas'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -63,57 +63,39 @@ def missing_images(image_root: str | Path) -> str:
 
 
 def check_image(
-    root: Path,
-    record: dict,
-    *,
-    quick: bool = False,
-    decode: bool = False,
-    allow_links: bool = False,
+    root: Path, record: dict, *, decode: bool = False, allow_links: bool = False
 ) -> Problem | None:
-    """Look for an image on disk: there, inside its folder, readable, of the recorded size.
+    """Look for an image on disk: there, inside its folder, with its end, of the recorded size.
 
-    ``record["file_name"]`` is corrected if the file's name on disk is in Latin-1, and a missing
-    ``record["height"]`` and ``["width"]`` are filled in.
+    Only header and end of PNG and JPEG files are read, unless ``decode``: then every pixel. A
+    missing ``record["height"]`` and ``["width"]`` are filled in.
 
     Args:
-        quick: read header and end alone, not the checksums of a PNG; other formats than PNG and
-            JPEG have nothing but pixels to look at.
-        decode: decode every pixel.
         allow_links: accept links that lead out of the folder.
     """
 
-    def problem(kind: str, detail: str, action: str = "skipped") -> Problem:
-        detail = detail.encode("utf-8", "backslashreplace").decode()
-        return Problem(kind, action, record["image_id"], None, detail)
+    def problem(kind: str, detail: str) -> Problem:
+        return Problem(kind, "skipped", record["image_id"], None, detail)
 
-    path, renamed = record["file_name"], None
-    if not os.path.lexists(path):
-        name = os.path.relpath(path, root)
-        try:
-            latin = os.path.join(root, os.fsdecode(name.encode("latin-1")))
-        except UnicodeEncodeError:
-            latin = path
-        if not os.path.lexists(latin):
-            return problem("missing image", path)
-        renamed = problem("file name in Latin-1", f"{name} is {latin} on disk", "repaired")
-        path = record["file_name"] = latin
+    path = record["file_name"]
+    if not os.path.exists(path):
+        return problem("missing image", path)
     real, folder = os.path.realpath(path), os.path.realpath(root)
     if not allow_links and os.path.commonpath([real, folder]) != folder:
         return problem("link out of the folder", f"{path} leads to {real}")
     try:
-        size = _read_size(path, quick, decode)
+        size = _read_size(path, decode)
     except UNREADABLE as error:
-        kind = "unreadable image" if os.path.exists(path) else "missing image"
-        return problem(kind, f"{path}: {error}")
+        return problem("unreadable image", f"{path}: {error}")
     if record["height"] is None:
         record["width"], record["height"] = size
     if size != (record["width"], record["height"]):
         on_disk, recorded = "{} x {}".format(*size), f"{record['width']} x {record['height']}"
         return problem("image of another size", f"{path} is {on_disk}, its record says {recorded}")
-    return renamed
+    return None
 
 
-def _read_size(path: str, quick: bool, decode: bool) -> tuple[int, int]:
+def _read_size(path: str, decode: bool) -> tuple[int, int]:
     """Width and height, upright; raises one of :data:`UNREADABLE` for a damaged file."""
     with Image.open(path) as image:
         size = image.size
@@ -121,15 +103,17 @@ def _read_size(path: str, quick: bool, decode: bool) -> tuple[int, int]:
         oriented = image.format == "JPEG" or "exif" in image.info
         if oriented and 5 <= image.getexif().get(ORIENTATION, 1) <= 8:
             size = size[::-1]
-        ends = image.format in END_MARKS and _has_end(path, END_MARKS[image.format])
-        if image.format == "PNG" and not decode and not (quick and ends):
-            image.verify()
+        ends = _has_end(path, image.format)
+        if image.format == "PNG" and not ends:
+            image.verify()  # finds also what is cut off behind the last pixel
         elif decode or not ends:
-            image.load()  # some without that mark are complete; the others say what is wrong
+            image.load()  # some without an end mark are complete; the others say what is wrong
     return size
 
 
-def _has_end(path: str, mark: bytes) -> bool:
+def _has_end(path: str, kind: str | None) -> bool:
+    if kind not in END_MARKS:
+        return False
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 4096))
-        return mark in file.read()
+        return END_MARKS[kind] in file.read()

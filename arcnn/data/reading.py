@@ -98,7 +98,7 @@ def load_annotations(
         max_skipped: share of the objects that may be left out, in [0, 1].
         workers: processes; by default one per core for large files.
         look_at_images: leave out images that are missing, cut off, of another size or outside their
-            folder. Only headers are read; :func:`arcnn.workshop.check.check` looks closer.
+            folder. Only headers and ends are read.
         allow_links: accept links that lead out of the image folder.
 
     Raises:
@@ -109,8 +109,7 @@ def load_annotations(
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
-    options = {"quick": True, "allow_links": allow_links}
-    folder = ImageFolder(str(image_root), look_at_images, options)
+    folder = ImageFolder(str(image_root), look_at_images, {"allow_links": allow_links})
     records, problems = [], []
     for index in index_files(json_file):
         if isinstance(index, AnnotationError):
@@ -359,7 +358,7 @@ def read_images(
         workers: processes; by default one per core for large files, else this one.
     """
     if workers is None:  # for few images, starting processes takes longer than reading
-        many = 200 if folder.look and not folder.options.get("quick") else 1000
+        many = 200 if folder.look and folder.options.get("decode") else 1000
         workers = default_workers() if len(index.images) >= many else 1
     # A process gets its images' own annotations, as they stand in the file, with each 32 images.
     bare = index._replace(images=(), problems=Notes(index.problems.file))

@@ -36,7 +36,7 @@ from arcnn.files import run_folder, sha256, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import OF_THE_HEAD, few, read_whole, run_name, unlike_most
+from arcnn.reporting.runs import OF_THE_HEAD, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
@@ -195,7 +195,7 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
         record = json.loads((run / "record.json").read_text())
         return record, pd.read_csv(run / "objects.csv"), _made_with(record)
 
-    runs, not_whole = read_whole(keys, read)
+    runs, not_whole = read_complete(keys, read)
     left_out += not_whole
     for key, what in unlike_most({key: run[2] for key, run in runs.items()}).items():
         left_out.append(f"{run_name(key)}: other features or settings than most runs ({what})")

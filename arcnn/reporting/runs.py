@@ -88,9 +88,6 @@ def read_complete(
     return found, left_out
 
 
-read_whole = read_complete  # as arcnn.experiments calls it
-
-
 def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:
     """Remove those of the runs that were made otherwise than most of them; sentences on them."""
     names = {name for key in keys for name in runs[key].settings}

@@ -8,7 +8,7 @@
 ``data_commands``       ``python -m arcnn.data``: the next four as commands
 ``check``               one report on an annotation file and its images
 ``convert``             labelme and COCO files to the kit's format
-``fetch``, ``sources``  what is where, on which terms; download what has an address
+``fetch``               what is where, on which terms; download what has an address
 ``pasting``             amodal data from a modal data set (Li and Malik 2016); ``cutouts`` of it
 ``score``               ``python -m arcnn.evaluation``: score anyone's predictions
 

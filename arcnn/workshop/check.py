@@ -5,8 +5,6 @@ Every mask is decoded once, in several processes, so that 15,000 street scenes t
 
 import math
 import textwrap
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from tqdm import tqdm
 
 from arcnn.data.image_files import Problem, missing_images
 from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
-from arcnn.workshop.sources import compare_counts
+from arcnn.reporting.paper import COUNTS, MISPRINT
 
 LISTED = 1000  # problems of one kind that a report lists; all are counted
 
@@ -27,45 +25,34 @@ class Report:
 
     file: str
     images_folder: str | None
-    schema: str = ""
+    max_skipped: float = MAX_SKIPPED
+    schema: str = "not readable"
     images: int = 0
-    images_with_objects: int = 0
     objects: int = 0  # in the file
     used: int = 0  # of these, read into records
     instances: dict[str, int] = field(default_factory=dict)  # used and not crowd, by class
     not_occluded: int = 0
     occlusion_rates: list[int] = field(default_factory=lambda: [0] * 10)  # (0, 0.1] ... (0.9, 1]
-    with_occluders: int = 0  # objects whose occluders the file tells
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # action -> kind -> number
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    max_skipped: float = MAX_SKIPPED
     skipped_objects: int = 0
-    seconds: float = 0.0
-
-    @property
-    def no_images(self) -> bool:
-        """Whether their folder is absent or empty, which is said once."""
-        return "no images" in self.counts.get("error", {})
 
     def add(self, problems: Sequence[Problem]) -> None:
         """Count problems and list them, unless there are very many of a kind."""
         for problem in problems:
             kinds = self.counts.setdefault(problem.action, {})
             kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-            in_a_missing_folder = problem.kind == "missing image" and self.no_images
-            if kinds[problem.kind] <= LISTED and not in_a_missing_folder:
+            if kinds[problem.kind] <= LISTED:
                 self.problems.append(problem)
             self.skipped_objects += problem.lost
             self.objects += problem.lost
 
     def add_objects(self, annotations: Sequence[dict], class_names: list[str]) -> None:
         """Count what the record of an image has."""
-        self.images_with_objects += bool(annotations)
         self.used += len(annotations)
         self.objects += len(annotations)
         for annotation in annotations:
-            self.with_occluders += "occluders" in annotation
             if annotation["iscrowd"]:
                 continue
             self.instances[class_names[annotation["category_id"]]] += 1
@@ -92,49 +79,53 @@ class Report:
         return content | {"problems": [p._asdict() for p in self.problems]}
 
     def __str__(self) -> str:
-        lines = [f"{self.file}: {self.schema or 'not readable'}"]
-        if self.images_folder is None:
-            lines.append("Images were not looked at (no folder given).")
         classes = sorted(self.instances.items(), key=lambda item: -item[1])
         empty = sum(not number for _, number in classes)
-        lines += [
-            f"{self.images:,} images, {self.images_with_objects:,} of them with objects; "
-            f"{self.objects:,} objects, {self.used:,} of them used",
+        bins = [(k / 10, (k + 1) / 10, n) for k, n in enumerate(self.occlusion_rates) if n]
+        lines = [
+            f"{self.file}: {self.schema}",
+            "Images were not looked at (no folder given)." if self.images_folder is None else "",
+            f"{self.images:,} images; {self.objects:,} objects, {self.used:,} of them used",
             *self.notes,
             f"classes: {len(classes)}, {empty} of them without an instance",
-            *_wrapped([f"{name} {number:,}" for name, number in classes if number]),
+            _wrapped([f"{name} {number:,}" for name, number in classes if number]),
+            "occlusion rates:",
+            _wrapped(
+                [f"not occluded {self.not_occluded:,}", *(f"({a}, {b}] {n:,}" for a, b, n in bins)]
+            ),
         ]
-        if self.used:
-            bins = [f"not occluded {self.not_occluded:,}"] + [
-                f"({k / 10:.1f}, {(k + 1) / 10:.1f}] {number:,}"
-                for k, number in enumerate(self.occlusion_rates)
-                if number
-            ]
-            lines += ["occlusion rates:", *_wrapped(bins)]
-            if self.with_occluders:
-                lines.append(f"the file says who covers whom: {self.with_occluders:,} objects")
-        listed = [p for p in self.problems if p.action != "repaired"]
-        shown = Counter((p.action, p.kind) for p in listed)
         for action, kinds in sorted(self.counts.items()):
             lines.append(f"{action}:")
             for kind, number in sorted(kinds.items()):
-                first = shown[action, kind]
-                more = f" (the first {first:,} are listed)" if 0 < first < number else ""
+                more = f" (the first {LISTED:,} are listed)" if number > LISTED else ""
                 lines.append(f"  {number:>7,} {kind}{more}")
-        lines += [f"  {p.action}: {p}" for p in listed]
+        lines += [f"  {p.action}: {p}" for p in self.problems if p.action != "repaired"]
         share = self.skipped_objects / max(self.objects, 1)
         verdict = "usable" if self.usable else "not usable as it is"
         lines.append(
             f"{self.skipped_objects:,} objects ({share:.2%}) left out, {self.max_skipped:.2%} "
-            f"allowed: {verdict}. Checked in {self.seconds:.0f} s."
+            f"allowed: {verdict}."
         )
-        return "\n".join(lines)
+        return "\n".join(line for line in lines if line)
 
 
-def _wrapped(items: list[str]) -> list[str]:
+def _wrapped(items: list[str]) -> str:
     text = ", ".join(item.replace(" ", "\0") for item in items)  # no line ends within an item
-    lines = textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  ")
-    return [line.replace("\0", " ") for line in lines]
+    lines = textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")
+    return lines.replace("\0", " ")
+
+
+def compare_counts(dataset: str, split: str, images: int, instances: int) -> list[str]:
+    """Sentences about a split's counts against the published ones; empty where none are known.
+
+    A copy that was filtered by somebody has other counts, which is no error.
+    """
+    here, sentences = {"images": images, "instances": instances}, []
+    for what, published in COUNTS.get((dataset, split), {}).items():
+        what = what.replace("objects", "instances")
+        verdict = "as published" if here[what] == published else f"published are {published:,}"
+        sentences.append(f"{dataset} {split}: {here[what]:,} {what}, {verdict}.")
+    return sentences + [MISPRINT] * ((dataset, split) == ("cocoa_cls", "train"))
 
 
 def check(
@@ -164,9 +155,9 @@ def check(
     Raises:
         FileNotFoundError: no such file.
     """
-    started, json_file = time.time(), Path(json_file)
+    json_file = Path(json_file)
     root = None if image_root is None else str(image_root)
-    report = Report(str(json_file), root, max_skipped=max_skipped)
+    report = Report(str(json_file), root, max_skipped)
     sentence = "" if root is None else missing_images(root)
     if sentence:
         report.add([Problem("no images", "error", None, None, sentence)])
@@ -192,5 +183,4 @@ def check(
     if crowd:
         report.notes.append(f"{crowd:,} objects are marked as crowd.")
     report.notes += compare_counts(dataset, split, report.images, report.objects)
-    report.seconds = round(time.time() - started, 1)
     return report

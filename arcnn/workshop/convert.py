@@ -2,145 +2,66 @@
 
 Two ways in: labelme files, where every object is outlined twice, and a COCO file whose annotations
 carry a visible mask under some name. ``data/reference/formats.md`` has the guide with an example.
-What is wrong is an error that lists all of it; what could be fixed is logged, line by line.
+Masks are taken as they are drawn; ``python -m arcnn.data check`` looks at the result.
 """
 
 import json
-import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from pycocotools import mask as mask_util
-
-from arcnn.data.masks import area, intersection, to_json_rle, to_rle
 from arcnn.files import compact_json, write_text
 from arcnn.names import MASK_KEYS
 
-logger = logging.getLogger(__name__)
-
 KINDS = ("amodal", "visible")  # the occlusion mask follows from them
-IDS = ("id", "image_id", "category_id")
+KEPT = ("id", "image_id", "category_id", "segmentation", "iscrowd", "occluders")
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 class ConversionError(ValueError):
-    """Annotations that say too little or contradict each other; lists all of them."""
+    """Annotations that say too little or contradict each other; names the file and the object."""
 
 
-class _Object(NamedTuple):
-    where: str  # what sentences call it
-    size: tuple[int, int]  # H, W of its image
-    outlines: dict[str, Any]  # RLE or polygons, by kind
-    fields: dict[str, Any]  # what else its annotation says
-
-
-@contextmanager
-def _listed(wrong: list[str], where: str) -> Iterator[None]:
-    """Add an error in this block to ``wrong``, so that what follows is looked at as well."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        wrong.append(f"{where}{error if isinstance(error, ValueError) else repr(error)}")
-
-
-def _annotation(found: _Object, fixed: list[str]) -> dict[str, Any]:
-    """With both masks, the visible one inside the amodal one; adds to what had to be fixed."""
-    masks, outlines = {}, found.outlines
-    for kind in KINDS:
-        masks[kind], texts = to_rle(outlines[kind], *found.size)
-        if kind == "amodal" or outlines["visible"] != outlines["amodal"]:  # say it once
-            fixed += [f"{found.where}: {kind} mask: {text}" for text in texts]
-    inside = intersection(masks["amodal"], masks["visible"])
-    whole, seen, left = area(masks["amodal"]), area(masks["visible"]), area(inside)
-    if not whole:
-        raise ValueError("the amodal mask has no pixel")
-    if seen and not left:
-        raise ValueError("the visible mask lies apart from the amodal one")
-    if not seen:
-        fixed.append(f"{found.where}: visible mask: no pixel, so the object is fully hidden")
-    elif left < seen:
-        outside = f"{seen - left} of {seen} pixels outside"
-        fixed.append(f"{found.where}: visible mask: {outside}, cut away")
-    return found.fields | {
-        MASK_KEYS["amodal"]: to_json_rle(masks["amodal"]),
-        MASK_KEYS["visible"]: to_json_rle(inside),
-        "bbox": mask_util.toBbox(masks["amodal"]).tolist(),
-        "area": whole,
-        "occlude_rate": 1 - left / whole,
-    }
-
-
-def _write(
-    target: str | Path, images: list, categories: list, objects: list[_Object], wrong: list[str]
-) -> dict[str, int]:
-    """Read the masks and write the annotation file, if nothing is wrong; see the converters."""
-    annotations, fixed = [], []
-    for found in objects:
-        with _listed(wrong, f"{found.where}: "):
-            annotations.append(_annotation(found, fixed))
-    if wrong:
-        raise ConversionError("\n".join(wrong))
-    for text in fixed:
-        logger.warning("mended: %s", text)
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    write_text(Path(target), compact_json(content))
-    counts = {"images": images, "annotations": annotations, "classes": categories, "mended": fixed}
-    return {what: len(listed) for what, listed in counts.items()}
-
-
-def _read_shape(shape: Any) -> tuple[str, int | str | None, str | None, list[float]]:
-    """Class, group, kind (None: both) and outline (x, y, x, y, ... in pixels) of a labelme shape.
-
-    The kind is told by a flag, the description, or a word after the class.
-    """
-    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
-        raise ValueError("has no label")
-    label, group, flags = shape["label"], shape.get("group_id"), shape.get("flags")
+def _add_shape(objects: dict[str, dict[str, Any]], k: int, shape: dict[str, Any]) -> None:
+    """Add the outline of a labelme shape to its object: its class, and its polygons by kind."""
+    words, kind = shape["label"].split(), None
+    if len(words) > 1 and words[-1].lower() in KINDS:
+        kind = words.pop().lower()
+    name, group = " ".join(words), shape.get("group_id")
     if shape.get("shape_type", "polygon") != "polygon":
-        raise ValueError(f"({label}) is a {shape['shape_type']}, not a polygon")
+        raise ConversionError(f"({name}) is a {shape['shape_type']}, not a polygon")
+    if group is None and kind:
+        raise ConversionError(f"({name} {kind}) has no group_id")
+    key = f"shape {k}" if group is None else f"group {group}"
+    found = objects.setdefault(key, {"class": name} | {each: [] for each in KINDS})
+    if found["class"] != name:
+        raise ConversionError(f"({name}) is in {key}, which is a {found['class']}")
+    outline = [float(v) for x, y in shape["points"] for v in (x, y)]
+    for each in [kind] if kind else KINDS:
+        found[each].append(outline)
+
+
+def _read_labelme(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The image of a labelme file, without an id, and its objects by group."""
+    where, objects = "", {}
     try:
-        outline = [float(v) for x, y in shape["points"] for v in (x, y)]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"({label}) has no points x, y") from None
-    if not isinstance(group, int | str | None):
-        raise ValueError(f"({label}) has a group_id that is no number: {group!r:.40}")
-    words = label.split()
-    last = words.pop().lower() if len(words) > 1 and words[-1].lower() in KINDS else None
-    said = [kind for kind in KINDS if isinstance(flags, dict) and flags.get(kind)]
-    said += [str(shape.get("description")).strip().lower(), last]
-    kind = next((kind for kind in said if kind in KINDS), None)
-    if group is None and kind is not None:
-        raise ValueError(f"({label}) has no group_id")
-    return " ".join(words), group, kind, outline
-
-
-def _read_labelme(file: Path, image_id: int, wrong: list[str]) -> tuple[dict, list[_Object]]:
-    """The image and the objects of a file; their ``category_id`` is the name of the class yet."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    size = int(content["imageHeight"]), int(content["imageWidth"])
-    if min(size) < 1:
-        raise ValueError(f"an image of {size[0]} x {size[1]} pixels")
-    name = PureWindowsPath(content["imagePath"]).name  # takes both kinds of slashes
-    groups = defaultdict(lambda: (set(), {kind: [] for kind in KINDS}))  # labels, outlines
-    for k, shape in enumerate(content["shapes"]):
-        with _listed(wrong, f"{file}: shape {k} "):
-            label, group, only, outline = _read_shape(shape)
-            labels, outlines = groups[f"shape {k}" if group is None else f"group {group}"]
-            labels.add(label)
-            for kind in [only] if only else KINDS:
-                outlines[kind].append(outline)
-    objects = []
-    for key, (labels, outlines) in groups.items():
-        with _listed(wrong, f"{file}: {key} "):
-            if len(labels) > 1:
-                raise ValueError(f"has several labels, {sorted(labels)}")
-            if missing := [kind for kind in KINDS if not outlines[kind]]:
-                raise ValueError(f"has no {missing[0]} outline")
-            fields = {"image_id": image_id, "category_id": labels.pop(), "iscrowd": False}
-            objects.append(_Object(f"{file}: {key}", size, outlines, fields))
-    return {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}, objects
+        content = json.loads(file.read_text(encoding="utf-8"))
+        image = {
+            "file_name": PureWindowsPath(content["imagePath"]).name,  # takes both kinds of slashes
+            "height": int(content["imageHeight"]),
+            "width": int(content["imageWidth"]),
+        }
+        for k, shape in enumerate(content["shapes"]):
+            where = f"shape {k} "
+            _add_shape(objects, k, shape)
+    except ConversionError as error:
+        raise ConversionError(f"{file}: {where}{error}") from None
+    except MALFORMED as error:
+        raise ConversionError(f"{file}: {where}is not as labelme writes it: {error!r}") from error
+    for key, found in objects.items():
+        if missing := [kind for kind in KINDS if not found[kind]]:
+            raise ConversionError(f"{file}: {key} ({found['class']}) has no {missing[0]} outline")
+    return image, objects
 
 
 def labelme_to_cocoa(
@@ -154,32 +75,34 @@ def labelme_to_cocoa(
 
     Args:
         target: annotation file to write. Image paths in it are labelme's ``imagePath``, without
-            folders: put the images into one.
+            folders: put the images into one. ``source`` names the file and group of an object.
         classes: names in the order of their ids; by default those that occur, sorted.
 
     Returns:
-        Counts of images, annotations, classes, and things mended; each of these is logged.
+        Counts of images, annotations and classes.
 
     Raises:
-        ConversionError: lists everything that is wrong, by file and group.
+        ConversionError: names the file and the shape or group.
     """
-    images, objects, wrong, file_of = [], [], [], {}
+    images, annotations, file_of = [], [], {}
     for image_id, file in enumerate(sorted(map(Path, files)), start=1):
-        with _listed(wrong, f"{file}: not a labelme file: "):
-            image, found = _read_labelme(file, image_id, wrong)
-            images.append(image)
-            objects += found
-            first = file_of.setdefault(image["file_name"], file)
-            if first is not file:
-                wrong.append(f"{file}: its image {image['file_name']} is that of {first} as well")
-    used = sorted({found.fields["category_id"] for found in objects})
-    names = list(classes) or used
-    wrong += [f"class {name!r} is not in classes" for name in used if name not in names]
-    ids = {name: k for k, name in enumerate(names, start=1)}
-    for k, found in enumerate(objects, start=1):
-        found.fields.update(id=k, category_id=ids.get(found.fields["category_id"]))
+        image, objects = _read_labelme(file)
+        name = image["file_name"]
+        if name in file_of:
+            raise ConversionError(f"{file}: its image {name} is that of {file_of[name]} as well")
+        file_of[name] = file
+        images.append({"id": image_id} | image)
+        for key, found in objects.items():
+            if classes and found["class"] not in classes:
+                raise ConversionError(f"{file}: {key}: class {found['class']!r} is not in classes")
+            row = {"id": len(annotations) + 1, "image_id": image_id, "class": found["class"]}
+            row |= {MASK_KEYS[kind]: found[kind] for kind in KINDS}
+            annotations.append(row | {"iscrowd": 0, "source": f"{file.name}, {key}"})
+    names = list(classes) or sorted({row["class"] for row in annotations})
+    for row in annotations:
+        row["category_id"] = names.index(row.pop("class")) + 1
     categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
-    return _write(target, images, categories, objects, wrong)
+    return _write(target, images, categories, annotations)
 
 
 def coco_to_cocoa(
@@ -193,24 +116,27 @@ def coco_to_cocoa(
     """
     try:
         content = json.loads(Path(source).read_text(encoding="utf-8"))
-        images, categories = list(content["images"]), list(content["categories"])
-        names = set().union(*(entry.keys() for entry in content["annotations"]))
-        sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in images}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ConversionError(f"{source}: not a COCO file with image sizes ({error!r})") from error
-    if visible not in names:
-        raise ConversionError(f"no annotation has the field {visible!r}; they have {sorted(names)}")
-    wrong, objects = [], []
-    for entry in content["annotations"]:
-        where = f"annotation {entry.get('id')} of image {entry.get('image_id')}"
-        with _listed(wrong, f"{where}: "):
-            if missing := [key for key in (*IDS, "segmentation") if key not in entry]:
-                raise ValueError(f"no {', no '.join(missing)}")
-            if entry["image_id"] not in sizes:
-                raise ValueError("no such image")
-            full, seen = entry["segmentation"], entry.get(visible)
-            outlines = {"amodal": full, "visible": full if seen is None else seen}
-            fields = {key: entry[key] for key in (*IDS, "occluders") if key in entry}
-            fields["iscrowd"] = bool(entry.get("iscrowd"))
-            objects.append(_Object(where, sizes[entry["image_id"]], outlines, fields))
-    return _write(target, images, categories, objects, wrong)
+        images, categories, rows = (content[k] for k in ("images", "categories", "annotations"))
+        fields = set().union(*(row.keys() for row in rows))
+    except MALFORMED as error:
+        raise ConversionError(f"{source}: not a COCO instances file ({error!r})") from error
+    if visible not in fields:
+        raise ConversionError(
+            f"{source}: no annotation has the field {visible!r}; they have {sorted(fields)}"
+        )
+    annotations = []
+    for row in rows:
+        if missing := [key for key in KEPT[:4] if key not in row]:
+            where = f"{source}: annotation {row.get('id')} of image {row.get('image_id')}"
+            raise ConversionError(f"{where} has no {', no '.join(missing)}")
+        seen = row["segmentation"] if row.get(visible) is None else row[visible]
+        kept = {key: row[key] for key in KEPT if key in row}
+        annotations.append(kept | {MASK_KEYS["visible"]: seen})
+    return _write(target, images, categories, annotations)
+
+
+def _write(target: str | Path, images: list, categories: list, annotations: list) -> dict[str, int]:
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_text(Path(target), compact_json(content))
+    counts = {"images": images, "annotations": annotations, "classes": categories}
+    return {what: len(listed) for what, listed in counts.items()}

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.image_files import Problem, check_image, image_path
+from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path
 from arcnn.data.masks import RLE, encode, to_rle
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -124,25 +124,25 @@ def open_rgb(file_name: str, width: int, height: int) -> np.ndarray:
     return np.asarray(rgb.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def prepare(
-    photo: Photo, image_size: int, image_root: str | Path, allow_links: bool
-) -> Photo | Problem:
+def prepare(photo: Photo, image_size: int, image_root: str | Path) -> Photo | Problem:
     """A photo with a longest side of ``image_size`` pixels and with masks to it, its full objects
     cut out; or what is wrong with it."""
     record = photo._asdict() | {"image_id": photo.id}
-    problem = check_image(Path(image_root), record, decode=True, allow_links=allow_links)
-    if problem is not None and problem.action == "skipped":
+    if problem := check_image(Path(image_root), record):
         return problem
     scale = image_size / max(photo.height, photo.width)
     width, height = (max(round(scale * k), 1) for k in (photo.width, photo.height))
-    pixels, objects = open_rgb(record["file_name"], width, height), []
+    try:
+        pixels, objects = open_rgb(photo.file_name, width, height), []
+    except UNREADABLE as error:
+        return Problem("unreadable image", "skipped", photo.id, None, f"{photo.file_name}: {error}")
     for one in photo.objects:
         mask = Image.fromarray(mask_util.decode(one.rle) * np.uint8(255))
         soft = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
         if (soft > 127).any():
             one = one._replace(rle=encode(soft[None] > 127)[0])
             objects.append(_cut_out(one, soft, pixels) if one.full else one)
-    return Photo(photo.id, record["file_name"], height, width, photo.license, objects)
+    return photo._replace(height=height, width=width, objects=objects)
 
 
 def _cut_out(one: PhotoObject, soft: np.ndarray, pixels: np.ndarray) -> PhotoObject:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Everything runs in that folder; the other paths are relative to it.
 VENV = Path(".venv")
 PYTHON = VENV / "bin/python"
-READY = VENV / ".ready"  # written when the environment is complete
+READY = VENV / ".ready"  # written when the environment is complete: what it was made from, where
 LOCK = Path("requirements.lock")
 DETECTRON2 = Path("arcnn/workshop/install_detectron2.py")
 MADE_FROM = (LOCK, Path("pyproject.toml"), DETECTRON2)
@@ -48,22 +48,18 @@ def failure(sentence: str) -> SystemExit:
     return SystemExit(f"Set-up: {sentence}")
 
 
-def run(*command: str | Path, capture: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command as the set-up does; one that cannot be run at all has exit code 127."""
+def run(*command: str | Path, quiet: bool = False) -> bool:
+    """Run a command as the set-up does; whether it could be run and ended well."""
     # What lies on PYTHONPATH, pip would take for installed. pip takes no orders from the user's
     # configuration that would break the set-up, and keeps quiet.
     settings = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
     environment = dict(os.environ, **settings, PIP_DISABLE_PIP_VERSION_CHECK="1")
     environment.pop("PYTHONPATH", None)
     try:
-        return subprocess.run(command, env=environment, capture_output=capture, text=True)
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "", str(error))
-
-
-def works(*command: str | Path) -> bool:
-    """Whether a command can be run and ends well; what it says is not shown."""
-    return run(*command, capture=True).returncode == 0
+        ended = subprocess.run(command, env=environment, capture_output=quiet)
+    except OSError:
+        return False
+    return ended.returncode == 0
 
 
 def fingerprint() -> list[bytes]:
@@ -92,20 +88,19 @@ def claim() -> IO[bytes]:
 def choose_python(given: str) -> str:
     """The given Python, or the first that is new enough."""
     for candidate in [given] if given else CANDIDATES:
-        if works(candidate, "-c", SUPPORTED):
+        if run(candidate, "-c", SUPPORTED, quiet=True):
             return candidate
+    if given:
+        raise failure(f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give another.")
     raise failure(
-        f"PYTHON={given} does not run or is not Python 3.11 to 3.13; give one that is, or leave "
-        "PYTHON out."
-        if given
-        else "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
+        "no Python 3.11 to 3.13 was found; install one, or say where it is: make setup "
         "PYTHON=/path/to/python3."
     )
 
 
 def make_anew(python: str) -> None:
     """Step 1: an empty environment in the place of whatever is there."""
-    if not works(python, "-c", "import venv, ensurepip"):
+    if not run(python, "-c", "import venv, ensurepip", quiet=True):
         raise failure(
             f"{python} cannot make environments (venv or ensurepip is missing); on Debian and "
             "Ubuntu install the package python3-venv, then try again."
@@ -116,44 +111,32 @@ def make_anew(python: str) -> None:
             f"{free} MB are free here, about {SPACE_NEEDED} are needed; free some space, or put "
             "the kit on a larger disk."
         )
-    version = run(python, "--version", capture=True).stdout.strip()
-    print(f"Set-up 1/4: a new environment in .venv, with {version}.")
-    if run(python, "-m", "venv", "--clear", VENV).returncode:
+    print(f"Set-up 1/4: a new environment in .venv, with {python}.")
+    if not run(python, "-m", "venv", "--clear", VENV):
         raise failure(f"the environment could not be made (see above); put that right, {AGAIN}.")
 
 
 def install() -> None:
     """Steps 2 to 4: whatever the environment lacks, or has in another version than the lock."""
-    pip = (PYTHON, "-m", "pip")
-    pip_install = (*pip, "install", "-qq", "--no-deps", "--no-build-isolation")
-    print(
-        "Set-up 2/4: the packages of requirements.lock (a large download the first time, several "
-        "minutes)."
-    )
+    pip_install = (PYTHON, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation")
+    print("Set-up 2/4: the packages of requirements.lock, several minutes the first time.")
     # Some packages come as Python source alone. They are built with the setuptools of the lock,
     # installed first, not with whatever setuptools is the newest today.
     first = VENV / "setuptools.lock"
     first.write_text("".join(re.findall(r"(?ms)^setuptools==.*?(?=^[^ #]|\Z)", LOCK.read_text())))
     for lock in (first, LOCK):
-        hashed = ("--require-hashes", "--use-pep517", "--requirement", lock)
-        if run(*pip_install, *hashed).returncode:
+        if not run(*pip_install, "--require-hashes", "--use-pep517", "--requirement", lock):
             raise failure(
                 "the packages could not be installed (pip's words are above). Is the network up, "
                 "and is there room in this folder and in the one for temporary files "
                 f"({os.environ.get('TMPDIR') or '/tmp'})? Put that right, {AGAIN}."
             )
     print("Set-up 3/4: detectron2.")
-    if run(PYTHON, DETECTRON2).returncode:
+    if not run(PYTHON, DETECTRON2):
         sys.exit(1)  # it has said what is wrong
-    print("Set-up 4/4: this kit, and a last check.")
-    ended = run(*pip_install, "--no-index", "--editable", ".")
-    if ended.returncode == 0:
-        ended = run(*pip, "check", capture=True)
-    if ended.returncode:
-        print(ended.stdout or "", ended.stderr or "")
-        raise failure(
-            f"the environment is not whole (see above); remove the folder {VENV}, {AGAIN}."
-        )
+    print("Set-up 4/4: this kit.")
+    if not run(*pip_install, "--no-index", "--editable", "."):
+        raise failure(f"this kit could not be installed; remove the folder {VENV}, {AGAIN}.")
 
 
 def set_up(given: str = "") -> None:
@@ -165,7 +148,7 @@ def set_up(given: str = "") -> None:
         return
     with claim():
         # A finished environment of this very place is brought up to date; all else starts anew.
-        if found[1:] == wanted[1:] and works(PYTHON, "-c", SUPPORTED):
+        if found[1:] == wanted[1:] and run(PYTHON, "-c", SUPPORTED, quiet=True):
             print("Set-up: what the environment is made from has changed; bringing it up to date.")
             READY.unlink()
         else:
@@ -177,7 +160,7 @@ def set_up(given: str = "") -> None:
 def look_at(folder: str) -> None:
     """Check an environment of the user's own, given as BIN: its Python, and what that imports."""
     python = ROOT / folder / "python"
-    if not works(python, "-c", SUPPORTED):
+    if not run(python, "-c", SUPPORTED, quiet=True):
         raise SystemExit(
             f"BIN={folder} holds no Python 3.11 to 3.13; give the bin folder of an environment, "
             "or leave BIN out."

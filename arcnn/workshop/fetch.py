@@ -1,20 +1,30 @@
 """Getting and unpacking what has a direct address; saying where to get what has none.
 
-Nothing is fetched that was not asked for by name. What came is verified before it is unpacked; an
-archive whose contents would leave its folder is refused as a whole.
+The table in ``data/README.md`` says where each part of a data set is, and on which terms. Nothing
+is fetched that was not asked for by name. What came is verified before it is unpacked; an archive
+whose contents would leave its folder is refused as a whole.
 """
 
 import lzma
+import re
 import stat
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import pooch
 
-from arcnn.workshop.sources import SOURCES
+from arcnn.files import ROOT
 
+# What can be downloaded: addresses, and the MD5 of what they give.
+_COCO = "http://images.cocodataset.org/zips"
+DOWNLOADS: dict[str, dict[str, str]] = {
+    "cocoa_cls": {
+        f"{_COCO}/train2014.zip": "md5:0da8c0bd3d6becc4dcb32757491aca88",
+        f"{_COCO}/val2014.zip": "md5:a3d79f5ed8d289b7a7554ce06a5782b3",
+    }
+}
 # What the standard library raises on damaged contents. RuntimeError: a password is wanted.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 DAMAGE += (EOFError, OSError, RuntimeError)
@@ -55,8 +65,6 @@ def unpack(archive: str | Path, folder: str | Path) -> None:
                     _refuse(member.name, member.isfile() or member.isdir())
                     # Where the folder itself has links, they may lead out.
                     tarfile.data_filter(member, str(folder))
-                while file.fileobj.read(1 << 20):  # to the end, where gzip has its checksum
-                    pass
                 file.extractall(folder, filter="data")
         else:
             raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
@@ -67,6 +75,24 @@ def unpack(archive: str | Path, folder: str | Path) -> None:
         raise ValueError(f"{archive} cannot be unpacked ({error}); {cure}.") from error
 
 
+def sources(dataset: str) -> list[dict[str, str]]:
+    """The rows about a data set of the table in ``data/README.md``: what to ``put`` below
+    ``data/``, ``what`` it is, and ``where`` it comes from, on which terms.
+
+    Raises:
+        ValueError: nothing is known about this data set.
+    """
+    text = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`(\w+)/.*?) \| (.*?) \| (.*?) ?\|$", text, re.MULTILINE)
+    if dataset not in (known := dict.fromkeys(name for _, name, _, _ in rows)):
+        raise ValueError(f'no source is known for "{dataset}"; choose {", ".join(known)}')
+    return [
+        {"put": put.replace("`", ""), "what": what, "where": where}
+        for put, name, what, where in rows
+        if name == dataset
+    ]
+
+
 def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
     """Download and unpack what of a data set has a direct address.
 
@@ -75,29 +101,29 @@ def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
         yes: really do it; otherwise only say what would be done.
 
     Returns:
-        Sentences: what was done, what is left to do by hand.
+        Sentences: what belongs where and comes from where, and what was done.
 
     Raises:
         ValueError: nothing is known about this data set, or what came is not what was published.
         OSError: no connection, no such file, no room.
     """
-    if dataset not in SOURCES:
-        raise ValueError(f'no source is known for "{dataset}"; choose {", ".join(SOURCES)}')
-    folder, sentences = Path(data).resolve() / dataset, []
-    for put, what, where, address, known_hash in SOURCES[dataset]:
-        if not address:
-            sentences.append(f"By hand: {what}; from {where}; put it into data/{put}.")
-        elif not yes:
-            sentences.append(f"Would download {address} ({what}).")
-        else:
-            try:  # a file that is there and complete is only verified
-                name = PurePosixPath(address).name
-                file = pooch.retrieve(address, known_hash, name, folder, progressbar=True)
-            except OSError as error:  # those of requests are of this kind
-                raise OSError(
-                    f"{address} was not downloaded: {error}. If it broke off, the next try starts "
-                    "from the beginning; data/README.md says how to go on instead."
-                ) from error
-            unpack(file, folder)
-            sentences.append(f"{what}: unpacked into {folder}.")
+    folder = Path(data).resolve() / dataset
+    sentences = [
+        f"data/{row['put']}: {row['what']}; {row['where']}".removesuffix("; ")
+        for row in sources(dataset)
+    ]
+    for address, known_hash in DOWNLOADS.get(dataset, {}).items():
+        if not yes:
+            sentences.append(f"Would download {address}.")
+            continue
+        try:  # a file that is there and complete is only verified
+            name = address.rpartition("/")[2]
+            file = pooch.retrieve(address, known_hash, name, folder, progressbar=True)
+        except OSError as error:  # those of requests are of this kind
+            raise OSError(
+                f"{address} was not downloaded: {error}. If it broke off, the next try starts "
+                "from the beginning; data/README.md says how to go on instead."
+            ) from error
+        unpack(file, folder)
+        sentences.append(f"{address}: unpacked into {folder}.")
     return sentences

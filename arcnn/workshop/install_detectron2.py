@@ -7,9 +7,9 @@ for CPython 3.10 alone. Everything that a Mask R-CNN with FPN needs runs without
 (what is lost: rotated boxes, deformable convolution, ``COCOeval_opt``), so this script
 
 1. downloads that wheel with pip, by its SHA-256,
-2. drops the extension and the stray top-level package ``tools``,
-3. restores upstream's version string and rewrites the metadata: name ``detectron2``, any Python 3,
-   no ``numpy<2``, no ``black``; the licence file stays,
+2. takes the package ``detectron2`` without the extension, and the licence file,
+3. restores upstream's version string and writes new metadata: name ``detectron2``, any Python 3,
+   no ``numpy<2``, no ``black``,
 4. writes the result as an ordinary pure-Python wheel and installs it with pip.
 
 Run it as a file with the Python to install into (the package ``arcnn`` itself needs detectron2):
@@ -26,7 +26,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
-import re
 import subprocess
 import sys
 import tempfile
@@ -35,28 +34,37 @@ from pathlib import Path
 
 SOURCE = "sal-detectron2==0.7.2"
 SOURCE_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
-SOURCE_INFO = "sal_detectron2-0.7.2.dist-info"
-# The version that upstream's commit a59f0563 says it has, in the place of the repacker's.
+SOURCE_LICENSE = "sal_detectron2-0.7.2.dist-info/LICENSE"
+# The version that upstream's commit says it has, in the place of the repacker's.
 VERSION_STRINGS = b'__version__ = "0.7.2"', b'__version__ = "0.6"'
 
-VERSION = "0.6+a59f0563"
+REPACKED = "0.6+a59f0563"  # how the versions of all repacks begin
+VERSION = REPACKED  # with ".2", ".3" when what is repacked changes: an earlier one is then replaced
 INFO = f"detectron2-{VERSION}.dist-info"
-# Raise the number when what is repacked changes: an earlier edition is then replaced.
-GENERATOR_NAME = "arcnn-install-detectron2"
-GENERATOR = f"{GENERATOR_NAME} (1)"
-
-# What becomes of METADATA: patterns of lines, and what takes their place.
-METADATA_EDITS = {
-    r"^Name: .*": "Name: detectron2",
-    r"^Version: .*": f"Version: {VERSION}",
-    r"^Summary: .*Detectron2 is ": "Summary: ",
-    # Upstream's code runs on numpy 2 as it is, black only prints lazy configurations prettily, and
-    # dataclasses was for Python 3.6.
-    r"^Requires-Dist: (numpy|black|dataclasses)\b.*\n": "",
-}
-# Appended: what detectron2 imports and upstream's set-up asks for, but the source wheel forgot, and
-# what was changed.
-METADATA_END = f"""\
+WHEEL = "Wheel-Version: 1.0\nGenerator: arcnn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+# Asks for what detectron2 imports, as upstream's set-up does; not for numpy<2, since its code runs
+# on numpy 2 as it is, nor for black, which only prints lazy configurations prettily.
+METADATA = f"""\
+Metadata-Version: 2.1
+Name: detectron2
+Version: {VERSION}
+Summary: FAIR's next-generation research platform for object detection and segmentation.
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+Requires-Python: >=3.8
+License-File: LICENSE
+Requires-Dist: Pillow>=7.1
+Requires-Dist: matplotlib
+Requires-Dist: pycocotools>=2.0.2
+Requires-Dist: termcolor>=1.1
+Requires-Dist: yacs>=0.1.8
+Requires-Dist: tabulate
+Requires-Dist: cloudpickle
+Requires-Dist: tqdm>4.29.0
+Requires-Dist: tensorboard
+Requires-Dist: omegaconf<2.4,>=2.1
+Requires-Dist: hydra-core>=1.1
+Requires-Dist: packaging
 Requires-Dist: numpy
 Requires-Dist: fvcore<0.1.6,>=0.1.5
 Requires-Dist: iopath<0.1.11,>=0.1.7
@@ -65,7 +73,6 @@ Upstream's Python files as of commit a59f0563, repacked from {SOURCE} by
 arcnn/workshop/install_detectron2.py. Changed: the compiled extension detectron2._C and the
 top-level package "tools" were left out, detectron2.__version__ and this metadata were rewritten.
 """
-WHEEL = f"Wheel-Version: 1.0\nGenerator: {GENERATOR}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 class InstallError(Exception):
@@ -75,28 +82,25 @@ class InstallError(Exception):
 def usable_version() -> str | None:
     """Version of the detectron2 that this interpreter imports, or None if it must be installed.
 
-    A repack made by another edition of this script (told by its Generator) counts as absent.
+    A repack made by another edition of this script counts as absent.
     """
     # In a fresh interpreter, since this one would not see what it has just installed.
     command = [sys.executable, "-c", "import detectron2; print(detectron2.__version__)"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode != 0:
         return None
     try:
-        installed = importlib.metadata.distribution("detectron2")
+        found = importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
-        return result.stdout.strip()  # a source checkout on the path, say
-    generator = installed.read_text("WHEEL") or ""
-    if GENERATOR_NAME in generator and GENERATOR not in generator:
-        return None
-    return installed.version
+        return ran.stdout.strip()  # a source checkout on the path, say
+    return None if found.startswith(REPACKED) and found != VERSION else found
 
 
 def run_pip(task: str, *arguments: str | Path) -> None:
     """Run pip for this interpreter, quietly, for this package alone.
 
     Raises:
-        InstallError: pip failed at the task.
+        InstallError: pip failed at the task; says what to do.
     """
     command, *options = arguments
     command = [sys.executable, "-m", "pip", command, "-qq", "--no-deps", *options]
@@ -107,18 +111,14 @@ def run_pip(task: str, *arguments: str | Path) -> None:
 
 def explain_pip(stderr: str, task: str) -> str:
     """One sentence of cause and cure for what pip wrote to stderr when it failed at ``task``."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["nothing"]
+    said = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
+    cure = (
+        "is the network up and the package index reached, is there room on the disk, and may you "
+        "change this environment? Then run the set-up again"
+    )
     if "DO NOT MATCH THE HASHES" in stderr:
         cure = "the file is not the one expected; do not use it, and ask your package index"
-    elif "No module named pip" in stderr:
-        cure = "this Python has no pip; add it with `python -m ensurepip`"
-    else:
-        cure = (
-            "is the network up and the package index reached, is there room on the disk, and may "
-            "you change this environment? Then run the set-up again"
-        )
-    said = (errors[:1] or lines[-1:] or ["nothing"])[0]
     return f"pip could not {task}: {cure}. (pip said: {said})"
 
 
@@ -137,45 +137,24 @@ def download(folder: Path) -> Path:
     return wheel
 
 
-def new_members(source: Path) -> dict[str, bytes]:
-    """Contents of the new wheel: member name -> bytes, RECORD last."""
+def repack(source: Path, folder: Path) -> Path:
+    """Write the pure-Python wheel made from the wheel ``source`` into ``folder``."""
     with zipfile.ZipFile(source) as archive:
-        old = {name: archive.read(name) for name in archive.namelist()}
-    members = {
-        name: content
-        for name, content in old.items()
-        if name.startswith("detectron2/") and not name.endswith(("/", ".so"))
-    }
-    members["detectron2/__init__.py"] = old["detectron2/__init__.py"].replace(*VERSION_STRINGS)
-    metadata = old[f"{SOURCE_INFO}/METADATA"].decode().rstrip("\n") + "\n"
-    for pattern, replacement in METADATA_EDITS.items():
-        metadata = re.sub(pattern, replacement, metadata, flags=re.MULTILINE)
-    members[f"{INFO}/LICENSE"] = old[f"{SOURCE_INFO}/LICENSE"]
-    members[f"{INFO}/METADATA"] = (metadata + METADATA_END).encode()
-    members[f"{INFO}/WHEEL"] = WHEEL.encode()
-    members[f"{INFO}/top_level.txt"] = b"detectron2\n"
+        kept = [n for n in archive.namelist() if n.startswith("detectron2/") and n[-3:] != ".so"]
+        members = {name: archive.read(name) for name in kept if not name.endswith("/")}
+        members[f"{INFO}/LICENSE"] = archive.read(SOURCE_LICENSE)
+    members["detectron2/__init__.py"] = members["detectron2/__init__.py"].replace(*VERSION_STRINGS)
+    members |= {f"{INFO}/METADATA": METADATA.encode(), f"{INFO}/WHEEL": WHEEL.encode()}
     # RECORD: one line "path,sha256=urlsafe-base64,size" per member, its own without a hash.
     record = ""
-    for name, content in sorted(members.items()):
+    for name, content in members.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
         record += f"{name},sha256={digest},{len(content)}\n"
-    record += f"{INFO}/RECORD,,\n"
-    return dict(sorted(members.items())) | {f"{INFO}/RECORD": record.encode()}
-
-
-def repack(source: Path, folder: Path) -> Path:
-    """Write the pure-Python wheel made from the wheel ``source`` into ``folder``; return its path.
-
-    The same source gives the same bytes: members are stored, not compressed, since compressors
-    differ between systems, and have one time, one mode and one system.
-    """
+    members[f"{INFO}/RECORD"] = f"{record}{INFO}/RECORD,,\n".encode()
     target = folder / f"detectron2-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(target, "w") as archive:
-        for name, content in new_members(source).items():
-            info = zipfile.ZipInfo(name, (2024, 4, 17, 0, 0, 0))
-            info.external_attr = 0o100644 << 16  # an ordinary file, rw-r--r--
-            info.create_system = 3  # "Unix", whatever system this runs on
-            archive.writestr(info, content)
+        for name, content in members.items():
+            archive.writestr(name, content)
     return target
 
 

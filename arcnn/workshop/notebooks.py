@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 from traitlets.config import Config
 
-from arcnn.files import read_yaml
+from arcnn.files import read_yaml, write_text
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -127,7 +127,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     page, _ = nbconvert.HTMLExporter(config=last_state).from_notebook_node(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
     )
-    output.with_suffix(".html").write_text(page)
+    write_text(output.with_suffix(".html"), page)
 
 
 def main() -> int:

@@ -233,25 +233,6 @@ def _make_split(
     return numbers | {"distance": round(rates.distance(recipe.rates), 3)}
 
 
-def _write_all(
-    folder: Path, images: dict[str, int], recipe: Recipe, content: dict, run: Callable, **look: Any
-) -> dict[str, Any]:
-    """Write all but the recipe; returns the summary. ``look`` is for ``cutouts.prepare``."""
-    order = np.random.default_rng(recipe.seed).permutation(len(content["images"]))
-    chosen = [content["images"][k] for k in order[: recipe.photos]]
-    photos, problems = cutouts.read_photos(content | {"images": chosen}, look["image_root"])
-    prepared = list(run(partial(cutouts.prepare, image_size=recipe.image_size, **look), photos))
-    problems += [one for one in prepared if isinstance(one, Problem)]
-    photos = [one for one in prepared if isinstance(one, Photo)]
-    summary = {"left_out": dict(Counter(p.kind for p in problems))}
-    if problems:
-        write_text(folder / "left_out.txt", "".join(f"{problem}\n" for problem in problems))
-    for split in (split for split in SPLITS if images[split]):
-        here = [photo for photo in photos if _split_of(photo, recipe) == split]
-        summary[split] = _make_split(folder / split, images[split], here, recipe, content, run)
-    return summary
-
-
 def _existing_summary(folder: Path, made_with: dict) -> dict[str, Any]:
     file = folder / "recipe.json"
     existing = json.loads(file.read_text()) if file.is_file() else {}
@@ -269,14 +250,12 @@ def make_amodal(
     val_images: int = 100,
     recipe: Recipe | None = None,
     workers: int | None = None,
-    allow_links: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Make an amodal data set from a COCO instances file, the same with any number of workers.
 
     Writes ``train/``, ``val/``, ``train.json``, ``val.json`` and ``recipe.json``; a folder with all
-    that in it is left as it is. ``left_out.txt`` names photos and objects that cannot be used, such
-    as photos behind links out of ``image_root``, unless ``allow_links``.
+    that in it is left as it is. ``left_out.txt`` names photos and objects that cannot be used.
 
     Returns:
         By split counts and the ``distance`` of the occlusion rates to those aimed at; under
@@ -292,13 +271,25 @@ def make_amodal(
         return _existing_summary(folder, json.loads(json.dumps(made_with)))
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    look = {"image_root": image_root, "allow_links": allow_links}
+    order = np.random.default_rng(recipe.seed).permutation(len(content["images"]))
+    chosen = [content["images"][k] for k in order[: recipe.photos]]
+    photos, problems = cutouts.read_photos(content | {"images": chosen}, image_root)
+    prepare = partial(cutouts.prepare, image_size=recipe.image_size, image_root=image_root)
     with ordered_pool(workers or default_workers(), chunksize=4) as in_order:
 
         def run(work: Callable, jobs: Sequence) -> tqdm:
             return tqdm(in_order(work, jobs), total=len(jobs), disable=not progress)
 
-        summary = _write_all(unfinished, images, recipe, content, run, **look)
+        prepared = list(run(prepare, photos))
+        problems += [one for one in prepared if isinstance(one, Problem)]
+        photos = [one for one in prepared if isinstance(one, Photo)]
+        summary = {"left_out": dict(Counter(p.kind for p in problems))}
+        if problems:
+            write_text(unfinished / "left_out.txt", "".join(f"{p}\n" for p in problems))
+        for split in (split for split in SPLITS if images[split]):
+            own = [photo for photo in photos if _split_of(photo, recipe) == split]
+            made = _make_split(unfinished / split, images[split], own, recipe, content, run)
+            summary[split] = made
     write_json(unfinished / "recipe.json", made_with | {"summary": summary})
     unfinished.replace(folder)
     return summary

@@ -12,14 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from arcnn.data import MAX_SKIPPED, AmodalAnnotations, AnnotationError, load_annotations
-from arcnn.evaluation import (
-    METRICS,
-    Evaluation,
-    PredictionError,
-    image_draws,
-    intervals,
-)
+from arcnn.data import MAX_SKIPPED, AmodalAnnotations, load_annotations
+from arcnn.data.image_files import short
+from arcnn.evaluation import METRICS, Evaluation, PredictionError, image_draws, intervals
 from arcnn.evaluation.predictions import check_mask, image_size, image_sizes, named
 from arcnn.files import write_json
 from arcnn.names import MASK_KEYS, TABLE_1
@@ -41,12 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = "of GT's objects that may be left out, in [0, 1]"
     add("--max-skipped", type=float, default=MAX_SKIPPED, metavar="SHARE", help=what)
     what = "95 %% intervals of Table 1's numbers, from N draws of the images"
-    add("--bootstrap", type=_count, default=0, metavar="N", help=what)
+    add("--bootstrap", type=int, default=0, metavar="N", help=what)
     options = parser.parse_args(arguments)
+    if options.bootstrap < 0:
+        parser.error("--bootstrap: a number of draws is 0 or more")
     try:
         metrics = _score(options)
         write_json(options.output, metrics)
-    except (AnnotationError, PredictionError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"Nothing was written: {error}", file=sys.stderr)
         return 1
     for task, numbers in metrics.items():
@@ -56,24 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("a number of draws is 0 or more")
-    return number
-
-
 def _score(options: argparse.Namespace) -> dict:
     if not options.ground_truth.exists():
         raise FileNotFoundError(f"there is no ground truth {options.ground_truth}")
     images = options.images or options.ground_truth.parent
     truth = load_annotations(options.ground_truth, images, max_skipped=options.max_skipped)
-    evaluation = Evaluation(
-        truth.records,
-        read_results(options.predictions, truth),
-        len(truth.class_names),
-        class_names=truth.class_names,
-    )
+    predictions, names = read_results(options.predictions, truth), truth.class_names
+    evaluation = Evaluation(truth.records, predictions, len(names), class_names=names)
     metrics = evaluation.metrics()
     if options.bootstrap:
         draws = image_draws(evaluation, samples=options.bootstrap)
@@ -97,26 +83,23 @@ def read_results(path: Path, truth: AmodalAnnotations) -> list[dict]:
     """
     try:
         content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise PredictionError(f"{path} is not complete JSON ({error})") from None
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise PredictionError(f"{path} is not a COCO result list, a list of one dict per detection")
     sizes = image_sizes(truth.records)
-    contiguous = {c: k for k, c in enumerate(truth.category_ids)}
+    contiguous = {number: k for k, number in enumerate(truth.category_ids)}
     for n, entry in enumerate(content):
         category = entry.get("category_id")
+        if not isinstance(category, int) or category not in contiguous:
+            ids = short(truth.category_ids)
+            raise named(f"the ground truth has no class {category!r}; its ids are {ids}", n, entry)
+        entry["category_id"] = contiguous[category]
         try:
-            if not isinstance(category, int) or category not in contiguous:
-                few = ", ".join(map(str, truth.category_ids[:10]))
-                more = len(truth.category_ids) - 10
-                ids = few if more <= 0 else f"{few} and {more} more"
-                raise PredictionError(
-                    f"the ground truth has no class {category!r}; its ids are {ids}"
-                )
             size = image_size(entry, sizes)
-            masks = {key: entry[key] for key in MASK_KEYS.values() if entry.get(key) is not None}
-            entry |= {key: check_mask(mask, key, size) for key, mask in masks.items()}
+            for key in MASK_KEYS.values():
+                if entry.get(key) is not None:
+                    entry[key] = check_mask(entry[key], key, size)
         except PredictionError as error:
             raise named(error, n, entry) from None
-        entry["category_id"] = contiguous[category]
     return content
