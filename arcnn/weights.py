@@ -190,7 +190,9 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
             f"{cfg.MODEL.RESNETS.DEPTH} as detectron2 or its model zoo names them, or "
             '"" to start from random weights.'
         )
-    left = [key for key in misfits.unexpected_keys if "num_batches" not in key]
+    # What a classifier of images has beside a backbone is nobody's loss.
+    left = [key for key in misfits.unexpected_keys if key.startswith(tuple(PARTS))]
+    left = [key for key in left if "num_batches" not in key]
     left = f"; not taken: {_parts(left)}" if left else ""
     return f"Started from {cfg.MODEL.WEIGHTS}; new: {_parts(new)}{left}."
 

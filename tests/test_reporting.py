@@ -49,7 +49,7 @@ def make_run(results: Path, dataset: str, model: str, seed: int, level: float, *
     record = {
         "dataset": {"used": {"train": {"images": 7474}, "val": used}},
         "tested_on": used,
-        "trained_on": {"used": "bb"},
+        "trained_on": {"used": "bb", "start": changes.get("start", "ss")},
         "protocol": changes.get("protocol", "cc"),
         "commit": "0123456789",
     }
@@ -175,6 +175,7 @@ def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
     [
         ({"options": ["MODEL.ARCNN.INPUT", "probs"]}, "MODEL.ARCNN.INPUT: probs, most have logits"),
         ({"protocol": "dd"}, "protocol: dd, most have cc"),
+        ({"start": "tt"}, "start: tt, most have ss"),
     ],
 )
 def test_runs_made_otherwise_are_never_mixed_and_the_setting_is_named(

@@ -198,7 +198,7 @@ def test_the_machine_is_asked(monkeypatch) -> None:
 
 
 def test_both_precisions_learn_alike_and_each_the_same_again(tiny_config, monkeypatch) -> None:
-    options = ("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 100)
+    options = ("SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", 100)
     monkeypatch.setattr(training, "LOG_PERIOD", 1)
     logs, bytes_of = {}, {}
     for name, has in (("half", True), ("full", False), ("half again", True), ("full again", False)):

@@ -208,16 +208,17 @@ def test_a_run_begun_on_a_cpu_goes_on_in_mixed_precision(tiny_config, monkeypatc
     assert trainer.iter == 1
 
 
-def test_gradients_are_clipped_without_the_scale_of_mixed_precision(tiny_config) -> None:
+def test_gradients_are_clipped_without_the_scale_of_mixed_precision(
+    tiny_config, monkeypatch
+) -> None:
     cfg = tiny_config()
     moments = []
     for scale in (None, 65536.0):
         layer = nn.Linear(3, 1, bias=False)
         nn.init.ones_(layer.weight)
-        mixed = cfg.clone()
-        mixed.defrost()
-        mixed.SOLVER.AMP.ENABLED = scale is not None
-        optimizer = build_optimizer(mixed, layer)
+        now = torch.float32 if scale is None else torch.float16
+        monkeypatch.setattr(training, "precision", lambda cfg, now=now: now)
+        optimizer = build_optimizer(cfg, layer)
         loss = (layer.weight * torch.tensor([3.0, 0.0, 4.0])).sum()  # a gradient of norm 5
         if scale is None:
             loss.backward()
@@ -277,9 +278,10 @@ def test_initial_weights_of_the_backbone_are_all_accounted_for(tiny_config, tmp_
     file.write_bytes(pickle.dumps(given))
     options = ("MODEL.WEIGHTS", str(file), "SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 1e-12)
     done = train(tiny_config("arcnn", *options))
-    assert done.start == (
-        f"Started from {file}; new: the FPN, the RPN, the box head, the mask heads."
+    new = (
+        "the FPN, the RPN, the box head, the visible mask head, the occlusion mask head, the joint"
     )
+    assert done.start == f"Started from {file}; new: {new}."
     loaded = weights_of(done.weights)
     np.testing.assert_array_equal(
         loaded["backbone.bottom_up.stem.conv1.weight"].numpy(), given["conv1_w"]

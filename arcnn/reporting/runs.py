@@ -125,7 +125,7 @@ def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
     measured = (record["protocol"], len(draws), data["images"], data["used"])
     measured_with = dict(zip(MEASURED_WITH, measured, strict=True))
     measured_with["training data"] = record["trained_on"]["used"]
-    measured_with["start"] = record["trained_on"]["start"]
+    measured_with["start"] = record["trained_on"].get("start")
     return Run(
         numbers={c: metrics[task][key] for c, (task, key) in TABLE_1.items()},
         draws=draws,
