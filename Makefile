@@ -4,6 +4,7 @@
 # What you may give: make reproduce PROFILE=smoke CORES=4
 PROFILE   := demo
 DATASET   :=
+SEEDS     :=
 DATA_ROOT :=
 RESULTS   :=
 CORES     :=
@@ -16,7 +17,7 @@ PYTHON    ?=
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
@@ -57,7 +58,7 @@ setup: environment
 ablation: target := --target ablation
 reproduce ablation: environment
 	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
-	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
+	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
 
 # What trainings on tabletop start from: an hour on one core. The result lies in data/start/.
@@ -110,7 +111,7 @@ clean-results:
 
 help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
-	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
+	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [SEEDS=5] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"

@@ -292,7 +292,10 @@ for dataset in DATASETS:
 
 rule frozen_features:
     input:
-        weights=f"runs/{{dataset}}/{ABLATION['trunk']}/seed0/train/model_final.pth",
+        # The kit's own start needs the data alone.
+        f"runs/{{dataset}}/{ABLATION['trunk']}/seed0/train/model_final.pth"
+        if ABLATION["trunk"] != "start"
+        else "data/{dataset}.json",
     output:
         "ablation/{dataset}/features.train.pt",
         "ablation/{dataset}/features.val.pt",

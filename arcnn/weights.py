@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from arcnn.config import load_config
+from arcnn.config import get_config, load_config
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
 from arcnn.files import ROOT, sha256, write_atomically
 
@@ -209,6 +209,28 @@ def start_record(cfg: CfgNode) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: {REMAKE_START}")
     return json.loads(file.read_text())
+
+
+def load_start(dataset: str, *, device: str | None = None) -> TrainedModel:
+    """The network that trainings on a data set start from, in inference mode.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`load_initial_weights`.
+    """
+    options = ["MODEL.WEIGHTS", f"{KIT}data/start/{dataset}.safetensors"]
+    cfg = get_config(dataset, "pieces", options=options, device=device)
+    model = build_model(cfg)
+    load_initial_weights(cfg, Checkpointer(model))
+    return TrainedModel(cfg, model.eval())
+
+
+def load_start_of_head(cfg: CfgNode, head: nn.Module) -> None:
+    """Load what the kit's own start has for the mask head of ``cfg``, if training begins there."""
+    if cfg.MODEL.WEIGHTS.startswith(KIT):
+        own = "roi_heads.mask_head."
+        start = load_file(initial_weights(cfg))
+        of_heads = {key.removeprefix(own): v for key, v in start.items() if key.startswith(own)}
+        head.load_state_dict({k: v for k, v in of_heads.items() if k in head.state_dict()}, False)
 
 
 REMAKE_START = "get data/start from the kit's repository again, or make it with `make start`."

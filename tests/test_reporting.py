@@ -14,7 +14,6 @@ from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.files import run_folder, write_table
 from arcnn.names import DATASETS, TABLE_1
 from arcnn.reporting import (
-    TOLERANCE,
     collect_runs,
     compare,
     model_differences,
@@ -278,7 +277,9 @@ def test_reference_results_are_kept_and_compared_with(results: Path, tmp_path: P
     assert {"table1.csv", "runs/kins/arcnn/seed0/record.json"} <= kept
     assert not any("draws" in name for name in kept)
     assert (np.asarray(Image.open(reference / "figure4.png").convert("RGB")) == flat).all()
-    table.loc[table.model == "arcnn", "ours"] += TOLERANCE + 0.1
+    # Three trainings beside three: Student's t of 4.30 at a spread of 1 reaches 3.51 points.
+    table.loc[table.model == "orcnn", "ours"] += 3.5
+    table.loc[table.model == "arcnn", "ours"] += 3.6
     keys = ["dataset", "model", "metric"]
     compared = compare(table, reference / "table1.csv", keys=keys, value="ours")
     assert len(compared) == 15  # not the row that is quoted, which has no run

@@ -36,7 +36,11 @@ def test_every_profile_is_complete(name: str) -> None:
         ("seeds", [], "seeds is empty"),
         ("options", ["SOLVER.MAX_ITR", 5], "SOLVER.MAX_ITR"),
         ("options", ["SOLVER.MAX_ITER"], "KEY, VALUE"),
-        ("ablation", {"trunk": "resnet", "variants": [], "networks": []}, "the trunk is one of"),
+        (
+            "ablation",
+            {"trunk": "resnet", "variants": [], "networks": []},
+            "the trunk is start or one of",
+        ),
         ("ablation", {"trunk": "orcnn", "variants": ["half"], "networks": []}, 'variant "half"'),
         ("ablation", {"trunk": "orcnn", "variants": [], "networks": ["half"]}, 'variant "half"'),
         ("ablation", {"trunk": "orcnn", "variants": [], "networks": ["add-logits-long"]}, "alone"),

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import hooks
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.solver import build_lr_scheduler
@@ -27,7 +27,8 @@ from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.files import write_atomically
 from arcnn.modeling import AmodalMaskHead, MaskTargets, mask_targets, own_class_losses
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
-from arcnn.training import build_optimizer
+from arcnn.training import build_optimizer, build_trainer
+from arcnn.weights import load_start_of_head
 
 SCORES = ("amodal, occluded objects", "amodal", "visible", "occlusion")
 
@@ -135,14 +136,16 @@ def build_head(cfg: CfgNode, channels: int) -> AmodalMaskHead:
 def train_head(cfg: CfgNode, features: RoIFeatures) -> AmodalMaskHead:
     """Train the mask head of ``cfg`` alone, with its solver; ``IMS_PER_BATCH`` counts objects.
 
-    The seed (``cfg.SEED``) decides the start and the order of the objects; two variants with equal
-    seeds see the same objects in the same order.
+    Begins with the heads of the kit's own start, where ``cfg`` does. The seed (``cfg.SEED``)
+    decides what is new and the order of the objects; two variants with equal seeds see the same
+    objects in the same order.
     """
     seed_all_rng(cfg.SEED)
     model = _HeadWithLosses(build_head(cfg, features.x.shape[1]))
+    load_start_of_head(cfg, model.head)
     optimizer = build_optimizer(cfg, model)
-    batches = _batches(features, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED)
-    trainer = SimpleTrainer(model, batches, optimizer)
+    trainer = build_trainer(cfg, model, optimizer)
+    trainer.reset_data_loader(lambda: _batches(features, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED))
     trainer.register_hooks([hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer))])
     trainer.train(0, cfg.SOLVER.MAX_ITER)
     return model.head.eval()

@@ -1,8 +1,8 @@
 """The ablation's runs on disk: make one, gather them all.
 
 ``<results>/ablation/<dataset>/`` holds ``features.train.pt``, ``features.val.pt`` and their record
-``features.json``; below it ``<variant>/seed<k>/`` each run's ``objects.csv`` (IoU by object) and
-``record.json``.
+``features.json``; below it ``<variant>/seed<k>/`` each run's ``head.safetensors``,
+``objects.csv`` (IoU by object) and ``record.json``.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from detectron2.config import CfgNode
+from safetensors.torch import save_file
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset
@@ -32,14 +33,15 @@ from arcnn.experiments.frozen import (
 )
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
-from arcnn.files import run_folder, sha256, write_table
+from arcnn.files import run_folder, sha256, write_atomically, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
-from arcnn.weights import FINAL_WEIGHTS, load_trained
+from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_trained
 
+HEAD = "head.safetensors"  # a run's trained head, float16
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
 
 
@@ -63,16 +65,22 @@ def make_features(
 
     Args:
         folder: of the ablation on this data set.
-        results: the profile's results, with the run of the model ``trunk``, seed 0.
+        results: the profile's results.
+        trunk: "start", the kit's own, or a model with a run in ``results``, seed 0.
         max_skipped: see :func:`arcnn.data.register_dataset`.
 
     Raises:
         FileNotFoundError: the trunk isn't trained.
     """
     started = time.time()
-    run = run_folder(results, dataset, trunk, 0)
     register_dataset(dataset, data_root, max_skipped=max_skipped)
-    cfg, model = load_trained(run)
+    if trunk == "start":
+        cfg, model = load_start(dataset)
+        weights = Path(initial_weights(cfg))
+    else:
+        run = run_folder(results, dataset, trunk, 0)
+        cfg, model = load_trained(run)
+        weights = run / "train" / FINAL_WEIGHTS
     for split in SPLITS:
         save_features(extract(cfg, model, split), features_file(folder, split))
     write_record(
@@ -81,7 +89,7 @@ def make_features(
         parameters={"dataset": dataset, "trunk": trunk, "seed": 0},
         dataset=dataset,
         data_root=data_root,
-        trunk_sha256=sha256(run / "train" / FINAL_WEIGHTS),
+        trunk_sha256=sha256(weights),
     )
 
 
@@ -143,6 +151,8 @@ def run_variant(
     parameters = {"dataset": dataset, "variant": variant, "seed": seed, "model": chosen.model}
     parameters |= {"variant options": list(chosen.options), "options": list(options)}
     parameters |= {"steps": cfg.SOLVER.MAX_ITER}
+    weights = {key: value.half() for key, value in head.state_dict().items()}
+    write_atomically(run / HEAD, lambda partial: save_file(weights, partial))
     write_table(run / "objects.csv", objects.round(4))
     write_record(
         run / "record.json",

@@ -121,8 +121,8 @@ def check_choices(profile: dict[str, Any]) -> None:
     for dataset in profile["datasets"]:
         known = models_of(dataset)
         _check_names("models: unknown", profile["models"], known)
-        if ablation["trunk"] not in known:
-            raise ProfileError(f"ablation: the trunk is one of {', '.join(known)}.")
+        if ablation["trunk"] not in ("start", *known):
+            raise ProfileError(f"ablation: the trunk is start or one of {', '.join(known)}.")
     _check_names("ablation: unknown variant", ablation["variants"] + ablation["networks"], VARIANTS)
     for variant in ablation["networks"]:
         if VARIANTS[variant].times > 1:

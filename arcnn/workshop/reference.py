@@ -8,7 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from arcnn.experiments.runs import HEAD
 from arcnn.files import REFERENCE, results_folder
+from arcnn.published import VARIANT
+
+RECORD = "record.json"
 
 KEPT = (
     "table1.*",
@@ -20,6 +24,8 @@ KEPT = (
     "runs/*/*/seed*/metrics.json",
     "runs/*/*/seed*/record.json",
     "runs/*/*/seed*/train/config.yaml",
+    # The heads of the published models.
+    *(f"ablation/*/{name}/seed0/{file}" for name in VARIANT.values() for file in (HEAD, RECORD)),
 )
 MAX_BYTES = 1_000_000
 

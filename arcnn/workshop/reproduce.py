@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
     parser.add_argument("--profile", default="demo", help="a file of notebooks/profiles/")
     parser.add_argument("--dataset", help="one data set, in the place of the profile's")
+    parser.add_argument("--seeds", type=int, help="so many trainings of each, in its place")
     parser.add_argument("--data-root", help="folder of the data sets (default: data/)")
     parser.add_argument("--results-root", help="folder of all results (default: results/)")
     parser.add_argument(
@@ -99,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = load_profile(chosen.profile)
         if chosen.dataset:
             profile["datasets"] = [chosen.dataset]
+        if chosen.seeds:
+            profile["seeds"] = list(range(chosen.seeds))
         for key in ("data_root", "results_root"):
             if getattr(chosen, key):
                 profile[key] = str(Path(getattr(chosen, key)).expanduser().resolve())
