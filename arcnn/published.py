@@ -13,12 +13,13 @@ import torch
 from detectron2.data import MetadataCatalog
 from safetensors.torch import load_file
 
-from arcnn.config import get_config
-from arcnn.data import split_name
+from arcnn.config import get_config, load_config
+from arcnn.data import split_fingerprint, split_name
 from arcnn.evaluation import predict, to_results
 from arcnn.experiments.runs import HEAD
 from arcnn.experiments.variants import DEFAULT
 from arcnn.files import REFERENCE, run_folder, write_atomically, write_json
+from arcnn.reporting import collect_runs
 from arcnn.settings import write_settings
 from arcnn.weights import FINAL_WEIGHTS, load_start, load_trained, start_record
 
@@ -71,12 +72,41 @@ def _publish(run: Path, dataset: str, model: str) -> None:
     write_atomically(file, lambda partial: torch.save({"model": state}, partial))
 
 
-def predict_where_missing(results: Path, dataset: str, models: Sequence[str], seed: int) -> None:
-    """Write ``predictions.json`` of the runs that have none; the data set is registered."""
-    for model in models:
-        run = run_folder(results, dataset, model, seed)
-        if (run / "train" / FINAL_WEIGHTS).is_file() and not (run / "predictions.json").is_file():
-            cfg, trained = load_trained(run)
-            ids = MetadataCatalog.get(split_name(cfg, "val")).thing_dataset_id_to_contiguous_id
-            own = {contiguous: number for number, contiguous in ids.items()}
-            write_json(run / "predictions.json", to_results(predict(cfg, trained), own))
+def runs_to_show(
+    results: Path, dataset: str, models: Sequence[str], seed: int
+) -> tuple[Path, list[str], list[str]]:
+    """Whose predictions Figure 4 may set side by side; the data set is registered.
+
+    Returns:
+        The folder of results, see :func:`trained_or_published`; the models in it whose runs were
+        made and measured alike; and sentences on which these are and what was left out.
+
+    Raises:
+        FileNotFoundError: trained, but not evaluated yet.
+        ValueError: the data are not what the predictions were made on.
+    """
+    folder, which = trained_or_published(results, dataset, models, seed)
+    if folder != results:
+        for model in models:
+            _predict(run_folder(folder, dataset, model, seed))
+        return folder, list(models), [which]
+    collected = collect_runs(results, [dataset], models, [seed])
+    if not collected.runs:
+        raise FileNotFoundError(f"no finished run in {results / 'runs'}: run 05_evaluate first")
+    shown = [model for _, model, _ in collected.runs]
+    cfg = load_config(run_folder(results, dataset, shown[0], seed) / "train")
+    tested_on = next(iter(collected.runs.values())).data
+    if split_fingerprint(cfg, "val")["used"] != tested_on["used"]:
+        raise ValueError(
+            f"{dataset} is not what the predictions were made on: run 05_evaluate again"
+        )
+    return results, shown, [which, *(f"left out: {sentence}" for sentence in collected.left_out)]
+
+
+def _predict(run: Path) -> None:
+    """Write ``predictions.json`` of a published model, unless it is there."""
+    if not (run / "predictions.json").is_file():
+        cfg, trained = load_trained(run)
+        ids = MetadataCatalog.get(split_name(cfg, "val")).thing_dataset_id_to_contiguous_id
+        own = {contiguous: number for number, contiguous in ids.items()}
+        write_json(run / "predictions.json", to_results(predict(cfg, trained), own))
