@@ -50,6 +50,21 @@ def trained_or_published(
     )
 
 
+def results_or_reference(results: Path, needed: str) -> tuple[Path, str]:
+    """The results that hold files of a pattern, else the reference results, and which it is.
+
+    Raises:
+        FileNotFoundError: neither does.
+    """
+    for folder in (results, REFERENCE / "demo"):
+        if next(folder.glob(needed), None):
+            which = f"Numbers of {folder}."
+            if folder != results:
+                which = f"There is no {results / needed}: these are the kit's reference results."
+            return folder, which
+    raise FileNotFoundError(f"there is no {results / needed}, and no reference result")
+
+
 def _publish(run: Path, dataset: str, model: str) -> None:
     """Write a published model as the run folder of a training."""
     kept = REFERENCE / "demo" / "ablation" / dataset / VARIANT.get(model, model) / "seed0"

@@ -275,7 +275,7 @@ def test_reference_results_are_kept_and_compared_with(results: Path, tmp_path: P
     reference = tmp_path / "reference"
     kept = {str(file.relative_to(reference)) for file in keep(results, reference)}
     assert {"table1.csv", "runs/kins/arcnn/seed0/record.json"} <= kept
-    assert not any("draws" in name for name in kept)
+    assert not any("predictions" in name for name in kept)
     assert (np.asarray(Image.open(reference / "figure4.png").convert("RGB")) == flat).all()
     # Three trainings beside three: Student's t of 4.30 at a spread of 1 reaches 3.51 points.
     table.loc[table.model == "orcnn", "ours"] += 3.5

@@ -153,7 +153,7 @@ def run_variant(
     parameters |= {"steps": cfg.SOLVER.MAX_ITER}
     weights = {key: value.half() for key, value in head.state_dict().items()}
     write_atomically(run / HEAD, lambda partial: save_file(weights, partial))
-    write_table(run / "objects.csv", objects.round(4))
+    write_table(run / "objects.csv", objects.round(2).assign(rate=objects.rate.round(4)))
     write_record(
         run / "record.json",
         started=started,
