@@ -56,6 +56,7 @@ def keep(results: Path, file: Path) -> dict:
         if value.is_floating_point()
     }
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=made_for))
+    file.chmod(0o644)
     about = {
         "sha256": sha256(file),
         "made for": made_for,
