@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 
-from arcnn.experiments.variants import VARIANTS
+from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
 
 NOTEBOOKS = f"{workflow.basedir}/notebooks"
 DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
@@ -44,11 +44,12 @@ def evaluations(dataset):
 
 def heads(wildcards):
     networks = [
-        f"networks/{variant}/runs/{wildcards.dataset}/{VARIANTS[variant].model}/seed0/draws.csv"
+        f"{folder}runs/{wildcards.dataset}/{model}/seed{seed}/draws.csv"
         for variant in ABLATION["networks"]
+        # Held against the kit's own ARCNN of the same seeds.
+        for folder, model in ((f"networks/{variant}/", VARIANTS[variant].model), ("", "arcnn"))
+        for seed in SEEDS[:NETWORK_SEEDS]
     ]
-    # They are held against the kit's own ARCNN.
-    networks += [f"runs/{wildcards.dataset}/arcnn/seed0/draws.csv"] if networks else []
     return networks + [
         f"ablation/{wildcards.dataset}/{variant}/seed{seed}/record.json"
         for variant in ABLATION["variants"]

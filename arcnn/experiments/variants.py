@@ -52,6 +52,8 @@ VARIANTS |= {
 }
 # A joint that is slow to learn is not a joint that cannot: those that the answer hangs on, longer.
 VARIANTS |= {
-    f"{name}-long": VARIANTS[name]._replace(seeds=3, times=4)
-    for name in (DEFAULT, "own-bias-logits-normal", "add-logits", "add-noisy_or")
+    f"{name}-long": VARIANTS[name]._replace(seeds=3, times=2)
+    for name in (DEFAULT, NO_BIAS, "own-bias-logits-normal", "own-bias-logits-identity")
+    + (f"{DEFAULT}-detach", "add-logits", "add-noisy_or", "orcnn")
 }
+NETWORK_SEEDS = 3  # at most, of a variant that is trained as a whole network too

@@ -18,7 +18,7 @@ from arcnn.visualization.style import (
     name_rows,
 )
 
-LONG = "trained four times as long"
+LONG = "trained twice as long"
 WORDS = {
     "full": "all classes",
     "own": "own class",

@@ -17,7 +17,7 @@ from arcnn.config import get_config
 from arcnn.data import find_splits, register_dataset, split_fingerprint
 from arcnn.evaluation import protocol_version
 from arcnn.experiments.runs import head_settings
-from arcnn.experiments.variants import VARIANTS
+from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
 from arcnn.files import data_folder, run_folder, sha256
 from arcnn.settings import (
     MAX_ITER,
@@ -113,12 +113,14 @@ def _runs(profile: dict[str, Any], results: Path, ablation: bool) -> Iterator[_R
         folder = run_folder(results, dataset, model, seed)
         if (folder / "train" / "config.yaml").is_file():
             yield _Run(folder, get_config(dataset, model, options=options, seed=seed), dataset)
-    for dataset, name in product(profile["datasets"], profile["ablation"]["networks"]):
+    networks, seeds = profile["ablation"]["networks"], profile["seeds"][:NETWORK_SEEDS]
+    for dataset, name, seed in product(profile["datasets"], networks, seeds):
         variant = VARIANTS[name]
-        folder = run_folder(results / "networks" / name, dataset, variant.model, 0)
+        folder = run_folder(results / "networks" / name, dataset, variant.model, seed)
         if ablation and (folder / "train" / "config.yaml").is_file():
             own = [*options, *variant.options]
-            yield _Run(folder, get_config(dataset, variant.model, options=own), dataset)
+            cfg = get_config(dataset, variant.model, options=own, seed=seed)
+            yield _Run(folder, cfg, dataset)
 
 
 def _compare(run: _Run, data: _Data, found: Outdated) -> None:
