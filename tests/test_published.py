@@ -1,0 +1,66 @@
+"""Load instead of train: published models stand in where nothing was trained, and say so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arcnn.data import register_dataset, split_records
+from arcnn.data.tabletop import make_tabletop
+from arcnn.evaluation import evaluate, predict
+from arcnn.files import REFERENCE, run_folder
+from arcnn.names import MODELS
+from arcnn.published import results_or_reference, runs_to_show, trained_or_published
+from arcnn.weights import load_start, load_trained
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    make_tabletop(root, train_images=1, val_images=12, workers=1)
+    return root
+
+
+def test_the_published_models_are_the_start_with_a_head_and_do_what_they_should(
+    scenes: Path, tmp_path: Path
+) -> None:
+    register_dataset("tabletop", scenes)
+    folder, shown, (which,) = runs_to_show(tmp_path, "tabletop", MODELS, 0)
+    assert folder == tmp_path / "published" and shown == list(MODELS)
+    assert "Nothing was trained" in which and "not those of trainings" in which
+    start = load_start("tabletop", device="cpu").model.state_dict()
+    for model in MODELS:
+        run = run_folder(folder, "tabletop", model, 0)
+        assert (run / "predictions.json").is_file()
+        cfg, network = load_trained(run, device="cpu")
+        for key, value in network.state_dict().items():
+            if "mask_head" not in key and "num_batches" not in key:
+                assert torch.equal(value, start[key]), key
+        found = evaluate(split_records(cfg, "val"), predict(cfg, network), 10)
+        for task in ("amodal", "visible"):
+            assert found[task]["AP"] > 50, (model, task)
+        assert found["occlusion"]["AP"] > 5, model
+
+
+def test_ones_own_training_comes_first(tmp_path: Path) -> None:
+    train = run_folder(tmp_path, "tabletop", "orcnn", 0) / "train"
+    train.mkdir(parents=True)
+    (train / "model_final.pth").touch()
+    folder, which = trained_or_published(tmp_path, "tabletop", MODELS)
+    assert folder == tmp_path and which.startswith("Your own trainings")
+
+
+def test_where_nothing_is_published_the_cure_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no arcnn is published for kins: run notebook 04"):
+        trained_or_published(tmp_path, "kins", ["arcnn"])
+
+
+def test_reference_results_stand_in_for_tables(tmp_path: Path) -> None:
+    folder, which = results_or_reference(tmp_path, "runs/tabletop/*/*/metrics.json")
+    assert folder == REFERENCE / "demo" and "reference results" in which
+    own = tmp_path / "runs/tabletop/arcnn/seed0"
+    own.mkdir(parents=True)
+    (own / "metrics.json").touch()
+    assert results_or_reference(tmp_path, "runs/tabletop/*/*/metrics.json")[0] == tmp_path
+    with pytest.raises(FileNotFoundError, match="no reference result"):
+        results_or_reference(tmp_path, "runs/kins/*/*/metrics.json")
