@@ -139,9 +139,9 @@ def reproduce(results: Path, *arguments: str) -> str:
     return run.stdout + run.stderr
 
 
-def listed_rules(results: Path) -> dict[str, int]:
+def listed_rules(results: Path, *arguments: str) -> dict[str, int]:
     """What a dry run would do: jobs by rule."""
-    lines = [line.split() for line in reproduce(results, "--dry-run").splitlines()]
+    lines = [line.split() for line in reproduce(results, "--dry-run", *arguments).splitlines()]
     return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
 
 
@@ -170,6 +170,11 @@ def test_everything_is_there(smoke: Path) -> None:
     table = (smoke / "table1.md").read_text()  # never shown as the paper's numbers
     assert "tabletop" in table and "KINS" not in table and "COCOA" not in table
     assert "one seed" in table
+
+
+def test_more_trainings_of_each_are_a_word_on_the_command_line(smoke: Path) -> None:
+    planned = listed_rules(smoke, "--seeds", "2")
+    assert planned["train"] == planned["evaluate"] == 3
 
 
 def test_the_ablation_runs_on_top_of_it(smoke: Path) -> None:
