@@ -134,18 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def share_cores(profile: dict, cores: int) -> tuple[int, int]:
-    """Job slots for Snakemake, and how many of them a training takes.
+def threads_of_a_training(profile: dict, cores: int) -> int:
+    """How many of the cores a training takes: all where there is a GPU, which is for one at a time.
 
-    Training a small network on a CPU gains little from a second thread: as many trainings as there
-    are cores, and half as many again, side by side, waste the least. A GPU is for one at a time.
+    On a CPU one, or an even share of half of many: two threads of one training on two shared cores
+    take several times as long as one, and so do more trainings than cores.
     """
     if torch.cuda.is_available():
-        return cores, cores
+        return cores
     runs = len(profile["datasets"]) * len(profile["models"]) * len(profile["seeds"])
-    at_once = max(1, min(runs, cores + cores // 2))
-    threads = max(1, cores // at_once)
-    return max(cores, at_once * threads), threads
+    return max(1, cores // (2 * runs))
 
 
 def write_parameters(profile: dict[str, Any], results: Path) -> Path:
@@ -171,13 +169,13 @@ def write_parameters(profile: dict[str, Any], results: Path) -> Path:
 
 def run_snakemake(profile: dict[str, Any], results: Path, chosen: argparse.Namespace) -> int:
     """Become Snakemake, for a checked profile; does not return."""
-    slots, train_threads = share_cores(profile, chosen.cores)
+    train_threads = threads_of_a_training(profile, chosen.cores)
     configuration = write_parameters(profile, results)
     command = [sys.executable, "-m", "snakemake", chosen.target]
     command += ["--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(results), "--configfile", str(configuration)]
     command += ["--config", f"train_threads={train_threads}"]
-    command += ["--cores", str(slots), "--nolock", "--rerun-incomplete", "--keep-going"]
+    command += ["--cores", str(chosen.cores), "--nolock", "--rerun-incomplete", "--keep-going"]
     # Not `code`: a reworded rule is no reason to train again.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--quiet", "rules", "host", "reason"]
