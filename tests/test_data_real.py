@@ -136,7 +136,7 @@ def test_kins_objects_without_a_visible_mask_are_hidden(
     first[mask] = None
     del second[mask]
     file.write_text(json.dumps(content))
-    report = check(file, progress=False)
+    report = check(file)
     assert report.used == 4 and report.counts == {"repaired": {"empty visible mask": 2}}
 
 
@@ -150,7 +150,7 @@ def test_made_kins_records_on_a_real_street_scene(
     photo.write_bytes((real_data / "kitti/000008.png").read_bytes())
     name = {2019: "instances_train.json", 2020: "update_train_2020.json"}[release]
     file = write_made_kins(tmp_path / "kins" / name, release, images=1)
-    report = check(file, photo.parent, decode=True, progress=False)
+    report = check(file, photo.parent, decode=True)
     assert report.usable and not report.errors and report.used == 12
     assert register_dataset("kins", tmp_path) == {"train": "kins_train"}
     cfg = arcnn.get_config("kins", "arcnn", device="cpu")
@@ -168,7 +168,7 @@ def test_every_real_modal_record_is_read(real_data: Path) -> None:
     content = read_instances(folder / "annotations/instances_train2017.json")
     photos, problems = read_photos(content, folder / "train2017")
     assert not problems and len(photos) == 88 and all(Path(p.file_name).is_file() for p in photos)
-    areas = {o.id: mask_util.area(o.rle) for p in photos for o in p.objects}
+    areas = {o.source["annotation_id"]: mask_util.area(o.rle) for p in photos for o in p.objects}
     assert areas.keys() == {a["id"] for a in content["annotations"]} and len(areas) == 690
     for annotation in content["annotations"]:
         if annotation["iscrowd"]:
@@ -222,7 +222,6 @@ def test_the_real_records_pass_the_check(real_data: Path) -> None:
         dataset="cocoa_cls",
         split="val",
         decode=True,
-        progress=False,
     )
     assert report.usable and not report.errors and not report.problems
     assert (report.images, report.used, report.not_occluded) == (5, 22, 11)

@@ -86,7 +86,6 @@ def load_annotations(
     max_skipped: float = MAX_SKIPPED,
     workers: int | None = None,
     look_at_images: bool = False,
-    allow_links: bool = False,
 ) -> AmodalAnnotations:
     """Read a KINS (2019 or 2020), COCOA, COCOA-cls, D2SA or tabletop file, or your own.
 
@@ -99,7 +98,6 @@ def load_annotations(
         workers: processes; by default one per core for large files.
         look_at_images: leave out images that are missing, cut off, of another size or outside their
             folder. Only headers and ends are read.
-        allow_links: accept links that lead out of the image folder.
 
     Raises:
         FileNotFoundError: no such file, or no images where they are to be looked at.
@@ -109,7 +107,7 @@ def load_annotations(
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
-    folder = ImageFolder(str(image_root), look_at_images, {"allow_links": allow_links})
+    folder = ImageFolder(str(image_root), look_at_images)
     records, problems = [], []
     for index in index_files(json_file):
         if isinstance(index, AnnotationError):
@@ -343,7 +341,7 @@ class ImageFolder(NamedTuple):
 
     root: str
     look: bool  # False: only at those whose size is recorded nowhere
-    options: dict[str, bool]  # of check_image
+    decode: bool = False  # every pixel
 
 
 Result = tuple[dict | None, list[Problem]]  # None: the image cannot be used
@@ -358,7 +356,7 @@ def read_images(
         workers: processes; by default one per core for large files, else this one.
     """
     if workers is None:  # for few images, starting processes takes longer than reading
-        many = 200 if folder.look and folder.options.get("decode") else 1000
+        many = 200 if folder.look and folder.decode else 1000
         workers = default_workers() if len(index.images) >= many else 1
     # A process gets its images' own annotations, as they stand in the file, with each 32 images.
     bare = index._replace(images=(), problems=Notes(index.problems.file))
@@ -401,7 +399,7 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
         return Problem("image path out of the folder", "skipped", image["id"], None, str(error))
     if not folder.look and record["height"] is not None:
         return None
-    return check_image(Path(folder.root), record, **folder.options)
+    return check_image(Path(folder.root), record, decode=folder.decode)
 
 
 def _side(number: Any) -> int | None:

@@ -96,11 +96,7 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
 
 
 def register_dataset(
-    dataset: str,
-    root: str | Path,
-    *,
-    max_skipped: float = MAX_SKIPPED,
-    allow_links: bool = False,
+    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED
 ) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
 
@@ -110,7 +106,6 @@ def register_dataset(
 
     Args:
         max_skipped: share of the objects that may be left out, in [0, 1].
-        allow_links: accept links that lead out of the image folder.
 
     Returns:
         Registered names by split.
@@ -120,13 +115,14 @@ def register_dataset(
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
-    limits = {"max_skipped": max_skipped, "allow_links": allow_links}
     for split, (json_file, image_root) in find_splits(dataset, root).items():
         name = names[split] = f"{dataset}_{split}"
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(json_file, image_root, look_at_images=True, **limits)
+        loaded = load_annotations(
+            json_file, image_root, max_skipped=max_skipped, look_at_images=True
+        )
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
