@@ -295,8 +295,6 @@ def test_a_coco_file_with_a_visible_mask_is_converted(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({}, r"no annotation has the field 'wrong'; they have .*'seen'"),
-        ({"annotations": [{"id": 4, "image_id": 3, "wrong": 1}]}, "annotation 4 of image 3 has no "
-         "category_id, no segmentation"),
         ({"annotations": [5]}, "not a COCO instances file"),
         ({"images": None}, "not a COCO instances file"),
     ],

@@ -27,8 +27,7 @@ left out than allowed is an error.
 import codecs
 import functools
 import json
-import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +42,6 @@ from arcnn.data.image_files import Problem, check_image, image_path, missing_ima
 from arcnn.data.masks import RLE, area, intersection, to_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.schemas import FileObject, Schema, count_objects
-
-logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
@@ -75,8 +72,7 @@ class AmodalAnnotations(NamedTuple):
     records: list[dict]
     class_names: list[str]  # length C, by contiguous id
     category_ids: list[int]  # the file's own ids, by contiguous id
-    problems: tuple[Problem, ...] = ()
-    schema: str = ""
+    problems: list[Problem]
 
 
 def load_annotations(
@@ -84,7 +80,6 @@ def load_annotations(
     image_root: str | Path,
     *,
     max_skipped: float = MAX_SKIPPED,
-    workers: int | None = None,
     look_at_images: bool = False,
 ) -> AmodalAnnotations:
     """Read a KINS (2019 or 2020), COCOA, COCOA-cls, D2SA or tabletop file, or your own.
@@ -95,7 +90,6 @@ def load_annotations(
         json_file: the annotation file; for raw COCOA also a folder with one file per image.
         image_root: the folder that its ``file_name`` entries are relative to.
         max_skipped: share of the objects that may be left out, in [0, 1].
-        workers: processes; by default one per core for large files.
         look_at_images: leave out images that are missing, cut off, of another size or outside their
             folder. Only headers and ends are read.
 
@@ -116,15 +110,11 @@ def load_annotations(
             if problem.action == "error":
                 raise _unusable(index.path, problem)
         problems += index.problems
-        for record, found in read_images(index, folder, workers):
+        for record, found in read_images(index, folder):
             problems += found
             records += [record] if record else []
     _limit(json_file, problems, sum(len(r["annotations"]) for r in records), max_skipped)
-    for (action, kind), number in Counter((p.action, p.kind) for p in problems).items():
-        logger.info("%s: %s, %s: %d", json_file, kind, action, number)
-    return AmodalAnnotations(
-        records, index.class_names, index.category_ids, tuple(problems), index.schema.name
-    )
+    return AmodalAnnotations(records, index.class_names, index.category_ids, problems)
 
 
 def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skipped: float) -> None:
@@ -251,7 +241,7 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     elements = sections["annotations"]
     fields = set().union(*(e for e in map(parse, elements[:100]) if isinstance(e, dict)))
     try:
-        schema = schemas.find_schema(fields) if elements else schemas.BY_NAME["cocoa_cls"]
+        schema = schemas.find_schema(fields) if elements else schemas.SCHEMAS[-1]
     except ValueError as error:
         raise AnnotationError(f"{path} is of an {error}.") from error
     images = _index_images(sections["images"], notes)
