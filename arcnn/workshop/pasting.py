@@ -177,12 +177,6 @@ class Scene:
         return rows
 
 
-def _split_of(photo: Photo, seed: int) -> str:
-    """Every photo belongs to one split, whatever else is in the data set."""
-    share = zlib.crc32(f"{seed}/{photo.id}".encode()) / 2**32
-    return "val" if share < VAL_SHARE else "train"
-
-
 def _write_image(job: tuple, folder: Path, recipe: Recipe) -> tuple[dict, list[dict]]:
     """Make and save an image from its number, a photo and cut-outs; its entry and annotations."""
     number, photo, cut_outs = job
@@ -284,10 +278,13 @@ def make_amodal(
         summary = {"left_out": dict(Counter(p.kind for p in problems))}
         if problems:
             write_text(unfinished / "left_out.txt", "".join(f"{p}\n" for p in problems))
+        by_split: dict[str, list[Photo]] = {split: [] for split in SPLITS}
+        for photo in photos:  # a photo's split depends on it and the seed, whatever else is there
+            share = zlib.crc32(f"{seed}/{photo.id}".encode()) / 2**32
+            by_split["val" if share < VAL_SHARE else "train"].append(photo)
         for split in (split for split in SPLITS if images[split]):
-            own = [photo for photo in photos if _split_of(photo, seed) == split]
-            made = _make_split(unfinished / split, images[split], own, recipe, content, run)
-            summary[split] = made
+            own = by_split[split], recipe, content
+            summary[split] = _make_split(unfinished / split, images[split], *own, run)
     write_json(unfinished / "recipe.json", made_with | {"summary": summary})
     unfinished.replace(folder)
     return summary
