@@ -165,7 +165,7 @@ def test_training_gets_what_the_check_lets_pass(tmp_path: Path) -> None:
     (photos / "link.png").unlink()
     Image.new("RGB", (12, 10)).save(tmp_path / "elsewhere.png")
     (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
-    report = check(tmp_path / "own/train.json", photos, progress=False)
+    report = check(tmp_path / "own/train.json", photos)
     kinds = ["missing image", "unreadable image", "unreadable image", "image of another size",
              "link out of the folder", "image path out of the folder"]  # fmt: skip
     found = [(p.image_id, p.kind) for p in report.problems]
@@ -176,10 +176,6 @@ def test_training_gets_what_the_check_lets_pass(tmp_path: Path) -> None:
         register_dataset("own", tmp_path)
     register_dataset("own", tmp_path, max_skipped=0.06)
     assert len(DatasetCatalog.get("own_train")) == 99
-    problems = MetadataCatalog.get("own_train").problems
-    assert [(p.image_id, p.kind) for p in problems] == found
-    register_dataset("own", tmp_path, max_skipped=0.06, allow_links=True)
-    assert len(DatasetCatalog.get("own_train")) == 100
     assert len(load_annotations(tmp_path / "own/train.json", photos).records) == 104
     assert sorted(tmp_path.rglob("*")) == beside  # nothing is written there
 
@@ -193,7 +189,7 @@ def test_no_images_at_all_is_one_sentence(empty: bool, tmp_path: Path) -> None:
         photos.rmdir()
     with pytest.raises(FileNotFoundError, match="folder of the images.*data/README.md"):
         register_dataset("own", tmp_path)
-    report = check(tmp_path / "own/train.json", photos, progress=False)
+    report = check(tmp_path / "own/train.json", photos)
     (problem,) = report.problems
     assert (problem.kind, problem.action) == ("no images", "error")
     assert report.used == 99 and not report.usable  # the masks were looked at

@@ -50,7 +50,7 @@ def write(folder: Path, *annotations: dict, images: list[dict] | None = None) ->
 
 def report_on(folder: Path, *annotations: dict, **options: object) -> Report:
     images = options.pop("images", None)
-    return check(write(folder, *annotations, images=images), folder, progress=False, **options)
+    return check(write(folder, *annotations, images=images), folder, **options)
 
 
 BROKEN = rle(square())["counts"][:-1] + "~"
@@ -58,7 +58,7 @@ SIZE = {"size": [H, W]}
 AMODAL = [  # none of these is one
     rle(np.ones((4, 4))), SIZE | {"counts": BROKEN}, {"size": 5, "counts": BROKEN},
     SIZE | {"counts": [3, 4]}, SIZE | {"counts": [22.9, 98.9]}, SIZE | {"counts": [[1], [2, 3]]},
-    SIZE | {"counts": [2**62] * 4 + [H * W]}, [[1, 2, 3, 4]], [[50, 50, 60, 50, 60, 60]],
+    SIZE | {"counts": [2**62] * 4 + [H * W]}, [[1, 2, 3, 4]], [[500, 500, 600, 500, 600, 600]],
     [[1, 2, 10**400, 4, 5, 6]],
 ]  # fmt: skip
 SKIPPED = [
@@ -71,6 +71,7 @@ SKIPPED = [
 ]
 REPAIRED = [
     ("bad polygon", {"segmentation": [GOOD, [1, 2, 3, 4]]}),
+    ("bad polygon", {"segmentation": [GOOD, [1e9, 0, 1e9, 1, 1, 1]]}),
     ("bad polygon", {"segmentation": [[2.0, 2.0, 90.0, 2.0, 90.0, 8.0, 2.0, 8.0]]}),
     ("empty visible mask", {"visible_mask": rle(np.zeros((H, W)))}),
     ("empty visible mask", {"visible_mask": []}),
@@ -105,11 +106,6 @@ def test_what_can_be_repaired_is_repaired_and_counted(
     loaded = load_annotations(tmp_path / "made.json", tmp_path)
     masks = decode_masks(loaded.records[0]["annotations"][1])
     assert not (masks["visible"] & ~masks["amodal"]).any()
-
-
-def test_what_nothing_depends_on_is_not_looked_at(tmp_path: Path) -> None:
-    odd = annotation(bbox=[2, 2, 10**400], area="large")
-    assert not report_on(tmp_path, odd).problems
 
 
 @pytest.mark.parametrize("number", [[1, 2], {"a": 1}, None])
@@ -153,7 +149,7 @@ CUP = {"id": 1, "name": "cup"}
 def test_bad_categories_are_an_error(categories: list, tmp_path: Path) -> None:
     file = write(tmp_path, annotation())
     file.write_text(json.dumps(json.loads(file.read_text()) | {"categories": categories}))
-    report = check(file, tmp_path, progress=False)
+    report = check(file, tmp_path)
     assert sum(report.counts["error"].values()) == 1 and not report.usable
     assert report.used == 1 and report.instances == {"cup": 1}
     with pytest.raises(AnnotationError, match="made.json cannot be used: .*category"):
@@ -166,7 +162,7 @@ def test_deep_nesting_is_at_most_a_problem(place: str, depth: int, tmp_path: Pat
     file = write(tmp_path, annotation(), annotation(id=8))
     field = place.split(":")[0]
     file.write_text(file.read_text().replace(place, f"{field}: {'[' * depth}{']' * depth}", 1))
-    report = check(file, tmp_path, progress=False)
+    report = check(file, tmp_path)
     assert json.dumps(report.to_json(), indent=1) and report.problems
     assert report.used + report.skipped_objects == report.objects
 
@@ -174,7 +170,7 @@ def test_deep_nesting_is_at_most_a_problem(place: str, depth: int, tmp_path: Pat
 def test_a_number_of_thousands_of_digits_costs_its_object(tmp_path: Path) -> None:
     file = write(tmp_path, annotation(), annotation(id=8))
     file.write_text(file.read_text().replace('"id": 8', f'"id": 8, "bbox": {"1" * 5000}'))
-    report = check(file, tmp_path, progress=False)
+    report = check(file, tmp_path)
     assert report.counts == {"skipped": {"unreadable entry": 1}} and report.used == 1
     assert "annotation 8 of image 3: unreadable entry (Integer value out of range" in str(report)
 
@@ -185,15 +181,6 @@ def test_an_entry_of_the_images_that_is_none_is_listed(entry: object, tmp_path: 
     report = report_on(tmp_path, annotation(), images=[entry, good])
     assert report.counts == {"skipped": {"unreadable entry": 1}}
     assert (report.used, report.skipped_objects) == (1, 0) and "list of images" in str(report)
-
-
-def test_more_than_a_report_lists_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("arcnn.workshop.check.LISTED", 2)
-    report = report_on(tmp_path, *(annotation(id=k, category_id=99) for k in range(5)))
-    assert len(report.problems) == 2
-    assert "5 unknown category id (the first 2 are listed)" in str(report)
 
 
 def region(**changes: object) -> dict:
@@ -211,7 +198,7 @@ def test_a_folder_of_entries_names_the_file(tmp_path: Path) -> None:
     entry_file(tmp_path, "a", region(), region(segmentation=[1, 2, 3, 4]))
     entry_file(tmp_path, "b", region(), 5, id=2, image_id=4, url="http://somewhere/4.jpg")
     (tmp_path / "c.json").write_text("{")
-    report = check(tmp_path, tmp_path, progress=False)
+    report = check(tmp_path, tmp_path)
     assert {p.file for p in report.problems} == {"a.json", "b.json", "c.json"}
     assert report.counts["error"] == {"truncated or broken JSON": 1}
     assert "annotation 1002 of image 3 of a.json" in str(report)
@@ -225,13 +212,13 @@ def test_the_limit_is_a_share_of_all_objects_of_all_files(tmp_path: Path) -> Non
     entry_file(tmp_path, "a", region(), region(), region(segmentation=[1, 2, 3, 4]))
     others = {"id": 2, "image_id": 4, "url": "http://somewhere/4.jpg"}
     entry_file(tmp_path, "b", *[region()] * 100, **others)
-    assert check(tmp_path, tmp_path, progress=False).usable
+    assert check(tmp_path, tmp_path).usable
     assert load_annotations(tmp_path, tmp_path).problems
     (tmp_path / "4.jpg").unlink()  # an image takes all of its objects along
-    assert not check(tmp_path, tmp_path, progress=False, max_skipped=0.98).usable
+    assert not check(tmp_path, tmp_path, max_skipped=0.98).usable
     with pytest.raises(AnnotationError, match="101 of 103 objects"):
         load_annotations(tmp_path, tmp_path, max_skipped=0.98)
-    assert check(tmp_path, tmp_path, progress=False, max_skipped=0.99).usable
+    assert check(tmp_path, tmp_path, max_skipped=0.99).usable
     assert len(load_annotations(tmp_path, tmp_path, max_skipped=0.99).records) == 1
 
 
@@ -271,7 +258,7 @@ def test_nothing_in_any_field_is_the_end_of_the_report(data: st.DataObject) -> N
             last = content[place][-1]
             content[place][-1] = last | change if isinstance(change, dict) else change
         file.write_text(json.dumps(content))
-        report = check(file, folder, progress=False)
+        report = check(file, folder)
         str(report)
         json.dumps(report.to_json(), default=repr)
         assert report.used + report.skipped_objects == report.objects
@@ -281,15 +268,6 @@ def test_nothing_in_any_field_is_the_end_of_the_report(data: st.DataObject) -> N
             assert not report.usable or report.counts["error"]
             return
         assert sum(len(r["annotations"]) for r in loaded.records) == report.used
-
-
-def test_up_to_one_percent_may_be_left_out(tmp_path: Path) -> None:
-    good = [annotation(id=k) for k in range(100, 199)]
-    file = write(tmp_path, *good, annotation(category_id=99))
-    assert len(load_annotations(file, tmp_path).records[0]["annotations"]) == 99
-    file = write(tmp_path, *good, annotation(category_id=99), annotation(id=8, category_id=98))
-    with pytest.raises(AnnotationError, match="annotation 7 .*99.*annotation 8"):
-        load_annotations(file, tmp_path)
 
 
 def test_duplicate_ids(tmp_path: Path) -> None:
@@ -316,7 +294,7 @@ def test_duplicate_ids(tmp_path: Path) -> None:
 )
 def test_what_is_no_annotation_file_is_an_error(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "made.json").write_text(text)
-    report = check(tmp_path / "made.json", progress=False)
+    report = check(tmp_path / "made.json")
     assert sum(report.counts["error"].values()) == 1 and not report.usable
     with pytest.raises(AnnotationError, match=f"made.json.*{said}"):
         load_annotations(tmp_path / "made.json", tmp_path)
@@ -330,7 +308,7 @@ def test_a_broken_file_is_an_error_with_its_place(broken: bytes, said: str, tmp_
     file = write(tmp_path, annotation(), annotation(id=8))
     text = file.read_bytes()
     file.write_bytes(text.replace(b"8,", broken + b",", 1))
-    report = check(file, tmp_path, progress=False)
+    report = check(file, tmp_path)
     assert report.counts == {"error": {"truncated or broken JSON": 1}} and not report.usable
     (problem,) = report.problems
     place = text.index(b"8,") + max(broken.find(b"?"), broken.find(b"\xe9"), 0)
@@ -361,6 +339,3 @@ def test_no_counts_bring_the_decoder_down(counts: str | bytes) -> None:
     except ValueError:
         return
     assert mask_util.decode(kept).shape == (H, W)
-
-
-COORDINATE = st.floats(-40, 40)

@@ -216,7 +216,7 @@ def test_labelme_files_become_an_annotation_file(tmp_path: Path, capsys) -> None
     assert capsys.readouterr().out == "1 images, 2 annotations, 3 classes\n"
     (tmp_path / "own/train").mkdir()
     Image.new("RGB", (12, 10)).save(tmp_path / "own/train/desk.png")
-    report = check(tmp_path / "own/train.json", tmp_path / "own/train", progress=False)
+    report = check(tmp_path / "own/train.json", tmp_path / "own/train")
     assert report.usable and not report.problems
     loaded = load_annotations(tmp_path / "own/train.json", tmp_path)
     cup, lamp = loaded.records[0]["annotations"]
@@ -270,7 +270,7 @@ def test_the_example_of_the_guide_is_a_good_file(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(example)
     (tmp_path / "train").mkdir()
     Image.new("RGB", (640, 480)).save(tmp_path / "train/desk.png")
-    report = check(tmp_path / "train.json", tmp_path / "train", progress=False)
+    report = check(tmp_path / "train.json", tmp_path / "train")
     assert report.usable and not report.problems and report.instances == {"cup": 1}
 
 
@@ -295,8 +295,6 @@ def test_a_coco_file_with_a_visible_mask_is_converted(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({}, r"no annotation has the field 'wrong'; they have .*'seen'"),
-        ({"annotations": [{"id": 4, "image_id": 3, "wrong": 1}]}, "annotation 4 of image 3 has no "
-         "category_id, no segmentation"),
         ({"annotations": [5]}, "not a COCO instances file"),
         ({"images": None}, "not a COCO instances file"),
     ],

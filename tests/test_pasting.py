@@ -15,11 +15,11 @@ from arcnn.data.__main__ import main
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.workshop.check import check
 from arcnn.workshop.cutouts import open_rgb, prepare, read_photos
-from arcnn.workshop.pasting import Recipe, make_amodal
+from arcnn.workshop.pasting import make_amodal
 
 SIZE = 120
-RECIPE = Recipe(image_size=SIZE, objects=(2, 4), sizes=(0.1, 0.35), val_share=0.4, seed=3)
-FEW = {"train_images": 10, "val_images": 4, "workers": 1, "progress": False}
+RECIPE = {"image_size": SIZE, "seed": 3}
+FEW = {"train_images": 10, "val_images": 4, "workers": 1}
 
 
 def polygon(x: float, y: float, side: float) -> list[float]:
@@ -50,7 +50,7 @@ def modal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(modal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "own"
-    make_amodal(modal / "modal.json", modal, folder, **FEW | {"train_images": 40}, recipe=RECIPE)
+    make_amodal(modal / "modal.json", modal, folder, **FEW | RECIPE | {"train_images": 40})
     return folder
 
 
@@ -66,7 +66,7 @@ def read(folder: Path, split: str = "train") -> dict:
 
 
 def test_the_result_is_a_data_set_without_a_fault(made: Path) -> None:
-    report = check(made / "train.json", made / "train", progress=False, decode=True)
+    report = check(made / "train.json", made / "train", decode=True)
     assert report.usable and not report.problems and report.images == 40
     assert register_dataset("own", made) == {"train": "own_train", "val": "own_val"}
 
@@ -101,18 +101,19 @@ def test_splits_share_no_photo(made: Path) -> None:
 
 
 def test_the_same_recipe_gives_the_same_images(modal: Path, made: Path, tmp_path: Path) -> None:
-    call, options = (modal / "modal.json", modal, tmp_path / "own"), FEW | {"train_images": 40}
-    make_amodal(*call, recipe=RECIPE, **options | {"workers": 2})
+    call = modal / "modal.json", modal, tmp_path / "own"
+    options = FEW | RECIPE | {"train_images": 40}
+    make_amodal(*call, **options | {"workers": 2})
     files = [file.relative_to(made) for file in made.rglob("*") if file.is_file()]
     assert len(files) == 40 + 4 + 3
     for file in files:
         assert (tmp_path / "own" / file).read_bytes() == (made / file).read_bytes()
     before = (tmp_path / "own/recipe.json").stat().st_mtime_ns
-    summary = make_amodal(*call, recipe=RECIPE, **options)
+    summary = make_amodal(*call, **options)
     assert (tmp_path / "own/recipe.json").stat().st_mtime_ns == before
     assert summary == json.loads((made / "recipe.json").read_text())["summary"]
     with pytest.raises(ValueError, match="of another recipe: .*seed"):
-        make_amodal(*call, recipe=Recipe(seed=9), **options)
+        make_amodal(*call, **options | {"seed": 9})
 
 
 def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
@@ -132,7 +133,8 @@ def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
     content = {"images": [{"id": 1, "file_name": "1.png", "height": 400, "width": 400}]}
     content |= {"annotations": rows, "categories": [{"id": 1, "name": "thing"}]}
     (photo,), problems = read_photos(content, tmp_path)
-    assert not problems and [o.id for o in photo.objects if o.full] == [1]
+    full = [o.source["annotation_id"] for o in photo.objects if o.full]
+    assert not problems and full == [1]
     image = Image.new("RGB", (400, 400), "green")
     ImageDraw.Draw(image).rectangle((22, 22, 67, 67), fill="red")  # a little inside its outline
     image.save(tmp_path / "1.png")
@@ -152,19 +154,18 @@ def test_distributions() -> None:
         RateDistribution.of([])
 
 
-def test_a_recipe_that_cannot_be_followed_is_refused(modal: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="train: 0 full objects in 0 photos"):
-        recipe = Recipe(val_share=1.0)
-        make_amodal(modal / "modal.json", modal, tmp_path / "own", recipe=recipe, **FEW)
-    for name, value in (("sizes", (0.5, 0.1)), ("occluders", 0), ("image_size", 8)):
-        with pytest.raises(ValueError, match=f"{name}: .* is no range"):
-            Recipe(**{name: value})
+def test_too_few_full_objects_are_a_sentence(modal: Path, tmp_path: Path) -> None:
+    content = json.loads((modal / "modal.json").read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["id"] % 3 == 0]
+    (tmp_path / "border.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="train: 0 full objects in 1. photos"):
+        make_amodal(tmp_path / "border.json", modal, tmp_path / "own", **FEW)
 
 
 def test_real_photos_come_near_the_target_within_the_limits(real_data: Path, tmp_path) -> None:
     photos, options = real_data / "coco_modal88", FEW | {"train_images": 60, "val_images": 0}
     call = photos / "annotations/instances_train2017.json", photos / "train2017", tmp_path / "own"
-    summary = make_amodal(*call, recipe=Recipe(image_size=200), **options)["train"]
+    summary = make_amodal(*call, image_size=200, **options)["train"]
     known = [a for a in read(tmp_path / "own")["annotations"] if not a["iscrowd"]]
     distance = RateDistribution.of(a["occlude_rate"] for a in known).distance(COCOA_CLS)
     assert summary["distance"] == round(distance, 3) < 0.08
@@ -187,7 +188,7 @@ def test_what_cannot_be_used_is_left_out_and_named(modal: Path, tmp_path: Path) 
     (photos / "5.jpg").symlink_to(modal / "5.jpg")
     annotations[-1]["segmentation"], annotations[-2]["category_id"] = [[1, 2]], 99
     (tmp_path / "modal.json").write_text(json.dumps(content))
-    summary = make_amodal(tmp_path / "modal.json", photos, tmp_path / "own", recipe=RECIPE, **FEW)
+    summary = make_amodal(tmp_path / "modal.json", photos, tmp_path / "own", **FEW | RECIPE)
     lines = sorted((tmp_path / "own/left_out.txt").read_text().splitlines())
     expected = ["annotation 47: .*category id 99", "annotation 48: .*no polygon", "image 0: unread"]
     expected += ["image 1: .*another size", "image 2: .*leads out", "image 3: .*height"]
@@ -211,11 +212,11 @@ def test_a_file_of_another_kind_gets_a_sentence(
 
 
 def test_the_command(modal: Path, tmp_path: Path) -> None:
-    call = ["synthesize", str(modal / "modal.json"), "--images", str(modal), "--workers", "1"]
-    call += ["--out", str(tmp_path / "own"), "--train", "12", "--val", "0", "--image-size", "100"]
-    assert main([*call, "--occluders", "1", "--objects", "5", "6"]) == 0
+    call = ["synthesize", str(modal / "modal.json"), "--images", str(modal), "--occluders", "1"]
+    call += ["--out", str(tmp_path / "own"), "--train", "12", "--val", "0"]
+    assert main(call) == 0
     content = read(tmp_path / "own")
-    assert {max(i["height"], i["width"]) for i in content["images"]} == {100}
+    assert {max(i["height"], i["width"]) for i in content["images"]} == {320}
     assert max(len(a["occluders"]) for a in content["annotations"]) == 1
 
 

@@ -62,16 +62,11 @@ def missing_images(image_root: str | Path) -> str:
     return f"the folder of the images, {root}, {what}: data/README.md says where to get them"
 
 
-def check_image(
-    root: Path, record: dict, *, decode: bool = False, allow_links: bool = False
-) -> Problem | None:
+def check_image(root: Path, record: dict, *, decode: bool = False) -> Problem | None:
     """Look for an image on disk: there, inside its folder, with its end, of the recorded size.
 
     Only header and end of PNG and JPEG files are read, unless ``decode``: then every pixel. A
     missing ``record["height"]`` and ``["width"]`` are filled in.
-
-    Args:
-        allow_links: accept links that lead out of the folder.
     """
 
     def problem(kind: str, detail: str) -> Problem:
@@ -81,7 +76,7 @@ def check_image(
     if not os.path.exists(path):
         return problem("missing image", path)
     real, folder = os.path.realpath(path), os.path.realpath(root)
-    if not allow_links and os.path.commonpath([real, folder]) != folder:
+    if os.path.commonpath([real, folder]) != folder:
         return problem("link out of the folder", f"{path} leads to {real}")
     try:
         size = _read_size(path, decode)

@@ -27,8 +27,7 @@ left out than allowed is an error.
 import codecs
 import functools
 import json
-import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +42,6 @@ from arcnn.data.image_files import Problem, check_image, image_path, missing_ima
 from arcnn.data.masks import RLE, area, intersection, to_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.schemas import FileObject, Schema, count_objects
-
-logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
@@ -75,8 +72,7 @@ class AmodalAnnotations(NamedTuple):
     records: list[dict]
     class_names: list[str]  # length C, by contiguous id
     category_ids: list[int]  # the file's own ids, by contiguous id
-    problems: tuple[Problem, ...] = ()
-    schema: str = ""
+    problems: list[Problem]
 
 
 def load_annotations(
@@ -84,9 +80,7 @@ def load_annotations(
     image_root: str | Path,
     *,
     max_skipped: float = MAX_SKIPPED,
-    workers: int | None = None,
     look_at_images: bool = False,
-    allow_links: bool = False,
 ) -> AmodalAnnotations:
     """Read a KINS (2019 or 2020), COCOA, COCOA-cls, D2SA or tabletop file, or your own.
 
@@ -96,10 +90,8 @@ def load_annotations(
         json_file: the annotation file; for raw COCOA also a folder with one file per image.
         image_root: the folder that its ``file_name`` entries are relative to.
         max_skipped: share of the objects that may be left out, in [0, 1].
-        workers: processes; by default one per core for large files.
         look_at_images: leave out images that are missing, cut off, of another size or outside their
             folder. Only headers and ends are read.
-        allow_links: accept links that lead out of the image folder.
 
     Raises:
         FileNotFoundError: no such file, or no images where they are to be looked at.
@@ -109,7 +101,7 @@ def load_annotations(
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
-    folder = ImageFolder(str(image_root), look_at_images, {"allow_links": allow_links})
+    folder = ImageFolder(str(image_root), look_at_images)
     records, problems = [], []
     for index in index_files(json_file):
         if isinstance(index, AnnotationError):
@@ -118,15 +110,11 @@ def load_annotations(
             if problem.action == "error":
                 raise _unusable(index.path, problem)
         problems += index.problems
-        for record, found in read_images(index, folder, workers):
+        for record, found in read_images(index, folder):
             problems += found
             records += [record] if record else []
     _limit(json_file, problems, sum(len(r["annotations"]) for r in records), max_skipped)
-    for (action, kind), number in Counter((p.action, p.kind) for p in problems).items():
-        logger.info("%s: %s, %s: %d", json_file, kind, action, number)
-    return AmodalAnnotations(
-        records, index.class_names, index.category_ids, tuple(problems), index.schema.name
-    )
+    return AmodalAnnotations(records, index.class_names, index.category_ids, problems)
 
 
 def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skipped: float) -> None:
@@ -253,7 +241,7 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
     elements = sections["annotations"]
     fields = set().union(*(e for e in map(parse, elements[:100]) if isinstance(e, dict)))
     try:
-        schema = schemas.find_schema(fields) if elements else schemas.BY_NAME["cocoa_cls"]
+        schema = schemas.find_schema(fields) if elements else schemas.SCHEMAS[-1]
     except ValueError as error:
         raise AnnotationError(f"{path} is of an {error}.") from error
     images = _index_images(sections["images"], notes)
@@ -343,7 +331,7 @@ class ImageFolder(NamedTuple):
 
     root: str
     look: bool  # False: only at those whose size is recorded nowhere
-    options: dict[str, bool]  # of check_image
+    decode: bool = False  # every pixel
 
 
 Result = tuple[dict | None, list[Problem]]  # None: the image cannot be used
@@ -358,7 +346,7 @@ def read_images(
         workers: processes; by default one per core for large files, else this one.
     """
     if workers is None:  # for few images, starting processes takes longer than reading
-        many = 200 if folder.look and folder.options.get("decode") else 1000
+        many = 200 if folder.look and folder.decode else 1000
         workers = default_workers() if len(index.images) >= many else 1
     # A process gets its images' own annotations, as they stand in the file, with each 32 images.
     bare = index._replace(images=(), problems=Notes(index.problems.file))
@@ -401,7 +389,7 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
         return Problem("image path out of the folder", "skipped", image["id"], None, str(error))
     if not folder.look and record["height"] is not None:
         return None
-    return check_image(Path(folder.root), record, **folder.options)
+    return check_image(Path(folder.root), record, decode=folder.decode)
 
 
 def _side(number: Any) -> int | None:

@@ -11,7 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 
 from arcnn.data.reading import MAX_SKIPPED, load_annotations
 from arcnn.files import sha256
-from arcnn.names import SPLITS
 
 # What of an annotation a model is trained and scored with.
 USED = ("id", "category_id", "bbox", "segmentation", "visible_mask", "iscrowd", "occlusion_rate")
@@ -57,60 +56,40 @@ FILES: dict[str, dict[str, SplitFiles]] = {
 }
 
 
-def find_split(dataset: str, split: str, root: str | Path) -> tuple[Path, Path]:
-    """The annotation file and image folder of a split, in ``root/<dataset>`` or ``root`` itself.
-
-    Raises:
-        FileNotFoundError: naming what was looked for, where, and what to do.
-    """
-    files = FILES[dataset][split]
-    folders = [Path(root) / dataset, Path(root)]
-    for folder, name, place in itertools.product(folders, files.annotations, ("", "annotations")):
-        candidate = folder / place / name
-        if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
-            return candidate, folder / files.images
-    cure = "data/README.md says where to get it; DATA_ROOT names another folder."
-    if dataset == "tabletop":
-        cure = "Notebook 01_prepare_data draws it."
-    raise FileNotFoundError(
-        f"{dataset}, split {split}: no {' or '.join(files.annotations)} in "
-        f"{' or '.join(str(f) for f in folders)}. {cure}"
-    )
-
-
 def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
-    """:func:`find_split` of every split that is there.
+    """The annotation file and image folder of every split that is there, in ``root/<dataset>`` or
+    ``root`` itself.
 
     Raises:
-        FileNotFoundError: none is.
+        FileNotFoundError: none is; names what was looked for, where, and what to do.
     """
-    found, missing = {}, []
-    for split in SPLITS:
-        try:
-            found[split] = find_split(dataset, split, root)
-        except FileNotFoundError as error:
-            missing.append(error)
+    found, folders = {}, [Path(root) / dataset, Path(root)]
+    for split, files in FILES[dataset].items():
+        places = itertools.product(folders, files.annotations, ("", "annotations"))
+        for folder, name, place in places:
+            candidate = folder / place / name
+            if candidate.is_file() or (candidate.is_dir() and dataset == "cocoa"):
+                found[split] = candidate, folder / files.images
+                break
     if not found:
-        raise missing[0]
+        names = " or ".join(name for files in FILES[dataset].values() for name in files.annotations)
+        cure = "data/README.md says where to get it; DATA_ROOT names another folder."
+        if dataset == "tabletop":
+            cure = "Notebook 01_prepare_data draws it."
+        raise FileNotFoundError(f"{dataset}: no {names} in {folders[0]} or {folders[1]}. {cure}")
     return found
 
 
 def register_dataset(
-    dataset: str,
-    root: str | Path,
-    *,
-    max_skipped: float = MAX_SKIPPED,
-    allow_links: bool = False,
+    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED
 ) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
 
     Registering again, also with another root, replaces the registration. Images that are missing,
-    cut off, of another size or outside their folder are left out with their objects. What was
-    repaired or left out is in the metadata, under ``problems``.
+    cut off, of another size or outside their folder are left out with their objects.
 
     Args:
         max_skipped: share of the objects that may be left out, in [0, 1].
-        allow_links: accept links that lead out of the image folder.
 
     Returns:
         Registered names by split.
@@ -120,13 +99,14 @@ def register_dataset(
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
     names = {}
-    limits = {"max_skipped": max_skipped, "allow_links": allow_links}
     for split, (json_file, image_root) in find_splits(dataset, root).items():
         name = names[split] = f"{dataset}_{split}"
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        loaded = load_annotations(json_file, image_root, look_at_images=True, **limits)
+        loaded = load_annotations(
+            json_file, image_root, max_skipped=max_skipped, look_at_images=True
+        )
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,
@@ -134,7 +114,6 @@ def register_dataset(
             json_file=str(json_file),
             image_root=str(image_root),
             evaluator_type="amodal",
-            problems=loaded.problems,
         )
     return names
 

@@ -19,7 +19,7 @@ fields of COCOA-cls.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -43,7 +43,6 @@ class FileObject:
 class Schema(NamedTuple):
     """How to read one kind of file."""
 
-    name: str
     field: str  # the annotation field that tells it
     objects: Callable[[dict], list[FileObject]]  # of one entry of the file
     title: str
@@ -90,12 +89,14 @@ def _cocoa_cls(entry: dict) -> list[FileObject]:
     return [_object(entry, COCOA_FIELDS | {"occluders": "occluders"})]
 
 
+# The list of objects in an entry of raw COCOA; other files have an entry per object.
+REGIONS = "regions"
 COCOA_CLASSES = {0: "thing", 1: "stuff"}
 REGIONS_PER_IMAGE = 1000  # a region has no id of its own: entry id times this, plus its place
 
 
 def _cocoa(entry: dict) -> list[FileObject]:
-    regions, pairs = entry["regions"], entry.get("depth_constraint")
+    regions, pairs = entry[REGIONS], entry.get("depth_constraint")
     first = int(entry["id"]) * REGIONS_PER_IMAGE
     # Regions are stored front first, and depth constraints count them from 1.
     in_front: dict[int, list[int]] = {}
@@ -127,14 +128,11 @@ def image_of_entry(entry: dict) -> dict:
 
 # Asked in this order: a KINS 2020 file may carry stock fields besides.
 SCHEMAS = (
-    Schema("kins_2020", "a_segm", _kins_2020, "KINS, release of 2020", KINS_CLASSES),
-    Schema("kins_2019", "inmodal_seg", _kins_2019, "KINS, release of 2019", KINS_CLASSES),
-    Schema("cocoa", "regions", _cocoa, "raw COCOA", COCOA_CLASSES),
-    Schema("cocoa_cls", "visible_mask", _cocoa_cls, "COCOA-cls, D2SA and the kit's own"),
+    Schema("a_segm", _kins_2020, "KINS, release of 2020", KINS_CLASSES),
+    Schema("inmodal_seg", _kins_2019, "KINS, release of 2019", KINS_CLASSES),
+    Schema(REGIONS, _cocoa, "raw COCOA", COCOA_CLASSES),
+    Schema("visible_mask", _cocoa_cls, "COCOA-cls, D2SA and the kit's own"),
 )
-BY_NAME = {schema.name: schema for schema in SCHEMAS}
-# The list of objects in an entry of raw COCOA; other files have an entry per object.
-REGIONS = BY_NAME["cocoa"].field
 
 
 def count_objects(entry: Any) -> int:
@@ -143,13 +141,12 @@ def count_objects(entry: Any) -> int:
     return len(regions) if isinstance(regions, list) else 1
 
 
-def find_schema(fields: Iterable[str]) -> Schema:
+def find_schema(fields: set[str]) -> Schema:
     """The schema of annotations that have these fields.
 
     Raises:
         ValueError: none; names the fields looked for and those that are there.
     """
-    fields = set(fields)
     for schema in SCHEMAS:
         if schema.field in fields:
             return schema

@@ -57,15 +57,15 @@ def objects_table(records: Sequence[dict], class_names: Sequence[str]) -> pd.Dat
             "image_id": record["image_id"],
             "class": class_names[a["category_id"]],
             "occlusion_rate": a["occlusion_rate"],
-            "area": area(a["segmentation"]),
-            "pixels": record["height"] * record["width"],
+            "area": (pixels := area(a["segmentation"])),
+            "side": pixels**0.5,
+            "image_share": pixels / (record["height"] * record["width"]),
         }
         for record in records
         for a in _objects(record)
     ]
-    table = pd.DataFrame(rows, columns=["image_id", "class", "occlusion_rate", "area", "pixels"])
-    side, share = np.sqrt(table["area"]), table["area"] / table["pixels"]
-    return table.drop(columns="pixels").assign(side=side, image_share=share)
+    columns = ["image_id", "class", "occlusion_rate", "area", "side", "image_share"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def most_occluded_class(records: Sequence[dict], class_names: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def count_orders(records: Sequence[dict], class_names: Sequence[str]) -> pd.Data
     in front. Pairs whose whole overlap is hidden by a third object tell nothing and are left out,
     and so are overlaps below :data:`MIN_OVERLAP`.
     """
-    counts = np.zeros((len(class_names), len(class_names)), dtype=int)
+    pairs = []
     for record in records:
         for a, b in combinations(_objects(record), 2):
             overlap = intersection(a["segmentation"], b["segmentation"])
@@ -91,30 +91,32 @@ def count_orders(records: Sequence[dict], class_names: Sequence[str]) -> pd.Data
             visible_a, visible_b = (area(intersection(overlap, o["visible_mask"])) for o in (a, b))
             if visible_a != visible_b:
                 front, behind = (a, b) if visible_a > visible_b else (b, a)
-                counts[front["category_id"], behind["category_id"]] += 1
-    return pd.DataFrame(counts, index=list(class_names), columns=list(class_names))
+                pairs.append((front["category_id"], behind["category_id"]))
+    return _count_pairs(pairs, class_names)
 
 
 def count_named_occluders(
     records: Sequence[dict], class_names: Sequence[str]
 ) -> pd.DataFrame | None:
-    """How often an object of the row's class is named in front of one of the column's.
+    """How often an object of the row's class is named in front of one of the column's, ``(C, C)``.
 
-    Read from ``occluders``, so only where the file has them.
-
-    Returns:
-        ``(C, C)`` counts; None if no object of the records names its occluders.
+    Read from ``occluders``; None if no object of the records has them.
     """
-    annotations = [a for record in records for a in record["annotations"]]
-    if not any("occluders" in a for a in annotations):
+    if not any("occluders" in a for record in records for a in record["annotations"]):
         return None
-    counts = np.zeros((len(class_names), len(class_names)), dtype=int)
+    pairs = []
     for record in records:
         classes = {a["id"]: a["category_id"] for a in record["annotations"]}
         for behind in record["annotations"]:
-            for front in behind.get("occluders", []):
-                if front in classes:
-                    counts[classes[front], behind["category_id"]] += 1
+            fronts = [k for k in behind.get("occluders", []) if k in classes]
+            pairs += [(classes[front], behind["category_id"]) for front in fronts]
+    return _count_pairs(pairs, class_names)
+
+
+def _count_pairs(pairs: list[tuple[int, int]], class_names: Sequence[str]) -> pd.DataFrame:
+    counts = np.zeros((len(class_names), len(class_names)), dtype=int)
+    for pair in pairs:
+        counts[pair] += 1
     return pd.DataFrame(counts, index=list(class_names), columns=list(class_names))
 
 

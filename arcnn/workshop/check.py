@@ -5,7 +5,7 @@ Every mask is decoded once, in several processes, so that 15,000 street scenes t
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,42 +16,25 @@ from arcnn.data.image_files import Problem, missing_images
 from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
 from arcnn.reporting.paper import COUNTS, MISPRINT
 
-LISTED = 1000  # problems of one kind that a report lists; all are counted
-
 
 @dataclass
 class Report:
     """What :func:`check` found. ``str(report)`` is the text for people."""
 
     file: str
-    images_folder: str | None
     max_skipped: float = MAX_SKIPPED
     schema: str = "not readable"
     images: int = 0
-    objects: int = 0  # in the file
-    used: int = 0  # of these, read into records
-    instances: dict[str, int] = field(default_factory=dict)  # used and not crowd, by class
+    used: int = 0  # objects read into records
+    instances: Counter[str] = field(default_factory=Counter)  # of these, no crowd, by class
     not_occluded: int = 0
     occlusion_rates: list[int] = field(default_factory=lambda: [0] * 10)  # (0, 0.1] ... (0.9, 1]
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # action -> kind -> number
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    skipped_objects: int = 0
 
-    def add(self, problems: Sequence[Problem]) -> None:
-        """Count problems and list them, unless there are very many of a kind."""
-        for problem in problems:
-            kinds = self.counts.setdefault(problem.action, {})
-            kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-            if kinds[problem.kind] <= LISTED:
-                self.problems.append(problem)
-            self.skipped_objects += problem.lost
-            self.objects += problem.lost
-
-    def add_objects(self, annotations: Sequence[dict], class_names: list[str]) -> None:
+    def add_objects(self, annotations: list[dict], class_names: list[str]) -> None:
         """Count what the record of an image has."""
         self.used += len(annotations)
-        self.objects += len(annotations)
         for annotation in annotations:
             if annotation["iscrowd"]:
                 continue
@@ -63,42 +46,57 @@ class Report:
                 self.occlusion_rates[max(math.ceil(rate * 10 - 1e-9), 1) - 1] += 1
 
     @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Numbers of problems: by what was done about them, and by kind."""
+        counts: dict[str, dict[str, int]] = {}
+        numbers = Counter((problem.action, problem.kind) for problem in self.problems)
+        for (action, kind), number in sorted(numbers.items()):
+            counts.setdefault(action, {})[kind] = number
+        return counts
+
+    @property
+    def skipped_objects(self) -> int:
+        """Number of objects that were left out."""
+        return sum(problem.lost for problem in self.problems)
+
+    @property
+    def objects(self) -> int:
+        """Number of objects in the file."""
+        return self.used + self.skipped_objects
+
+    @property
     def errors(self) -> int:
         """Number of problems that could not be repaired."""
-        return sum(sum(self.counts.get(action, {}).values()) for action in ("error", "skipped"))
+        return sum(problem.action != "repaired" for problem in self.problems)
 
     @property
     def usable(self) -> bool:
         """Whether training may start: the file is complete, and not too much of it was left out."""
         few = self.skipped_objects <= self.max_skipped * self.objects
-        return few and not self.counts.get("error")
+        return few and not any(problem.action == "error" for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a file."""
-        content = vars(self) | {"errors": self.errors, "usable": self.usable}
+        derived = ("counts", "skipped_objects", "objects", "errors", "usable")
+        content = vars(self) | {name: getattr(self, name) for name in derived}
         return content | {"problems": [p._asdict() for p in self.problems]}
 
     def __str__(self) -> str:
-        classes = sorted(self.instances.items(), key=lambda item: -item[1])
+        classes = self.instances.most_common()
         empty = sum(not number for _, number in classes)
-        bins = [(k / 10, (k + 1) / 10, n) for k, n in enumerate(self.occlusion_rates) if n]
+        bins = [f"({k / 10}, {k / 10 + 0.1:.1f}] {n:,}" for k, n in enumerate(self.occlusion_rates)]
         lines = [
             f"{self.file}: {self.schema}",
-            "Images were not looked at (no folder given)." if self.images_folder is None else "",
             f"{self.images:,} images; {self.objects:,} objects, {self.used:,} of them used",
             *self.notes,
             f"classes: {len(classes)}, {empty} of them without an instance",
             _wrapped([f"{name} {number:,}" for name, number in classes if number]),
             "occlusion rates:",
-            _wrapped(
-                [f"not occluded {self.not_occluded:,}", *(f"({a}, {b}] {n:,}" for a, b, n in bins)]
-            ),
+            _wrapped([f"not occluded {self.not_occluded:,}", *bins]),
         ]
-        for action, kinds in sorted(self.counts.items()):
+        for action, kinds in self.counts.items():
             lines.append(f"{action}:")
-            for kind, number in sorted(kinds.items()):
-                more = f" (the first {LISTED:,} are listed)" if number > LISTED else ""
-                lines.append(f"  {number:>7,} {kind}{more}")
+            lines += [f"  {number:>7,} {kind}" for kind, number in kinds.items()]
         lines += [f"  {p.action}: {p}" for p in self.problems if p.action != "repaired"]
         share = self.skipped_objects / max(self.objects, 1)
         verdict = "usable" if self.usable else "not usable as it is"
@@ -110,19 +108,16 @@ class Report:
 
 
 def _wrapped(items: list[str]) -> str:
-    text = ", ".join(item.replace(" ", "\0") for item in items)  # no line ends within an item
-    lines = textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")
-    return lines.replace("\0", " ")
+    return textwrap.fill(", ".join(items), 98, initial_indent="  ", subsequent_indent="  ")
 
 
-def compare_counts(dataset: str, split: str, images: int, instances: int) -> list[str]:
+def compare_counts(dataset: str, split: str, images: int, objects: int) -> list[str]:
     """Sentences about a split's counts against the published ones; empty where none are known.
 
     A copy that was filtered by somebody has other counts, which is no error.
     """
-    here, sentences = {"images": images, "instances": instances}, []
+    here, sentences = {"images": images, "objects": objects}, []
     for what, published in COUNTS.get((dataset, split), {}).items():
-        what = what.replace("objects", "instances")
         verdict = "as published" if here[what] == published else f"published are {published:,}"
         sentences.append(f"{dataset} {split}: {here[what]:,} {what}, {verdict}.")
     return sentences + [MISPRINT] * ((dataset, split) == ("cocoa_cls", "train"))
@@ -135,10 +130,7 @@ def check(
     dataset: str = "",
     split: str = "",
     max_skipped: float = MAX_SKIPPED,
-    workers: int | None = None,
     decode: bool = False,
-    allow_links: bool = False,
-    progress: bool = True,
 ) -> Report:
     """Check an annotation file and its images; never stops at the first problem.
 
@@ -147,40 +139,35 @@ def check(
         image_root: the folder of the images; None leaves the images out.
         dataset, split: compare with the published counts of these, where known.
         max_skipped: share of the objects that may be left out, in [0, 1].
-        workers: processes; by default one per core for large files.
         decode: decode every pixel of every image, which is slower.
-        allow_links: accept links that lead out of the image folder.
-        progress: show a bar.
 
     Raises:
         FileNotFoundError: no such file.
     """
     json_file = Path(json_file)
-    root = None if image_root is None else str(image_root)
-    report = Report(str(json_file), root, max_skipped)
-    sentence = "" if root is None else missing_images(root)
-    if sentence:
-        report.add([Problem("no images", "error", None, None, sentence)])
+    report, sentence = Report(str(json_file), max_skipped), ""
+    if image_root is None:
+        report.notes.append("Images were not looked at (no folder given).")
+    elif sentence := missing_images(image_root):
+        report.problems.append(Problem("no images", "error", None, None, sentence))
+    look = image_root is not None and not sentence
     beside = json_file if json_file.is_dir() else json_file.parent
-    look = root is not None and not sentence
-    folder = ImageFolder(root or str(beside), look, {"decode": decode, "allow_links": allow_links})
-    bar = tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1, disable=not progress)
-    with bar:
+    folder = ImageFolder(str(image_root or beside), look, decode)
+    with tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1) as bar:
         for index in index_files(json_file):
             if isinstance(index, AnnotationError):
-                report.add([index.problem])
+                report.problems.append(index.problem)
                 continue
             report.schema = index.schema.title
             report.images += len(index.images)
-            report.instances = dict.fromkeys(index.class_names, 0) | report.instances
-            report.add(index.problems)
+            report.instances.update(dict.fromkeys(index.class_names, 0))
+            report.problems += index.problems
             bar.total = report.images
-            for record, problems in read_images(index, folder, workers):
-                report.add(problems)
+            for record, problems in read_images(index, folder):
+                report.problems += problems
                 report.add_objects(record["annotations"] if record else [], index.class_names)
                 bar.update()
-    crowd = report.used - sum(report.instances.values())
-    if crowd:
+    if crowd := report.used - report.instances.total():
         report.notes.append(f"{crowd:,} objects are marked as crowd.")
     report.notes += compare_counts(dataset, split, report.images, report.objects)
     return report

@@ -126,10 +126,7 @@ def coco_to_cocoa(
         )
     annotations = []
     for row in rows:
-        if missing := [key for key in KEPT[:4] if key not in row]:
-            where = f"{source}: annotation {row.get('id')} of image {row.get('image_id')}"
-            raise ConversionError(f"{where} has no {', no '.join(missing)}")
-        seen = row["segmentation"] if row.get(visible) is None else row[visible]
+        seen = row.get("segmentation") if row.get(visible) is None else row[visible]
         kept = {key: row[key] for key in KEPT if key in row}
         annotations.append(kept | {MASK_KEYS["visible"]: seen})
     return _write(target, images, categories, annotations)

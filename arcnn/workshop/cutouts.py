@@ -30,7 +30,6 @@ UNUSABLE = (KeyError, TypeError, ValueError, OverflowError)  # what reading a ba
 class PhotoObject(NamedTuple):
     """An annotated object of a photo; once it is cut out, with its colours and a soft mask."""
 
-    id: int
     category_id: int
     source: dict[str, Any]  # ids of photo and annotation, licence
     full: bool
@@ -99,9 +98,9 @@ def _objects(photo: Photo, outlines: list[tuple[dict, RLE]]) -> list[PhotoObject
     for (annotation, rle), mask in zip(outlines, masks, strict=True):
         single = not annotation.get("iscrowd") and len(annotation["segmentation"]) == 1
         full = single and _is_apart(mask > 0, number_of > mask)
-        number, category = annotation["id"], annotation["category_id"]
-        source = {"image_id": photo.id, "annotation_id": number, "license": photo.license}
-        objects.append(PhotoObject(number, category, source, full, rle))
+        source = {"image_id": photo.id, "annotation_id": annotation["id"]}
+        source |= {"license": photo.license}
+        objects.append(PhotoObject(annotation["category_id"], source, full, rle))
     return objects
 
 

@@ -12,11 +12,11 @@ from arcnn.files import data_folder, write_text
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa
 from arcnn.workshop.fetch import fetch
-from arcnn.workshop.pasting import Recipe, make_amodal
+from arcnn.workshop.pasting import make_amodal
 
 
 def _check(options: argparse.Namespace) -> int:
-    names = ("dataset", "split", "max_skipped", "workers", "decode", "allow_links")
+    names = ("dataset", "split", "max_skipped", "decode")
     report = check(options.file, options.images, **{name: getattr(options, name) for name in names})
     print(str(report).encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode())
     if options.json:
@@ -25,19 +25,12 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _synthesize(options: argparse.Namespace) -> int:
-    recipe = Recipe(
-        image_size=options.image_size,
-        objects=tuple(options.objects),
-        occluders=options.occluders,
-        rates=RateDistribution.of_file(options.rates) if options.rates else COCOA_CLS,
-        seed=options.seed,
-    )
-    numbers = {"train_images": options.train, "val_images": options.val}
     made = make_amodal(
         *(options.file, options.images, options.out),
-        **numbers,
-        recipe=recipe,
-        workers=options.workers,
+        train_images=options.train,
+        val_images=options.val,
+        occluders=options.occluders,
+        rates=RateDistribution.of_file(options.rates) if options.rates else COCOA_CLS,
     )
     print(json.dumps(made, indent=1))
     return 0
@@ -63,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m arcnn.data", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    workers = {"type": int, "help": "processes (default: one per core)"}
 
     what = "report on an annotation file; exit status 1 if anything in it cannot be used"
     command = commands.add_parser("check", help=what, description=what)
@@ -75,10 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--split", default="", help="train or val, for --dataset")
     share = "share of the objects that may be left out (default: %(default)s)"
     add("--max-skipped", type=float, default=MAX_SKIPPED, help=share)
-    add("--workers", **workers)
     add("--decode", action="store_true", help="decode every pixel of the images")
-    links = "accept links that lead out of the folder"
-    add("--allow-links", action="store_true", help=links)
     add("--json", type=Path, help="write the report here as well")
 
     what = "make amodal data from a COCO-format modal data set: paste full objects over photos"
@@ -90,15 +79,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder to write")
     add("--train", type=int, default=1000, help="images for training")
     add("--val", type=int, default=100, help="images for validation")
-    add("--image-size", type=int, default=Recipe.image_size, help="longest side, pixels")
-    pair = {"nargs": 2, "metavar": ("LOW", "HIGH"), "help": "objects pasted into an image"}
-    add("--objects", type=int, default=Recipe.objects, **pair)
-    most = "most that cover one object"
-    add("--occluders", type=int, default=Recipe.occluders, help=most)
+    add("--occluders", type=int, default=2, help="most that cover one object")
     target = "amodal annotation file to match (default: COCOA-cls, a sample)"
     add("--rates", type=Path, help=target)
-    add("--seed", type=int, default=0)
-    add("--workers", **workers)
 
     what = "labelme files, or a COCO file with a visible mask, to the kit's format"
     command = commands.add_parser("convert", help=what, description=what)

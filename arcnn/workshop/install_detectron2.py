@@ -42,8 +42,14 @@ REPACKED = "0.6+a59f0563"  # how the versions of all repacks begin
 VERSION = REPACKED  # with ".2", ".3" when what is repacked changes: an earlier one is then replaced
 INFO = f"detectron2-{VERSION}.dist-info"
 WHEEL = "Wheel-Version: 1.0\nGenerator: arcnn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-# Asks for what detectron2 imports, as upstream's set-up does; not for numpy<2, since its code runs
-# on numpy 2 as it is, nor for black, which only prints lazy configurations prettily.
+# What detectron2 imports, as upstream's set-up asks for it; not numpy<2, since its code runs on
+# numpy 2 as it is, nor black, which only prints lazy configurations prettily.
+NEEDED = (
+    "Pillow>=7.1 matplotlib pycocotools>=2.0.2 termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle "
+    "tqdm>4.29.0 tensorboard omegaconf<2.4,>=2.1 hydra-core>=1.1 packaging numpy "
+    "fvcore<0.1.6,>=0.1.5 iopath<0.1.11,>=0.1.7"
+)
+REQUIRES = "\n".join(f"Requires-Dist: {name}" for name in NEEDED.split())
 METADATA = f"""\
 Metadata-Version: 2.1
 Name: detectron2
@@ -53,21 +59,7 @@ Home-page: https://github.com/facebookresearch/detectron2
 Author: FAIR
 Requires-Python: >=3.8
 License-File: LICENSE
-Requires-Dist: Pillow>=7.1
-Requires-Dist: matplotlib
-Requires-Dist: pycocotools>=2.0.2
-Requires-Dist: termcolor>=1.1
-Requires-Dist: yacs>=0.1.8
-Requires-Dist: tabulate
-Requires-Dist: cloudpickle
-Requires-Dist: tqdm>4.29.0
-Requires-Dist: tensorboard
-Requires-Dist: omegaconf<2.4,>=2.1
-Requires-Dist: hydra-core>=1.1
-Requires-Dist: packaging
-Requires-Dist: numpy
-Requires-Dist: fvcore<0.1.6,>=0.1.5
-Requires-Dist: iopath<0.1.11,>=0.1.7
+{REQUIRES}
 
 Upstream's Python files as of commit a59f0563, repacked from {SOURCE} by
 arcnn/workshop/install_detectron2.py. Changed: the compiled extension detectron2._C and the

@@ -6,7 +6,6 @@ The parameters come from a YAML file, a profile for instance, and by name on top
 """
 
 import argparse
-import difflib
 import io
 import logging
 import math
@@ -66,15 +65,13 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """Refuse parameters that the notebook's ``parameters`` cell does not define.
 
     Raises:
-        UnknownParameterError: naming the notebook, the name, and the nearest known one.
+        UnknownParameterError: naming the notebook, the name, and those it has.
     """
     known = parameters_of(notebook)
     for name in parameters:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f' Did you mean "{near[0]}"?' if near else ""
             raise UnknownParameterError(
-                f'{notebook.name} has no parameter "{name}".{hint} It has: {", ".join(known)}.'
+                f'{notebook.name} has no parameter "{name}". It has: {", ".join(known)}.'
             )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -38,29 +38,22 @@ SPOTS = 40  # places tried for each
 SUCCESS = 0.9  # share of the wanted occlusions that room is found for, as measured
 ID_STEP = 10_000  # more than the objects of any image: annotation ids follow from image ids
 
+OBJECTS = (3, 6)  # fewest and most pasted into an image, if there is room
+SCALE = (0.7, 1.4)  # of an object, relative to its size in its own photo
+SIZES = (0.1, 0.5)  # square root of its area, by that of the image's
+VAL_SHARE = 0.15  # of the photos, for validation alone; no photo serves both splits
+PHOTOS = 5000  # most that are used, of both splits
+
 Window = tuple[slice, slice]  # rows and columns of an image
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the images are made with."""
+class Recipe(NamedTuple):
+    """What may differ between two data sets made from the same photos."""
 
-    image_size: int = 320  # longest side, pixels
-    objects: tuple[int, int] = (3, 6)  # fewest and most pasted into an image, if there is room
-    occluders: int = 2  # most over one object, also over a part that is hidden already
-    scale: tuple[float, float] = (0.7, 1.4)  # of an object, relative to its size in its own photo
-    sizes: tuple[float, float] = (0.1, 0.5)  # square root of its area, by that of the image's
-    rates: RateDistribution = COCOA_CLS  # the distribution of occlusion rates to aim at
-    val_share: float = 0.15  # of the photos, for validation alone; no photo serves both splits
-    photos: int = 5000  # most that are used, of both splits
-    seed: int = 0  # RNG seed
-
-    def __post_init__(self) -> None:
-        pairs = {name: getattr(self, name) for name in ("objects", "scale", "sizes")}
-        pairs |= {"occluders": (1, self.occluders), "image_size": (64, self.image_size)}
-        for name, (low, high) in pairs.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name}: {low} to {high} is no range above 0")
+    image_size: int  # longest side, pixels
+    occluders: int  # most over one object, also over a part that is hidden already
+    rates: RateDistribution  # to aim at
+    seed: int
 
 
 @dataclass
@@ -99,12 +92,12 @@ class Scene:
 
     def fill(self, cut_outs: Sequence[PhotoObject]) -> None:
         """Paste objects: over one that is to be covered as long as there is one, else over none."""
-        recipe, random, most = self.recipe, self.random, self.recipe.occluders
+        rates, most, random = self.recipe.rates, self.recipe.occluders, self.random
         own = [o for o in self.objects if o.origin.full]
-        total = len(own) + int(random.integers(*recipe.objects, endpoint=True))
+        total = len(own) + int(random.integers(*OBJECTS, endpoint=True))
         # Nothing covers the last one: the others have to be covered that much more often.
-        share = (1 - recipe.rates.visible) / SUCCESS * total / max(total - 1, 1)
-        targets = [0.0] + [recipe.rates.sample(random, share) for _ in range(total - 1)]
+        share = (1 - rates.visible) / SUCCESS * total / max(total - 1, 1)
+        targets = [0.0] + [rates.sample(random, share) for _ in range(total - 1)]
         for known in own:
             known.target = targets.pop()
         for cut_out in cut_outs:
@@ -119,10 +112,10 @@ class Scene:
 
     def _patch(self, cut_out: PhotoObject) -> PhotoObject | None:
         """A cut-out as it is pasted: scaled, perhaps mirrored, with a soft edge; None if unfit."""
-        recipe, random, room = self.recipe, self.random, self.image.shape[:2]
+        random, room = self.random, self.image.shape[:2]
         unit = np.sqrt(np.prod(room) / np.count_nonzero(cut_out.mask))  # to fill the image
-        low = max(recipe.scale[0], recipe.sizes[0] * unit)
-        high = min(recipe.scale[1], recipe.sizes[1] * unit, *np.divide(room, cut_out.alpha.shape))
+        low = max(SCALE[0], SIZES[0] * unit)
+        high = min(SCALE[1], SIZES[1] * unit, *np.divide(room, cut_out.alpha.shape))
         if low > high:
             return None
         scale = random.uniform(low, high)
@@ -184,12 +177,6 @@ class Scene:
         return rows
 
 
-def _split_of(photo: Photo, recipe: Recipe) -> str:
-    """Every photo belongs to one split, whatever else is in the data set."""
-    share = zlib.crc32(f"{recipe.seed}/{photo.id}".encode()) / 2**32
-    return "val" if share < recipe.val_share else "train"
-
-
 def _write_image(job: tuple, folder: Path, recipe: Recipe) -> tuple[dict, list[dict]]:
     """Make and save an image from its number, a photo and cut-outs; its entry and annotations."""
     number, photo, cut_outs = job
@@ -212,7 +199,7 @@ def _make_split(
     if len({c.source["image_id"] for c in cut_outs}) < 2:
         raise ValueError(
             f"{folder.name}: {len(cut_outs)} full objects in {len(photos)} photos, too few. Give a "
-            f"larger data set or another val_share; left_out.txt in {folder.parent} may say why."
+            f"larger data set; left_out.txt in {folder.parent} may say why."
         )
     for number in range(1, images + 1):
         photo = photos[random.integers(len(photos))]
@@ -233,14 +220,6 @@ def _make_split(
     return numbers | {"distance": round(rates.distance(recipe.rates), 3)}
 
 
-def _existing_summary(folder: Path, made_with: dict) -> dict[str, Any]:
-    file = folder / "recipe.json"
-    existing = json.loads(file.read_text()) if file.is_file() else {}
-    if differ := [key for key in made_with if existing.get(key) != made_with[key]]:
-        raise ValueError(f"{folder} is of another recipe: {', '.join(differ)}; choose a new folder")
-    return existing["summary"]
-
-
 def make_amodal(
     source: str | Path,
     image_root: str | Path,
@@ -248,14 +227,21 @@ def make_amodal(
     *,
     train_images: int = 1000,
     val_images: int = 100,
-    recipe: Recipe | None = None,
+    image_size: int = 320,
+    occluders: int = 2,
+    rates: RateDistribution = COCOA_CLS,
+    seed: int = 0,
     workers: int | None = None,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Make an amodal data set from a COCO instances file, the same with any number of workers.
 
     Writes ``train/``, ``val/``, ``train.json``, ``val.json`` and ``recipe.json``; a folder with all
     that in it is left as it is. ``left_out.txt`` names photos and objects that cannot be used.
+
+    Args:
+        image_size: longest side, pixels.
+        occluders: most over one object.
+        rates: the distribution of occlusion rates to aim at.
 
     Returns:
         By split counts and the ``distance`` of the occlusion rates to those aimed at; under
@@ -264,21 +250,27 @@ def make_amodal(
     Raises:
         ValueError: no COCO instances file, too few full objects, or another data set in the folder.
     """
-    folder, source, recipe = Path(folder), Path(source), recipe or Recipe()
+    folder, source, recipe = Path(folder), Path(source), Recipe(image_size, occluders, rates, seed)
     content, images = cutouts.read_instances(source), {"train": train_images, "val": val_images}
-    made_with = {"version": VERSION, "images": images, "source": source.name, **asdict(recipe)}
+    made_with = {"version": VERSION, "images": images, "source": source.name}
+    made_with |= recipe._asdict() | {"rates": json.loads(json.dumps(asdict(rates)))}
     if folder.exists() and any(folder.iterdir()):
-        return _existing_summary(folder, json.loads(json.dumps(made_with)))
+        file = folder / "recipe.json"
+        existing = json.loads(file.read_text()) if file.is_file() else {}
+        if differ := [key for key in made_with if existing.get(key) != made_with[key]]:
+            words = ", ".join(differ)
+            raise ValueError(f"{folder} is of another recipe: {words}; choose a new folder")
+        return existing["summary"]
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    order = np.random.default_rng(recipe.seed).permutation(len(content["images"]))
-    chosen = [content["images"][k] for k in order[: recipe.photos]]
+    order = np.random.default_rng(seed).permutation(len(content["images"]))
+    chosen = [content["images"][k] for k in order[:PHOTOS]]
     photos, problems = cutouts.read_photos(content | {"images": chosen}, image_root)
-    prepare = partial(cutouts.prepare, image_size=recipe.image_size, image_root=image_root)
+    prepare = partial(cutouts.prepare, image_size=image_size, image_root=image_root)
     with ordered_pool(workers or default_workers(), chunksize=4) as in_order:
 
         def run(work: Callable, jobs: Sequence) -> tqdm:
-            return tqdm(in_order(work, jobs), total=len(jobs), disable=not progress)
+            return tqdm(in_order(work, jobs), total=len(jobs))
 
         prepared = list(run(prepare, photos))
         problems += [one for one in prepared if isinstance(one, Problem)]
@@ -286,10 +278,13 @@ def make_amodal(
         summary = {"left_out": dict(Counter(p.kind for p in problems))}
         if problems:
             write_text(unfinished / "left_out.txt", "".join(f"{p}\n" for p in problems))
+        by_split: dict[str, list[Photo]] = {split: [] for split in SPLITS}
+        for photo in photos:  # a photo's split depends on it and the seed, whatever else is there
+            share = zlib.crc32(f"{seed}/{photo.id}".encode()) / 2**32
+            by_split["val" if share < VAL_SHARE else "train"].append(photo)
         for split in (split for split in SPLITS if images[split]):
-            own = [photo for photo in photos if _split_of(photo, recipe) == split]
-            made = _make_split(unfinished / split, images[split], own, recipe, content, run)
-            summary[split] = made
+            own = by_split[split], recipe, content
+            summary[split] = _make_split(unfinished / split, images[split], *own, run)
     write_json(unfinished / "recipe.json", made_with | {"summary": summary})
     unfinished.replace(folder)
     return summary

@@ -4,7 +4,8 @@ Masks must be the same on every machine, so outlines are rounded to a grid and f
 arithmetic. Colours are floating point: they may differ in the last bit.
 
 Shapes: h and w are the pixels of one object's box; a pixel has SUB_PIXELS x SUB_PIXELS sub-pixels.
-The order of the random draws is part of the data set.
+``looks`` is the random stream of what only colours pixels. The order of the random draws is part of
+the data set.
 """
 
 import math
@@ -28,13 +29,8 @@ Window = tuple[slice, slice]  # rows and columns
 
 
 def fill_polygon(outline: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sub-pixels whose centre lies in a polygon (non-zero winding), in exact integer arithmetic.
-
-    Args:
-      outline: (K, 2) int64, x and y in grid points. height, width: of the canvas, in sub-pixels.
-    Returns:
-      (height, width) bool.
-    """
+    """Sub-pixels of a canvas whose centre lies in a polygon (non-zero winding), (height, width)
+    bool, in exact integer arithmetic; the outline is (K, 2) int64, x and y in grid points."""
     half = GRID // 2  # a sub-pixel's centre
     x, y = np.concatenate([outline, outline[:1]]).T
     above = y <= np.arange(height)[:, None] * GRID + half
@@ -52,11 +48,8 @@ def fill_polygon(outline: np.ndarray, height: int, width: int) -> np.ndarray:
 def _fill_in_box(
     outline: np.ndarray, shape: Sequence[int], unit: int = 1
 ) -> tuple[Window, np.ndarray]:
-    """A polygon filled in its own box, cut to a canvas: the box, and its sub-pixels, bool.
-
-    Args:
-      shape: of the canvas. unit: sub-pixels in which the canvas and the box are measured.
-    """
+    """A polygon filled in its own box, cut to a canvas of this shape: the box, and its sub-pixels,
+    bool. Canvas and box are measured in units of so many sub-pixels."""
     corners = np.array([outline.min(axis=0), outline.max(axis=0) + GRID * unit]) // (GRID * unit)
     low, high = np.minimum(np.maximum(corners, 0), shape[::-1])
     width, height = (high - low) * unit
@@ -82,11 +75,8 @@ def _pixels(sub_pixels: np.ndarray) -> np.ndarray:
 
 
 def windows(x: int, y: int, shape: tuple[int, int], size: int) -> tuple[Window, Window]:
-    """The part of a box that lies in a square image: as slices of the image, and of the box.
-
-    Args:
-      x, y: pixels, the top left corner of the box. shape: (h, w) of the box. size: of the image.
-    """
+    """The part of a box, (h, w) pixels at (x, y), that lies in a square image of this size: as
+    slices of the image, and of the box."""
     start = np.array([y, x])
     low, high = np.clip([start, start + shape], 0, size)
     return tuple(map(slice, low, high)), tuple(map(slice, low - start, high - start))
@@ -204,11 +194,7 @@ def _texture(sprite: Sprite, part: Part, window: Window, looks: np.random.Genera
 
 
 def composite(image: np.ndarray, sprite: Sprite, looks: np.random.Generator) -> None:
-    """Paints an object over the image, with the shadow that it casts on what is behind it.
-
-    Args:
-      image: (H, W, 3) float32, changed in place. looks: random stream of what only colours pixels.
-    """
+    """Paints an object over the image, (H, W, 3) float32, with the shadow that it casts."""
     size = len(image)
     color, coverage = _paint(sprite, looks)
     pad = max(2, round(size / 32))
@@ -224,11 +210,7 @@ def composite(image: np.ndarray, sprite: Sprite, looks: np.random.Generator) -> 
 
 
 def draw_background(looks: np.random.Generator, size: int) -> np.ndarray:
-    """Wood, cloth, tiles or a gradient, with marks that nobody annotates: (size, size, 3) float32.
-
-    Args:
-      looks: random stream of what only colours pixels. size: of the image, pixels.
-    """
+    """Wood, cloth, tiles or a gradient, with marks that nobody annotates; (size, size, 3) float."""
     dice = Dice(looks)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) * (REFERENCE_SIZE / size)
     angle = dice.between(0, math.pi)

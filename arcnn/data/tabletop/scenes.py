@@ -75,11 +75,8 @@ class Layout:
         areas = [np.count_nonzero(mask & other) for other in self.masks]
         touched = [i for i, area in enumerate(areas) if area]
         least = MIN_OVERLAP * (self.size / REFERENCE_SIZE) ** 2
-        if (
-            np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask)
-            or len(touched) > MAX_TOUCHED
-            or any(areas[i] < least for i in touched)
-        ):
+        cut_off = np.count_nonzero(mask) < (1 - MAX_CUT) * np.count_nonzero(sprite.mask)
+        if cut_off or len(touched) > MAX_TOUCHED or any(areas[i] < least for i in touched):
             return False
         others = {i: self.sprites[i].class_id for i in touched}
         # P(i over the new object), P(the new object over i)
@@ -191,8 +188,7 @@ class Scene:
 def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scene:
     """Draws an image of the split "train" or "val": these four decide alone how it looks.
 
-    Raises:
-      ValueError: for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
+    Raises ValueError for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
