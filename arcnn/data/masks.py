@@ -69,6 +69,31 @@ def check_rle(rle: RLE, height: int, width: int) -> RLE:
     return mask_util.frPyObjects(checked, height, width) if listed else checked
 
 
+def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The part of a polygon inside the image (Sutherland and Hodgman's algorithm).
+
+    Args:
+        points: ``(P, 2)`` x, y in pixels.
+
+    Returns:
+        ``(Q, 2)``; Q is 0 if nothing is inside.
+    """
+    for axis, limit, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, height, -1)):
+        if not len(points):
+            break
+        inside = sign * (points[:, axis] - limit) >= 0
+        kept = []
+        for k in range(len(points)):
+            before, point = points[k - 1], points[k]
+            if inside[k] != inside[k - 1]:
+                share = (limit - before[axis]) / (point[axis] - before[axis])
+                kept.append(before + share * (point - before))
+            if inside[k]:
+                kept.append(point)
+        points = np.array(kept).reshape(-1, 2)
+    return points
+
+
 def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[float]], list[str]]:
     """Polygons fit for rasterising, and what was wrong with those that were not.
 
@@ -89,17 +114,15 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
         elif not np.isfinite(points).all():
             wrong.append("a polygon with a coordinate that is no number")
         else:
-            x, y = points[::2], points[1::2]
-            outside = max(-x.min(), -y.min(), x.max() - width, y.max() - height)
-            if outside > 10 * (height + width):  # would take the rasteriser long, and tells nothing
-                wrong.append("a polygon far outside the image")
-                continue
-            if outside > MARGIN:  # the rasteriser clips it
+            points = points.reshape(-1, 2)
+            if (points < -MARGIN).any() or (points > (width + MARGIN, height + MARGIN)).any():
                 wrong.append("a polygon that leaves the image")
-            kept.append(points.tolist())
+                points = clip_polygon(points, height, width)
+            if len(points) >= 3:
+                kept.append(points.ravel().tolist())
     if not kept:
         why = "; ".join(wrong) or "there is none"
-        raise ValueError(f"no polygon of 3 points or more: {why}")
+        raise ValueError(f"no polygon of 3 points or more inside the image: {why}")
     return kept, wrong
 
 
