@@ -146,7 +146,7 @@ def draw_image(image_id: int, generator: torch.Generator) -> tuple[dict, list[di
 
     boxes, hidden = draw_boxes(2 * OBJECTS, generator), uniform(2 * OBJECTS) * 0.9 - 0.2
     classes = torch.randint(CLASSES, (2 * OBJECTS,), generator=generator)
-    annotations = drawn(boxes[:OBJECTS], hidden[:OBJECTS], classes)  # the others are no objects
+    annotations = drawn(*(of[:OBJECTS] for of in (boxes, hidden, classes)))  # the rest is none
     for a in annotations:
         amodal, visible = (float(mask_util.area(a[MASK_KEYS[k]])) for k in ("amodal", "visible"))
         a |= {"occlusion_rate": 1 - visible / amodal, "iscrowd": 0}
