@@ -137,40 +137,30 @@ def draw_image(image_id: int, generator: torch.Generator) -> tuple[dict, list[di
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
-    boxes, hidden = draw_boxes(OBJECTS, generator), uniform(OBJECTS) * 0.9 - 0.2
-    classes = torch.randint(CLASSES, (OBJECTS,), generator=generator)
-    amodal, visible, _ = encode_mask_kinds(draw_maps(boxes, hidden), boxes, HEIGHT, WIDTH)
-    visible = [
-        mask_util.merge([a, v], intersect=True) for a, v in zip(amodal, visible, strict=True)
-    ]
-    annotations = [
-        {
-            "category_id": int(c),
-            "segmentation": a,
-            "visible_mask": v,
-            "occlusion_rate": 1 - float(mask_util.area(v)) / float(mask_util.area(a)),
-            "iscrowd": 0,
-        }
-        for c, a, v in zip(classes, amodal, visible, strict=True)
-    ]
-    record = {"image_id": image_id, "height": HEIGHT, "width": WIDTH, "annotations": annotations}
+    def drawn(boxes: Tensor, hidden: Tensor, classes: Tensor) -> list[dict]:
+        kinds = encode_mask_kinds(draw_maps(boxes, hidden), boxes, HEIGHT, WIDTH)
+        return [
+            {"category_id": category, **dict(zip(MASK_KEYS.values(), masks, strict=True))}
+            for category, *masks in zip(classes.tolist(), *kinds, strict=True)
+        ]
 
-    source = torch.arange(DETECTIONS) % (OBJECTS * 2)  # the second half has no object
-    base = torch.cat([boxes, draw_boxes(OBJECTS, generator)])[source]
+    boxes, hidden = draw_boxes(2 * OBJECTS, generator), uniform(2 * OBJECTS) * 0.9 - 0.2
+    classes = torch.randint(CLASSES, (2 * OBJECTS,), generator=generator)
+    annotations = drawn(*(of[:OBJECTS] for of in (boxes, hidden, classes)))  # the rest is none
+    for a in annotations:
+        amodal, visible = (float(mask_util.area(a[MASK_KEYS[k]])) for k in ("amodal", "visible"))
+        a |= {"occlusion_rate": 1 - visible / amodal, "iscrowd": 0}
+    record = {"image_id": image_id, "height": HEIGHT, "width": WIDTH, "annotations": annotations}
+    source = torch.arange(DETECTIONS) % (2 * OBJECTS)
+    base = boxes[source]
     side = (base[:, 2:] - base[:, :2]).repeat(1, 2)
     base = base + (uniform(DETECTIONS, 4) - 0.5) * 0.25 * side
-    hidden = torch.cat([hidden, uniform(OBJECTS) - 0.2])[source]
-    kinds = encode_mask_kinds(
-        draw_maps(base, hidden + 0.2 * (uniform(DETECTIONS) - 0.5)), base, HEIGHT, WIDTH
-    )
-    labels = torch.cat([classes, torch.randint(CLASSES, (OBJECTS,), generator=generator)])[source]
-    scores = uniform(DETECTIONS)
-    predictions = [
-        {"image_id": image_id, "category_id": int(labels[d]), "score": float(scores[d])}
-        | {key: rles[d] for key, rles in zip(MASK_KEYS.values(), kinds, strict=True)}
-        for d in range(DETECTIONS)
+    hidden = hidden[source] + 0.2 * (uniform(DETECTIONS) - 0.5)
+    found = drawn(base, hidden, classes[source])
+    scores = uniform(DETECTIONS).tolist()
+    return record, [
+        p | {"image_id": image_id, "score": s} for p, s in zip(found, scores, strict=True)
     ]
-    return record, predictions
 
 
 def draw_set(images: int) -> tuple[list[dict], list[dict]]:
@@ -181,7 +171,7 @@ def draw_set(images: int) -> tuple[list[dict], list[dict]]:
     scores = np.random.default_rng(0).random((images, DETECTIONS)).tolist()
     records, predictions = [], []
     for n in range(images):
-        record, detections = json.loads(json.dumps(drawn[n % len(drawn)], default=bytes.decode))
+        record, detections = json.loads(json.dumps(drawn[n % len(drawn)]))
         records.append(record | {"image_id": n})
         predictions += [
             p | {"image_id": n, "score": s} for p, s in zip(detections, scores[n], strict=True)

@@ -51,17 +51,6 @@ def test_equal_bit_for_bit(seed: int):
                 assert rle == expected, (boxes[r].tolist(), height, width)
 
 
-def test_equal_on_images_of_kins_size():
-    generator = torch.Generator().manual_seed(4)
-    height, width = 375, 1242
-    centre = torch.rand(40, 2, generator=generator) * torch.tensor([width, height])
-    side = torch.exp(torch.randn(40, 2, generator=generator) + 4)
-    boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
-    noise = torch.rand(40, 28, 28, generator=generator)
-    for r, rle in enumerate(encode_mask_kinds([noise], boxes, height, width)[0]):
-        assert rle == reference(noise[r : r + 1], boxes[r : r + 1], height, width), boxes[r]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_pastes_the_same_masks_in_little_memory():
     generator = torch.Generator().manual_seed(5)

@@ -32,7 +32,6 @@ from arcnn.evaluation import (
     occluded_examples,
 )
 from arcnn.names import MASK_KINDS, MODEL_NAMES
-from arcnn.visualization import datasets
 from arcnn.visualization.pieces import cut_out
 from arcnn.visualization.style import MASK_COLORS, model_style
 
@@ -163,7 +162,7 @@ def test_an_object_counts_as_occluded_from_a_rate_of_fifteen_percent_on():
     assert split_summary([])["occlusion rate of 0.15 or more"] == 0.0
 
 
-def test_data_set_figures(record, monkeypatch):
+def test_data_set_figures(record):
     objects = objects_table([record], CLASSES)
     assert list(objects["class"]) == ["laptop", "cat"]
     assert objects["area"].tolist() == [LAPTOP.sum(), CAT.sum()]
@@ -174,9 +173,6 @@ def test_data_set_figures(record, monkeypatch):
     assert "small | medium" in texts(visualization.object_sizes(objects.assign(side=[9, 99])))
     classes = visualization.instances_per_class(objects, CLASSES)
     assert "1 of 3 have no object here" in texts(classes)
-    monkeypatch.setattr(datasets, "MOST_CLASSES", 1)
-    few = visualization.instances_per_class(objects, CLASSES)
-    assert "the 1 most frequent classes; 1 of 3 have no object here" in texts(few)
     assert "100\n(1)" in texts(visualization.who_covers_whom({"x": shares}, counts=counts))
 
 

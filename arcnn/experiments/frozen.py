@@ -9,7 +9,6 @@ Shapes: N objects, C classes, M side of the mask maps.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -24,7 +23,6 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.files import write_atomically
 from arcnn.modeling import AmodalMaskHead, MaskTargets, mask_targets, own_class_losses
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer, build_trainer
@@ -52,9 +50,9 @@ class RoIFeatures(NamedTuple):
         """The objects ``rows``, int64 ``(R,)``."""
         return RoIFeatures(*(of_all[rows] for of_all in self))
 
-    def batches(self, size: int = 256) -> "Iterator[RoIFeatures]":
+    def batches(self) -> "Iterator[RoIFeatures]":
         """All of them, in order."""
-        return map(self.batch, torch.arange(len(self.classes)).split(size))
+        return map(self.batch, torch.arange(len(self.classes)).split(256))
 
 
 @torch.no_grad()
@@ -87,22 +85,6 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
         of_objects = instances.gt_classes, images, 1 - visible / amodal
         parts.append((x.half().cpu(), *mask_targets([instances], side), *of_objects))
     return RoIFeatures(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def save_features(features: RoIFeatures, path: Path) -> None:
-    """Write them in one piece."""
-    write_atomically(path, lambda partial: torch.save(features._asdict(), partial))
-
-
-def load_features(path: Path) -> RoIFeatures:
-    """Read what :func:`save_features` wrote.
-
-    Raises:
-        FileNotFoundError: not there; says what makes it.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: `make ablation` makes it.")
-    return RoIFeatures(**torch.load(path, weights_only=True))
 
 
 class _HeadWithLosses(nn.Module):

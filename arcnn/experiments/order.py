@@ -99,16 +99,10 @@ def meetings(records: Sequence[dict], num_classes: int) -> np.ndarray:
     return present.T @ present
 
 
-class Joint(NamedTuple):
-    """Eq. (1) at the true class, cut in two: float ``(N, M, M)`` each, their sum is the logit."""
-
-    own: Tensor  # the class's own two pieces and the bias
-    context: Tensor  # everything that comes from the maps of other classes
-
-
 @torch.no_grad()
-def take_apart(head: ARCNNMaskHead, features: RoIFeatures) -> Joint:
-    """Which part of the amodal logits comes from the own class, which from all others."""
+def take_apart(head: ARCNNMaskHead, features: RoIFeatures) -> tuple[Tensor, Tensor]:
+    """Eq. (1) at the true class, cut in two: what comes from its own two pieces and the bias, and
+    what from the maps of other classes. Float ``(N, M, M)`` each; their sum is the logit."""
     vw, ow = (w.diag() for w in head.amodal_head.weights())
     bias = head.amodal_head.conv.bias
     parts = []
@@ -123,12 +117,12 @@ def take_apart(head: ARCNNMaskHead, features: RoIFeatures) -> Joint:
         if bias is not None:
             own += bias[t, None, None]
         parts.append((own, head.amodal_head(*pieces)[pick, t] - own))
-    return Joint(*map(torch.cat, zip(*parts, strict=True)))
+    own, context = map(torch.cat, zip(*parts, strict=True))
+    return own, context
 
 
-def constant_context(joint: Joint, classes: Tensor, num_classes: int) -> Tensor:
+def constant_context(context: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """One number for each class in the place of its context, ``(C,)``: the mean over objects and
     pixels. Zero for a class without objects."""
-    per_object = joint.context.mean((1, 2))
-    sums = torch.zeros(num_classes).index_add(0, classes, per_object)
+    sums = torch.zeros(num_classes).index_add(0, classes, context.mean((1, 2)))
     return sums / torch.bincount(classes, minlength=num_classes).clamp(min=1)

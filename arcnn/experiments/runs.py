@@ -5,6 +5,7 @@
 ``objects.csv`` (IoU by object) and ``record.json``.
 """
 
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -23,9 +24,7 @@ from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.experiments.frozen import (
     RoIFeatures,
     extract,
-    load_features,
     predict,
-    save_features,
     score,
     scored,
     summary,
@@ -37,10 +36,11 @@ from arcnn.files import run_folder, sha256, write_atomically, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import OF_THE_HEAD, few, read_complete, run_name, unlike_most
+from arcnn.reporting.runs import OF_THE_HEAD, Runs, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
 from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_trained
 
+FEATURES = "features.{}.pt"  # of a split
 HEAD = "head.safetensors"  # a run's trained head, float16
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
 
@@ -51,11 +51,6 @@ class Collected(NamedTuple):
     records: dict[tuple[str, int], dict]
     objects: dict[tuple[str, int], pd.DataFrame]
     left_out: list[str]
-
-
-def features_file(folder: Path, split: str) -> Path:
-    """Where a split's features lie."""
-    return folder / f"features.{split}.pt"
 
 
 def make_features(
@@ -82,7 +77,8 @@ def make_features(
         cfg, model = load_trained(run)
         weights = run / "train" / FINAL_WEIGHTS
     for split in SPLITS:
-        save_features(extract(cfg, model, split), features_file(folder, split))
+        content = extract(cfg, model, split)._asdict()
+        write_atomically(folder / FEATURES.format(split), functools.partial(torch.save, content))
     write_record(
         folder / "features.json",
         started=started,
@@ -138,7 +134,10 @@ def run_variant(
     """
     started = time.time()
     cfg = head_config(dataset, variant, options, seed)
-    train, val = (load_features(features_file(folder, split)) for split in SPLITS)
+    files = [folder / FEATURES.format(split) for split in SPLITS]
+    if missing := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{missing[0]} is not there: `make ablation` makes it.")
+    train, val = (RoIFeatures(**torch.load(file, weights_only=True)) for file in files)
     origin = json.loads((folder / "features.json").read_text())
     head = train_head(cfg, train)
     masks = predict(head, val)
@@ -172,7 +171,7 @@ def _read_joint(
     """The joint's weights and context, and the amodal masks with the context held constant."""
     vw, ow = head.amodal_head.weights()
     bias = head.amodal_head.conv.bias
-    means = constant_context(take_apart(head, train), train.classes, len(vw))
+    means = constant_context(take_apart(head, train)[1], train.classes, len(vw))
     own, context = take_apart(head, val)
     constant = means[val.classes, None, None]
     numbers = {
@@ -193,12 +192,8 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
     A run is left out, and named, if a file of it is missing or cut off, or if its features, data
     or shared options are not those of most runs: it would be compared with its like no more.
     """
-    keys, left_out = [], []
-    for variant in variants:
-        found = sorted(int(f.name[4:]) for f in (folder / variant).glob("seed*"))
-        keys += [(variant, seed) for seed in found]
-        if not found:
-            left_out.append(f"{variant}: no run")
+    keys = [(variant, seed) for variant in variants for seed in _seeds(folder / variant)]
+    left_out = [f"{v}: no run" for v in variants if v not in dict(keys)]
 
     def read(key: tuple[str, int]) -> tuple[dict, pd.DataFrame, dict]:
         run = folder / run_name(key)
@@ -262,17 +257,14 @@ def head_differences(
         if variant != like and shared:
             gains = np.array([runs[k][0] - other[k][0] for k in shared])  # (S, images)
             counts = runs[shared[0]][1].to_numpy()
-            drawn = [_draw(gains, counts, rng) for _ in range(samples)]
+            drawn = []
+            for _ in range(samples):
+                seeds, images = (rng.integers(n, size=n) for n in gains.shape)
+                drawn.append(gains[seeds][:, images].sum() / (len(seeds) * counts[images].sum()))
             row["difference"] = gains.sum() / (len(shared) * counts.sum())
             row["low"], row["high"] = np.percentile(drawn, [2.5, 97.5])
         rows[variant] = row
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _draw(gains: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> float:
-    seeds = rng.integers(len(gains), size=len(gains))
-    images = rng.integers(len(counts), size=len(counts))
-    return gains[seeds][:, images].sum() / (len(gains) * counts[images].sum())
 
 
 def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list[str]]:
@@ -283,14 +275,14 @@ def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list
         ``low``, ``high`` (points, 95 % interval over images and trainings), ``seeds``; and what
         was left out, and why.
     """
-    own = collect_runs(results, [dataset], ["arcnn"], _seeds(results, dataset, "arcnn"))
+    own = _all_seeds(results, dataset, "arcnn")
     rows, left_out = {}, own.left_out
     for folder in sorted((results / "networks").glob("*/")):
         if folder.name not in VARIANTS:
             left_out.append(f"{folder.name}: no variant of the ablation")
             continue
         model = VARIANTS[folder.name].model
-        found = collect_runs(folder, [dataset], [model], _seeds(folder, dataset, model))
+        found = _all_seeds(folder, dataset, model)
         left_out += [f"{folder.name}: {sentence}" for sentence in found.left_out]
         runs, references = found.of(dataset, model), own.of(dataset, "arcnn")
         shared = sorted(runs.keys() & references.keys())
@@ -312,6 +304,10 @@ def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list
     return pd.DataFrame.from_dict(rows, orient="index"), left_out
 
 
-def _seeds(results: Path, dataset: str, model: str) -> list[int]:
-    found = run_folder(results, dataset, model, 0).parent.glob("seed*")
-    return sorted(int(folder.name.removeprefix("seed")) for folder in found)
+def _seeds(folder: Path) -> list[int]:
+    return sorted(int(run.name.removeprefix("seed")) for run in folder.glob("seed*"))
+
+
+def _all_seeds(results: Path, dataset: str, model: str) -> Runs:
+    seeds = _seeds(run_folder(results, dataset, model, 0).parent)
+    return collect_runs(results, [dataset], [model], seeds)

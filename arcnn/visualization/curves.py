@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from arcnn.names import model_name
-from arcnn.visualization.style import draw_grid, figure_function, model_style
+from arcnn.visualization.style import figure_function, model_style
 
 LOSSES = {  # the log's names, in the order of Eq. (2), then the RPN's own two
     "total_loss": "total",
@@ -48,11 +48,9 @@ def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
             if loss in log:
                 color = model_style(model)["color"]
                 axes.plot(log[loss].dropna(), color=color, lw=1.8, label=model_name(model))
-        axes.set(title=LOSSES.get(loss, loss))
-        axes.set_ylim(bottom=0)
-        draw_grid(axes, "y")
-    for axes in panels[-1]:
-        axes.set_xlabel("iteration")
+        axes.set(title=LOSSES.get(loss, loss), xlabel="iteration", ylim=(0, None))
+        axes.label_outer()
+        axes.grid(axis="y")
     if len(logs) > 1:
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(logs))

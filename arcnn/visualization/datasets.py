@@ -17,7 +17,6 @@ from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.masks import draw_masks, load_image
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, mask_legend, percent
 
-MOST_CLASSES = 40  # in a bar chart
 COCO_SIZES = {32: "small | medium", 96: "medium | large"}  # square root of the area, pixels
 
 
@@ -75,29 +74,21 @@ def instances_per_class(table: pd.DataFrame, class_names: Sequence[str]) -> Figu
     Args:
         class_names: C of them, also those without objects, which are only counted.
     """
-    counts = pd.crosstab(table["class"], table["occlusion_rate"] >= OCCLUSION_RATE)
-    counts = counts.reindex(index=class_names, columns=[False, True], fill_value=0)
-    totals = counts.sum(axis=1).sort_values(ascending=False, kind="stable")
-    totals = totals[totals > 0]
-    names = totals.index[:MOST_CLASSES]
-    figure, axes = plt.subplots(figsize=(10, 0.24 * len(names) + 1.2))
-    seen, hidden = counts.loc[names, False], counts.loc[names, True]
     limit = percent(OCCLUSION_RATE)
-    axes.barh(names, seen, color=MASK_COLORS["visible"], label=f"less than {limit} hidden")
-    words = f"{limit} or more hidden"
-    bars = axes.barh(names, hidden, left=seen, color=MASK_COLORS["occlusion"], label=words)
-    axes.bar_label(bars, [f"{total:,}" for total in totals[names]], padding=2, fontsize=8.5)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    words = [f"less than {limit} hidden", f"{limit} or more hidden"]
+    counts = pd.crosstab(table["class"], table["occlusion_rate"] >= OCCLUSION_RATE)
+    counts = counts.reindex(columns=[False, True], fill_value=0).set_axis(words, axis=1)
+    counts = counts.sort_values(words, key=lambda _: counts.sum(axis=1), kind="stable")
+    colors = [MASK_COLORS["visible"], MASK_COLORS["occlusion"]]
+    size = (10, 0.24 * len(counts) + 1.2)
+    axes = counts.plot.barh(stacked=True, color=colors, width=0.8, figsize=size, ylabel="")
+    totals = [f"{total:,}" for total in counts.sum(axis=1)]
+    axes.bar_label(axes.containers[-1], totals, padding=2, fontsize=8.5)
     axes.set_xlabel("objects")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    notes = []
-    if len(names) < len(totals):
-        notes.append(f"the {len(names)} most frequent classes")
-    if len(totals) < len(class_names):
-        notes.append(f"{len(class_names) - len(totals)} of {len(class_names)} have no object here")
-    axes.set_title("; ".join(notes))
-    axes.legend(loc="lower right")
-    return figure
+    if without := len(class_names) - len(counts):
+        axes.set_title(f"{without} of {len(class_names)} have no object here")
+    return axes.figure
 
 
 @figure_function

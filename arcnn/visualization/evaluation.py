@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from arcnn.evaluation.matching import RECALL_LEVELS
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
 from arcnn.names import OCCLUSION_RATE
-from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function, name_rows
+from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function
 
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -22,13 +22,14 @@ Metrics = Mapping[str, Mapping[str, float | None]]
 def ap_bars(metrics: Metrics) -> Figure:
     """AP50, AP and AP75 of the paper's three tasks."""
     figure, axes = plt.subplots(figsize=(6.5, 2.4))
-    for row, task in enumerate(TASKS):
-        for shift, (name, alpha) in zip((-0.27, 0, 0.27), STRENGTHS.items(), strict=True):
-            value = metrics[task][name]
-            bar = axes.barh(row + shift, value or 0, 0.25, color=TASK_COLORS[task], alpha=alpha)
-            text = name if value is None else f"{name} {value:.1f}"
-            axes.bar_label(bar, [text], padding=3, fontsize=8)
-    name_rows(axes, TASKS)
+    for shift, (name, alpha) in zip((-0.27, 0, 0.27), STRENGTHS.items(), strict=True):
+        values = [metrics[task][name] for task in TASKS]
+        lengths, look = [value or 0 for value in values], {"alpha": alpha, "height": 0.25}
+        bars = axes.barh(np.arange(3) + shift, lengths, color=list(TASK_COLORS.values()), **look)
+        texts = [name if value is None else f"{name} {value:.1f}" for value in values]
+        axes.bar_label(bars, texts, padding=3, fontsize=8)
+    axes.set_yticks(range(3), TASKS)
+    axes.invert_yaxis()
     axes.set(xlim=(0, 110), xlabel="percent")
     return figure
 
@@ -57,9 +58,9 @@ def ap_by_occlusion(metrics: Metrics) -> Figure:
     values = [metrics[task]["AP"] for task in rows.values()]
     colors = [(MASK_COLORS["occlusion"], alpha) for alpha in (1.0, 0.75, 0.5, 0.25, 0.25)]
     figure, axes = plt.subplots(figsize=(6.5, 2.2))
-    bars = axes.barh(range(len(rows)), [value or 0 for value in values], 0.65, color=colors)
+    bars = axes.barh(list(rows), [value or 0 for value in values], 0.65, color=colors)
     texts = ["–" if value is None else f"{value:.1f}" for value in values]
     axes.bar_label(bars, texts, padding=3)
-    name_rows(axes, list(rows))
+    axes.invert_yaxis()
     axes.set(xlim=(0, 108), xlabel="AP, percent")
     return figure

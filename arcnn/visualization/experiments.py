@@ -9,14 +9,7 @@ from matplotlib.lines import Line2D
 
 from arcnn.experiments import DEFAULT, VARIANTS, Agreement
 from arcnn.names import model_name
-from arcnn.visualization.style import (
-    INK,
-    MASK_COLORS,
-    draw_grid,
-    figure_function,
-    model_style,
-    name_rows,
-)
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
 
 LONG = "trained twice as long"
 WORDS = {
@@ -58,28 +51,27 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
         by_run: the score by (variant, seed), percent.
         score: its name, for the axis.
     """
-    groups: dict[str, list[str]] = {}
-    for variant in table.sort_values("score", ascending=False).index:
-        groups.setdefault(_title_and_label(variant)[0], []).append(variant)
-    height = sum(len(members) + 1.3 for members in groups.values())
+    groups = table.sort_values("score", ascending=False).groupby(lambda v: _title_and_label(v)[0])
+    height = len(table) + 1.3 * groups.ngroups
     figure, axes = plt.subplots(figsize=(10, 0.26 * height + 0.9))
     beside = axes.get_yaxis_transform()
     y, ticks = 0.0, {}
-    for title in sorted(groups, key=lambda title: (title == LONG, title)):
-        members = groups[title]
+    for title, members in groups:
         reference = f"{DEFAULT}-long" if title == LONG else DEFAULT
         if reference in table.index:
             span = y + 0.5, y + len(members) + 0.5
             axes.vlines(table.score[reference], *span, color=INK, linewidth=1, linestyle=":")
         axes.text(0, y, title, transform=beside, fontweight="bold", va="center")
-        for variant in members:
+        for variant, row in members.iterrows():
             y += 1
             ticks[y] = _title_and_label(variant)[1]
-            style, row = model_style(VARIANTS[variant].model), table.loc[variant]
+            style = model_style(VARIANTS[variant].model)
             runs = [value for (v, _), value in by_run.items() if v == variant]
             axes.plot(runs, [y] * len(runs), "|", color=style["color"], markersize=9, alpha=0.7)
             axes.plot(row.score, y, linestyle="none", markersize=7, **style)
-            note = "reference" if variant == reference else _interval(row)
+            note = f"{row.difference:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
+            if pd.isna(row.difference):
+                note = "reference" if variant == reference else ""
             weight = "bold" if row.low > 0 or row.high < 0 else "normal"
             place = {"transform": beside, "va": "center", "fontsize": 8.5}
             axes.text(1.01, y, note, fontweight=weight, **place)
@@ -87,17 +79,11 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set(ylim=(y - 0.6, -0.8), xlabel=f"mean IoU, percent: {score}")
     axes.tick_params(axis="y", length=0)
-    draw_grid(axes, "x")
+    axes.grid(axis="x")
     models = {VARIANTS[v].model: None for v in table.index}
     keys = [Line2D([], [], linestyle="none", label=model_name(m), **model_style(m)) for m in models]
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
     return figure
-
-
-def _interval(row: pd.Series) -> str:
-    if pd.isna(row.difference):
-        return ""
-    return f"{row.difference:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
 
 
 @figure_function
@@ -109,14 +95,14 @@ def agreements(tests: Mapping[str, Agreement]) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(tests) + 1.2))
     green, beside = MASK_COLORS["amodal"], axes.get_yaxis_transform()
-    for y, test in enumerate(tests.values()):
-        axes.barh(y, test.high - test.low, left=test.low, height=0.6, color="#DDDDDD")
+    for y, (sentence, test) in enumerate(tests.items()):
+        axes.barh(sentence, test.high - test.low, left=test.low, height=0.6, color="#DDDDDD")
         axes.plot(test.by_seed, [y] * len(test.by_seed), "|", color=INK, markersize=10, alpha=0.7)
         face = "white" if test.low <= test.rho <= test.high else green
         axes.plot(test.rho, y, "o", color=green, markerfacecolor=face, markersize=8)
         note = f"{test.rho:+.2f}, p = {test.p:.3f}"
         axes.text(1.01, y, note, va="center", transform=beside, fontsize=8.5)
     axes.axvline(0, color=INK, linewidth=1)
-    name_rows(axes, list(tests))
+    axes.invert_yaxis()
     axes.set(xlim=(-1, 1), xlabel="Spearman's rank correlation")
     return figure

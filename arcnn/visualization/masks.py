@@ -29,22 +29,18 @@ def load_image(record: dict) -> np.ndarray:
 
 
 def crop(
-    image: np.ndarray,
-    objects: Sequence[Masks | None],
-    margin: float,
-    kinds: Sequence[str] = ("amodal",),
+    image: np.ndarray, objects: Sequence[Masks | None], margin: float
 ) -> tuple[np.ndarray, list[Masks | None]]:
     """The part of an image around some objects, and their masks in it.
 
     Args:
         objects: ``None``, where a model found nothing, stays ``None``.
         margin: on every side, as a share of the longer side of their box.
-        kinds: the masks that have to fit in.
 
     Raises:
-        ValueError: all of these masks are empty.
+        ValueError: all masks are empty.
     """
-    together = np.logical_or.reduce([masks[kind] for masks in objects if masks for kind in kinds])
+    together = np.logical_or.reduce([m for masks in objects if masks for m in masks.values()])
     if not together.any():
         raise ValueError("the masks are empty: there is nothing to crop to")
     places = np.nonzero(together)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcnn.visualization.style import INK, MASK_COLORS, PAPER, figure_function
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function
 
 DOMINANT = 2.5  # own-class weights this many times larger than all others leave the scale
 MOST_PAIRED = 20  # classes in a heat map of pairs
@@ -40,7 +40,7 @@ def figure5(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> 
     """The paper's Figure 5: ``VW_Ti`` and ``OW_Ti`` of one class T = ``target`` by class i.
 
     The class's own two weights join its own two pieces and are often far larger than the rest.
-    Then the axis follows the rest, and the own weights are written out in the grey band.
+    Then the axis follows the rest, and the title says how large the own weights are.
     """
     table = weights_table(vw, ow, class_names, target)[list(SERIES)]
     count = len(table)
@@ -55,15 +55,13 @@ def figure5(vw: Tensor, ow: Tensor, class_names: Sequence[str], target: int) -> 
         axes.vlines(at, 0, weights, color=color, linewidth=1.6, alpha=0.6)
         label = f"${symbol}_{{Ti}}$ of the {kind} map of class $i$"
         axes.plot(at, weights, marker, markersize=7 if few else 4, color=color, label=label)
-    if outside:
-        text = "own class\nVW {:+.3g}\nOW {:+.3g}".format(*table.iloc[target])
-        side = "left" if target < count / 12 else "right" if target > count * 11 / 12 else "center"
-        place = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "top"}
-        axes.text(target, 0.98, text, fontsize=8, bbox=PAPER, **place)
     axes.set(xlim=(-0.7, count - 0.3), ylim=(-limit, limit), ylabel="weight")
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(x, list(class_names), **(turned if few else {"rotation": 90, "fontsize": 7}))
-    axes.set_title(f"weights of the amodal map of T = {class_names[target]}, by class i")
+    axes.set_xticks(x, list(class_names), rotation=90, fontsize=10 if few else 7)
+    title = f"weights of the amodal map of T = {class_names[target]}, by class i"
+    if outside:
+        own = "VW {:+.3g}, OW {:+.3g}".format(*table.iloc[target])
+        title += f"\nown class, grey, beyond the scale: {own}"
+    axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

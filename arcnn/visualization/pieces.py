@@ -26,15 +26,12 @@ def cut_out(image: np.ndarray, masks: Masks, kind: str) -> np.ndarray:
     """
     piece = np.full(image.shape, to_rgb(PLAIN), dtype=float)
     pixels = image / 255
-
-    def tint(mask: np.ndarray, color: str) -> None:
-        piece[mask] = (0.25 * pixels + 0.75 * np.array(to_rgb(color)))[mask]
-
-    tint(masks[kind], MASK_COLORS[kind])
+    for tinted in (kind, "occlusion"):
+        part = masks[tinted] & masks[kind]
+        piece[part] = (0.25 * pixels + 0.75 * np.array(to_rgb(MASK_COLORS[tinted])))[part]
     if kind != "occlusion":
         seen = masks["visible"] & masks[kind]
         piece[seen] = pixels[seen]
-    tint(masks["occlusion"] & masks[kind] & ~masks["visible"], MASK_COLORS["occlusion"])
     return (255 * piece).astype(np.uint8)
 
 
@@ -56,7 +53,7 @@ def jigsaw_rows(
             says "not found".
         title: above all panels.
     """
-    image, rows = crop(image, list(objects.values()), margin=0.06, kinds=tuple(MASK_COLORS))
+    image, rows = crop(image, list(objects.values()), margin=0.06)
     width = 9.0 if len(rows) == 1 else 7.6
     height = width / 3.4 * image.shape[0] / image.shape[1] + 0.1
     figure, panels = plt.subplots(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ParamSpec
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -45,6 +44,8 @@ STYLE = dict.fromkeys(INKED, INK) | {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#777777",
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
     "legend.frameon": False,
     "legend.fontsize": 9.5,
 }
@@ -80,19 +81,6 @@ def save(figure: Figure, path: Path) -> None:
 def percent(rate: float) -> str:
     """A rate in [0, 1] as text, for instance "37 %"."""
     return f"{100 * rate:.0f} %"
-
-
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One named row per entry along the y axis, the first one on top."""
-    axes.set_yticks(range(len(names)), list(names))
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def draw_grid(axes: Axes, axis: str) -> None:
-    """Pale grid lines along an axis, behind what is drawn."""
-    axes.grid(axis=axis, color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def mask_legend(figure: Figure, kinds: Sequence[str] = tuple(MASK_COLORS)) -> None:
