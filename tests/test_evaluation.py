@@ -647,3 +647,9 @@ def test_the_masks_of_a_prediction_and_their_overlap():
     assert mask_iou(masks["visible"], masks["occlusion"]) == 0
     nothing = np.zeros(SIZE, dtype=bool)
     assert mask_iou(nothing, nothing) == 1
+
+
+def test_the_version_covers_what_decides_a_number():
+    named = {"protocol", "matching", "masks", "predictions", "uncertainty", "evaluator", "names"}
+    assert {source.stem for source in protocol.SOURCES} == named
+    assert all(source.is_file() for source in protocol.SOURCES)
