@@ -19,10 +19,12 @@ KEPT = (
     "occlusion_order.png",
     "records/0[678]_*.json",
     "records/1[12]_*.json",
-    "runs/*/*/seed*/metrics.json",
-    "runs/*/*/seed*/draws.csv",
-    "runs/*/*/seed*/record.json",
-    "runs/*/*/seed*/train/config.yaml",
+    # Runs, and the ablation's whole networks.
+    *(
+        f"{folder}runs/*/*/seed*/{file}"
+        for folder in ("", "networks/*/")
+        for file in ("metrics.json", "draws.csv", "record.json", "train/config.yaml")
+    ),
     # Notebooks 11 and 12 run on these; the heads are those of the published models.
     "ablation/*/*/seed*/objects.csv",
     "ablation/*/*/seed*/record.json",
