@@ -1,6 +1,7 @@
 """Every configuration key that the kit adds to detectron2's, and the way to a ready config."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -8,9 +9,12 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
+from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS
 
 CONFIG_DIR = Path(__file__).parent / "configs"
+HEAD_OPTION = "MODEL.HEAD."
+PUBLISHED = "_published"
 
 # Keys with a way of their own: as an option they would contradict it.
 NO_OPTIONS = {
@@ -29,9 +33,14 @@ NO_OPTIONS |= dict.fromkeys(
 
 
 def models_of(dataset: str) -> tuple[str, ...]:
-    """The models that have a configuration for a data set: one YAML file each."""
-    files = sorted((CONFIG_DIR / dataset).glob("*.yaml"))
-    return tuple(f.stem for f in files if not f.stem.startswith("Base-"))
+    """The models that can be trained on a data set.
+
+    Each has a file in ``configs/models``. ``<model>_published`` is the same model with the schedule
+    of its own paper or code, where that tells one for this data set.
+    """
+    models = sorted(file.stem for file in (CONFIG_DIR / "models").glob("*.yaml"))
+    own = sorted(file.stem for file in (CONFIG_DIR / "published" / dataset).glob("*.yaml"))
+    return (*models, *(f"{model}{PUBLISHED}" for model in own))
 
 
 def add_arcnn_config(cfg: CfgNode) -> None:
@@ -53,6 +62,9 @@ def add_arcnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.ORCNN = CfgNode()
     cfg.MODEL.ORCNN.OCCLUSION_LOSS = True  # False: as the ARCNN paper describes ORCNN
 
+    # Every other head declares its switches itself (AmodalMaskHead.OPTIONS).
+    cfg.MODEL.HEAD = CfgNode(new_allowed=True)
+
     # "SGD" as in the paper, or "AdamW", which learns faster where nothing is pre-trained.
     cfg.SOLVER.OPTIMIZER = "SGD"
 
@@ -73,14 +85,14 @@ def get_config(
 
     Args:
         dataset: one of :data:`arcnn.names.DATASETS`.
-        model: one of :func:`models_of` the data set; the paper's are on all of them.
+        model: one of :func:`models_of` the data set.
         options: detectron2 overrides, ``[KEY, VALUE, KEY, VALUE, ...]``.
         seed: of weights, data order and augmentation.
         device: "cuda" or "cpu"; by default the GPU if there is one.
         output_dir: where a training writes.
 
     Raises:
-        ValueError: unknown data set or model; in ``options`` an unknown key, or one of
+        ValueError: unknown data set, model or mask head; in ``options`` an unknown key, or one of
             :data:`NO_OPTIONS`.
     """
     if dataset not in DATASETS:
@@ -92,9 +104,15 @@ def get_config(
             raise ValueError(f"options: {key} is none, {NO_OPTIONS[key]}.")
     cfg = get_cfg()
     add_arcnn_config(cfg)
-    cfg.merge_from_file(str(CONFIG_DIR / dataset / f"{model}.yaml"), allow_unsafe=False)
+    files = [f"datasets/{dataset}.yaml", f"models/{model.removesuffix(PUBLISHED)}.yaml"]
+    if model.endswith(PUBLISHED):
+        files.append(f"published/{dataset}/{model.removesuffix(PUBLISHED)}.yaml")
+    for file in files:
+        cfg.merge_from_file(str(CONFIG_DIR / file), allow_unsafe=False)
+    of_head, others = _head_options_apart(options)
     try:
-        cfg.merge_from_list(list(options))
+        cfg.merge_from_list(others)
+        _merge_head_options(cfg, of_head)
     except (AssertionError, KeyError) as error:
         raise ValueError(
             f"options {list(options)} do not fit: {error}. They are KEY, VALUE pairs of "
@@ -118,9 +136,35 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
     add_arcnn_config(cfg)
     try:
         cfg.merge_from_file(str(file), allow_unsafe=False)
+        _merge_head_options(cfg, [])
     except (AssertionError, AttributeError, KeyError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is no configuration of this kit ({error}).") from error
     return _on_this_machine(cfg, device, output_dir)
+
+
+def _head_options_apart(options: Sequence) -> tuple[list, list]:
+    """Those of the mask head, without their prefix, and the others."""
+    of_head, others = [], []
+    for place in range(0, len(options), 2):
+        key, *value = options[place : place + 2]
+        if str(key).startswith(HEAD_OPTION):
+            of_head += [key.removeprefix(HEAD_OPTION), *value]
+        else:
+            others += [key, *value]
+    return of_head, others
+
+
+def _merge_head_options(cfg: CfgNode, options: Sequence) -> None:
+    """The options that the mask head declares: as the file has them, then as ``options`` say."""
+    head = mask_head_class(cfg)
+    given = [word for pair in cfg.MODEL.HEAD.items() for word in pair] + list(options)
+    cfg.MODEL.HEAD = CfgNode(head.OPTIONS)
+    for key in given[::2]:
+        if key not in head.OPTIONS:
+            near = get_close_matches(str(key), head.OPTIONS, n=1, cutoff=0)
+            cure = f"the nearest that it has is {near[0]}" if near else "it has none"
+            raise ValueError(f"{HEAD_OPTION}{key} is no option of {head.__name__}; {cure}.")
+    cfg.MODEL.HEAD.merge_from_list(given)
 
 
 def _on_this_machine(cfg: CfgNode, device: str | None, output_dir: str | Path) -> CfgNode:

@@ -21,9 +21,14 @@ MASK_KINDS = tuple(MASK_KEYS)
 OCCLUSION_RATE = 0.15
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")  # the paper's three
-MODEL_NAMES = {  # in the order of Table 1
+MODEL_NAMES = {  # in the order of Table 1; others follow, under the names of their files
+    "mask_rcnn": "Mask R-CNN",
+    "sln": "SLN",
+    "asn": "ASN",
     "orcnn": "ORCNN",
     "vrs_sp": "VRS&SP",
+    "bcnet": "BCNet",
+    "aisformer": "AISFormer",
     "arcnn_add": "ARCNN-add",
     "arcnn": "ARCNN",
 }

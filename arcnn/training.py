@@ -23,6 +23,7 @@ from tqdm import tqdm
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_records
 from arcnn.files import hold, write_json
+from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import MASK_KINDS
 from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
@@ -65,7 +66,8 @@ def train(cfg: CfgNode) -> Training:
     Raises:
         FileNotFoundError: data or initial weights are missing; says what to put where.
         ValueError: the folder holds a run with other settings or on other data, or the initial
-            weights do not fit the backbone; names them.
+            weights do not fit the backbone; names them. Or the data lack what the mask head
+            learns from.
         BlockingIOError: another process trains in this folder.
         FloatingPointError: a loss became infinite or NaN.
     """
@@ -86,6 +88,7 @@ def _train(cfg: CfgNode, output: Path) -> Training:
         return Training(weights, 0, "The run was complete already.")
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
+    mask_head_class(cfg).prepare(cfg, records)
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
 

@@ -21,9 +21,11 @@ from torch import nn
 from arcnn.config import get_config, load_config
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
 from arcnn.files import ROOT, sha256, write_atomically
+from arcnn.modeling.amodal_head import mask_head_class
 
 FINAL_WEIGHTS = "model_final.pth"
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
+TRUNK = "#trunk"  # after a file's name: without what a mask head calls its own
 TORCHVISION = "torchvision://"  # its ResNet of that name, trained on ImageNet
 
 
@@ -103,10 +105,15 @@ class Checkpointer(DetectionCheckpointer):
     def has_checkpoint(self) -> bool:
         return bool(self.checkpoints())
 
+    without: tuple[str, ...] = ()  # parts of a network that are not loaded
+
     def _load_file(self, filename: str) -> dict:
-        if filename.endswith(".safetensors"):
-            return {"model": load_file(filename)}
-        return super()._load_file(filename)
+        kits = filename.endswith(".safetensors")
+        content = {"model": load_file(filename)} if kits else super()._load_file(filename)
+        if self.without:
+            weights = content["model"].items()
+            content["model"] = {k: v for k, v in weights if not k.startswith(self.without)}
+        return content
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         self.incompatible = incompatible  # in the place of a coloured line for each key
@@ -169,9 +176,11 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
         if not cfg.MODEL.WEIGHTS.startswith(TORCHVISION):
             raise
         return f"Started from random weights: {error}"  # a help, and no part of a published setting
-    own = cfg.MODEL.WEIGHTS.startswith(KIT)
+    own, heads_own = cfg.MODEL.WEIGHTS.startswith(KIT), mask_head_class(cfg).OWN_PARTS
     if own:
         check_start(Path(file), cfg)
+    if cfg.MODEL.WEIGHTS.endswith(TRUNK):
+        checkpointer.without = heads_own
     checkpointer.load(file)
     misfits = checkpointer.incompatible
     reshaped = [key for key, *_ in misfits.incorrect_shapes]
@@ -181,7 +190,7 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
     # A detector of a model zoo has other classes, and so another last layer; the kit's has not.
     needed = [key for key in new if key.startswith("backbone.bottom_up")]
     if own:
-        needed = [key for key in new if not key.startswith("roi_heads.mask_head")] + reshaped
+        needed = [key for key in new if not key.startswith(heads_own)] + reshaped
     if needed := sorted(needed):
         more = f" and {len(needed) - 1} others" if len(needed) > 1 else ""
         raise ValueError(
@@ -226,7 +235,7 @@ def load_start(dataset: str, *, device: str | None = None) -> TrainedModel:
 
 def load_start_of_head(cfg: CfgNode, head: nn.Module) -> None:
     """Load what the kit's own start has for the mask head of ``cfg``, if training begins there."""
-    if cfg.MODEL.WEIGHTS.startswith(KIT):
+    if cfg.MODEL.WEIGHTS.startswith(KIT) and not cfg.MODEL.WEIGHTS.endswith(TRUNK):
         own = "roi_heads.mask_head."
         start = load_file(initial_weights(cfg))
         of_heads = {key.removeprefix(own): v for key, v in start.items() if key.startswith(own)}
@@ -264,7 +273,7 @@ def initial_weights(cfg: CfgNode) -> str:
     Raises:
         FileNotFoundError: not there and not to be fetched; says which file to put where.
     """
-    weights = cfg.MODEL.WEIGHTS
+    weights = cfg.MODEL.WEIGHTS.removesuffix(TRUNK)
     try:
         return PathManager.get_local_path(weights)
     except Exception as error:  # urllib, http and OS errors of every kind end up here

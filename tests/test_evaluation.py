@@ -40,7 +40,7 @@ from arcnn.evaluation import (
 from arcnn.evaluation.examples import match_image
 from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
 from arcnn.files import run_folder
-from arcnn.names import MASK_KEYS, MASK_KINDS, TABLE_1
+from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, TABLE_1
 from arcnn.workshop.score import main, read_results
 
 SIZE = (40, 40)
@@ -649,7 +649,15 @@ def test_the_masks_of_a_prediction_and_their_overlap():
     assert mask_iou(nothing, nothing) == 1
 
 
+def test_another_name_for_a_model_is_the_same_protocol(monkeypatch):
+    before = protocol_version()
+    monkeypatch.setitem(MODEL_NAMES, "new", "New")
+    assert protocol_version() == before
+    monkeypatch.setattr(protocol, "OCCLUSION_RATE", 0.2)
+    assert protocol_version() != before
+
+
 def test_the_version_covers_what_decides_a_number():
-    named = {"protocol", "matching", "masks", "predictions", "uncertainty", "evaluator", "names"}
+    named = {"protocol", "matching", "masks", "predictions", "uncertainty", "evaluator"}
     assert {source.stem for source in protocol.SOURCES} == named
     assert all(source.is_file() for source in protocol.SOURCES)

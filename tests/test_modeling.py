@@ -161,7 +161,7 @@ def test_orcnn_without_its_third_loss() -> None:
     head = ORCNNMaskHead(
         amodal_head=Constant(amodal), visible_head=Constant(visible), occlusion_loss=False
     )
-    losses = mask_losses(head.layers(None), [proposals(3)])
+    losses = losses_of(head.layers(None), proposals(3))
     assert set(losses) == {"loss_amodal_mask", "loss_visible_mask"}
     assert set(head.probs(head.layers(None))) == {"amodal", "visible", "occlusion"}
 
@@ -179,6 +179,11 @@ def proposals(rois: int) -> Instances:
     return instances
 
 
+def losses_of(logits: MaskLogits, instances: Instances) -> dict[str, Tensor]:
+    targets = mask_targets([instances], side=logits.amodal.shape[-1])
+    return mask_losses(logits, targets, instances.gt_classes)
+
+
 def test_targets_fit_like_a_jigsaw() -> None:
     targets = mask_targets([proposals(2)], side=4)
     assert targets.amodal[0].tolist() == [[True, True, False, False]] * 4
@@ -191,7 +196,7 @@ def test_equation_2_is_the_cross_entropy_of_the_true_class() -> None:
     instances = proposals(3)
     maps = torch.zeros(3, 5, 4, 4)
     maps[torch.arange(3), instances.gt_classes] = 2.0
-    losses = mask_losses(MaskLogits(maps, maps, maps), [instances])
+    losses = losses_of(MaskLogits(maps, maps, maps), instances)
     p = torch.tensor(2.0).sigmoid()
     expected = {"amodal": 0.5, "visible": 0.25, "occlusion": 0.25}  # share of true pixels
     for kind, share in expected.items():
@@ -199,10 +204,11 @@ def test_equation_2_is_the_cross_entropy_of_the_true_class() -> None:
         torch.testing.assert_close(losses[f"loss_{kind}_mask"], value)
 
 
-def test_no_foreground_gives_zero_losses_with_a_gradient() -> None:
-    maps = torch.zeros(0, 5, 4, 4, requires_grad=True)
-    losses = mask_losses(MaskLogits(maps, maps, maps), [])
-    assert all(loss.item() == 0 and loss.requires_grad for loss in losses.values())
+def test_no_foreground_gives_a_zero_loss_with_a_gradient_for_every_weight() -> None:
+    head = ARCNNAddMaskHead(visible_head=nn.Conv2d(4, 5, 1), occlusion_head=nn.Conv2d(4, 5, 1))
+    (loss,) = head(torch.zeros(0, 4, 2, 2), []).values()
+    loss.backward()
+    assert loss == 0 and all(weight.grad is not None for weight in head.parameters())
 
 
 @pytest.mark.parametrize("dataset", arcnn.DATASETS)
@@ -214,12 +220,14 @@ def test_every_configuration_builds_its_head(dataset: str, model: str) -> None:
         cfg, ShapeSpec(channels=channels, width=14, height=14)
     )
     logits = head.layers(torch.zeros(2, channels, 14, 14))
-    assert {maps.shape for maps in logits} == {(2, cfg.MODEL.ROI_HEADS.NUM_CLASSES, 28, 28)}
+    assert {maps.shape for maps in logits.kinds().values()} == {
+        (2, cfg.MODEL.ROI_HEADS.NUM_CLASSES, 28, 28)
+    }
 
 
 def test_an_unknown_choice_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="orcnn"):
-        arcnn.get_config("tabletop", "mask_rcnn")
+        arcnn.get_config("tabletop", "panet")
     with pytest.raises(ValueError, match="cocoa_cls"):
         arcnn.get_config("cityscapes", "arcnn")
     with pytest.raises(ValueError, match="MODEL.ARCNN.BAIS"):
@@ -260,7 +268,7 @@ def test_an_image_without_objects_takes_part_in_a_batch(model: str, tiny_config)
         with EventStorage():
             losses = network(batch)
         total = sum(losses.values())
-        assert torch.isfinite(total) and {"loss_visible_mask", "loss_amodal_mask"} < set(losses)
+        assert torch.isfinite(total) and "loss_amodal_mask" in losses
         total.backward()
 
 
@@ -298,8 +306,8 @@ def test_another_papers_head_is_one_class_and_a_yaml(
             return MaskLogits(whole, whole, -whole)
 
     shutil.copytree(CONFIG_DIR, tmp_path / "configs")
-    (tmp_path / "configs" / "tabletop" / "whole_only.yaml").write_text(
-        "_BASE_: Base-Tabletop.yaml\nMODEL: {ROI_MASK_HEAD: {NAME: WholeOnly}}\n"
+    (tmp_path / "configs" / "models" / "whole_only.yaml").write_text(
+        "VERSION: 2\nMODEL: {ROI_MASK_HEAD: {NAME: WholeOnly}}\n"
     )
     monkeypatch.setattr("arcnn.config.CONFIG_DIR", tmp_path / "configs")
     monkeypatch.setitem(ROI_MASK_HEAD_REGISTRY._obj_map, "WholeOnly", WholeOnly)

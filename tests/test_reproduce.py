@@ -236,7 +236,7 @@ def test_a_training_whose_settings_changed_is_named_and_kept(
     moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     text = "  ARCNN:\n    INPUT: probs\n"
-    edit_config(monkeypatch, tmp_path, "tabletop/arcnn.yaml", text)
+    edit_config(monkeypatch, tmp_path, "models/arcnn.yaml", text)
     before = files_with_times(moved)
     assert main(places(moved.parent)) == 2
     said = capsys.readouterr().err
@@ -250,7 +250,7 @@ def test_what_only_needs_measuring_is_measured_again(
     moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert outdated_in(moved) == Outdated([], {}, {}, [])
-    edit_config(monkeypatch, tmp_path, "tabletop/orcnn.yaml", "TEST: {DETECTIONS_PER_IMAGE: 7}\n")
+    edit_config(monkeypatch, tmp_path, "models/orcnn.yaml", "TEST: {DETECTIONS_PER_IMAGE: 7}\n")
     outdated = outdated_in(moved)
     metrics = moved / "runs/tabletop/orcnn/seed0/metrics.json"
     assert outdated.measured == {metrics: "TEST.DETECTIONS_PER_IMAGE: now 7, before 100"}

@@ -1,6 +1,8 @@
 """From an internal record to a training example: the stock mapper's steps, for two stored masks."""
 
 import copy
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from arcnn.data.image_files import UNREADABLE
+from arcnn.modeling.amodal_head import mask_head_class
+
+GroundTruth = Callable[[Instances, Sequence[dict]], dict[str, torch.Tensor]]
 
 
 class AmodalDatasetMapper:
@@ -25,15 +30,23 @@ class AmodalDatasetMapper:
         is_train: attach ``instances``.
         augmentations: detectron2 augmentations, in order.
         image_format: "BGR" or "RGB".
+        ground_truth: what the mask head learns from beside the two masks, see
+            :meth:`arcnn.modeling.AmodalMaskHead.ground_truth`.
     """
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: list[T.Augmentation], image_format: str = "BGR"
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation],
+        image_format: str = "BGR",
+        ground_truth: GroundTruth | None = None,
     ) -> None:
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.ground_truth = ground_truth
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -41,6 +54,7 @@ class AmodalDatasetMapper:
             "is_train": is_train,
             "augmentations": utils.build_augmentation(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
+            "ground_truth": functools.partial(mask_head_class(cfg).ground_truth, cfg),
         }
 
     def __call__(self, record: dict) -> dict:
@@ -48,8 +62,8 @@ class AmodalDatasetMapper:
 
         Returns:
             The record's image fields, ``image`` uint8 ``(3, H, W)``, and in training ``instances``
-            with ``gt_boxes`` (amodal), ``gt_classes``, ``gt_masks`` (amodal) and
-            ``gt_visible_masks``.
+            with ``gt_boxes`` (amodal), ``gt_classes``, ``gt_masks`` (amodal),
+            ``gt_visible_masks`` and what the mask head asks for.
 
         Raises:
             OSError: the image is missing or unreadable; names the file and the cure.
@@ -64,7 +78,16 @@ class AmodalDatasetMapper:
         image = aug_input.image
         example["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy())
         if self.is_train:
-            example["instances"] = _instances(annotations, transforms, image.shape[:2])
+            instances = _instances(annotations, transforms, image.shape[:2])
+            further = self.ground_truth(instances, annotations) if self.ground_truth else {}
+            for name, values in further.items():
+                if values.dim() == 3:
+                    instances.set(f"gt_{name}_masks", BitMasks(values))
+                else:
+                    instances.set(f"gt_{name}", values)
+            # Too small to be seen after resizing: no box, or no pixel.
+            kept = instances.gt_boxes.nonempty() & instances.gt_masks.nonempty()
+            example["instances"] = instances if kept.all() else instances[kept]
         return example
 
 
@@ -103,6 +126,4 @@ def _instances(
     instances.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
     instances.gt_masks = BitMasks(codes > 0)
     instances.gt_visible_masks = BitMasks(codes > 1)
-    # Too small to be seen after resizing: no box, or no pixel.
-    kept = instances.gt_boxes.nonempty() & instances.gt_masks.nonempty()
-    return instances if kept.all() else instances[kept]
+    return instances

@@ -30,9 +30,13 @@ def predict(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def detections(instances: Instances, image_id: int) -> list[dict]:
-    """A model's output on one image as :mod:`arcnn.evaluation.predictions`, with boxes."""
-    kinds = [instances.get(f"pred_{kind}_masks") for kind in MASK_KEYS]
-    rles = encode_mask_kinds(kinds, instances.pred_boxes.tensor, *instances.image_size)
+    """A model's output on one image as :mod:`arcnn.evaluation.predictions`, with boxes and the
+    masks that the model predicts."""
+    if not len(instances):
+        return []
+    keys = {kind: key for kind, key in MASK_KEYS.items() if instances.has(f"pred_{kind}_masks")}
+    maps = [instances.get(f"pred_{kind}_masks") for kind in keys]
+    rles = encode_mask_kinds(maps, instances.pred_boxes.tensor, *instances.image_size)
     columns = (instances.pred_boxes.tensor, instances.pred_classes, instances.scores)
     return [
         {
@@ -40,7 +44,7 @@ def detections(instances: Instances, image_id: int) -> list[dict]:
             "category_id": category,
             "score": score,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
-            **dict(zip(MASK_KEYS.values(), masks, strict=True)),
+            **dict(zip(keys.values(), masks, strict=True)),
         }
         for (x0, y0, x1, y1), category, score, *masks in zip(
             *(column.tolist() for column in columns), *rles, strict=True

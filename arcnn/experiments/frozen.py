@@ -23,7 +23,7 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.modeling import AmodalMaskHead, MaskTargets, mask_targets, own_class_losses
+from arcnn.modeling import AmodalMaskHead, MaskTargets, RoIs, mask_targets, own_class
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer, build_trainer
 from arcnn.weights import load_start_of_head
@@ -45,6 +45,10 @@ class RoIFeatures(NamedTuple):
     @property
     def targets(self) -> MaskTargets:
         return MaskTargets(self.amodal, self.visible, self.occlusion)
+
+    @property
+    def rois(self) -> RoIs:
+        return RoIs(self.x.float(), self.classes, self.targets)
 
     def batch(self, rows: Tensor) -> "RoIFeatures":
         """The objects ``rows``, int64 ``(R,)``."""
@@ -83,7 +87,7 @@ def extract(cfg: CfgNode, trunk: nn.Module, split: str) -> RoIFeatures:
         amodal, visible = (mask.tensor.flatten(1).sum(1) for mask in masks)
         images = torch.full((len(instances),), record["image_id"])
         of_objects = instances.gt_classes, images, 1 - visible / amodal
-        parts.append((x.half().cpu(), *mask_targets([instances], side), *of_objects))
+        parts.append((x.half().cpu(), *mask_targets([instances], side)[:3], *of_objects))
     return RoIFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -95,8 +99,7 @@ class _HeadWithLosses(nn.Module):
         self.head = head
 
     def forward(self, batch: RoIFeatures) -> dict[str, Tensor]:
-        logits = self.head.layers(batch.x.float())
-        return own_class_losses(logits, batch.targets, batch.classes)
+        return self.head.losses(self.head.logits(batch.rois), batch.rois)
 
 
 def _batches(features: RoIFeatures, size: int, seed: int) -> Iterator[RoIFeatures]:
@@ -138,9 +141,8 @@ def predict(head: AmodalMaskHead, features: RoIFeatures) -> MaskTargets:
     """The head's masks of the true classes, bool ``(N, M, M)`` each."""
     parts = []
     for batch in features.batches():
-        maps = head.probs(head.layers(batch.x.float()))
-        pick = torch.arange(len(batch.classes))
-        parts.append([maps[kind][pick, batch.classes] > 0.5 for kind in MaskTargets._fields])
+        maps = head.probs(head.logits(batch.rois))
+        parts.append([own_class(maps[kind], batch.classes) > 0.5 for kind in MASK_KINDS])
     return MaskTargets(*map(torch.cat, zip(*parts, strict=True)))
 
 

@@ -107,7 +107,8 @@ def take_apart(head: ARCNNMaskHead, features: RoIFeatures) -> tuple[Tensor, Tens
     bias = head.amodal_head.conv.bias
     parts = []
     for batch in features.batches():
-        _, *pieces = head.layers(batch.x.float())
+        logits = head.layers(batch.x.float())
+        pieces = [logits.visible, logits.occlusion]
         if head.joint_input == "probs":
             pieces = [piece.sigmoid() for piece in pieces]
         t = batch.classes

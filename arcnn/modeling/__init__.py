@@ -1,21 +1,29 @@
-"""The models: three mask heads for stock detectron2, registered on import."""
+"""The models: the paper's three mask heads and other papers', registered on import."""
 
+import importlib
+import pkgutil
+
+from arcnn.modeling import field
+from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.backbone import build_short_resnet_fpn_backbone
 from arcnn.modeling.losses import (
     MaskLogits,
     MaskTargets,
+    mask_loss,
     mask_losses,
     mask_targets,
-    own_class_losses,
+    own_class,
 )
 from arcnn.modeling.mask_heads import (
-    AmodalMaskHead,
     ARCNNAddMaskHead,
     ARCNNMaskHead,
     JigsawConv,
     ORCNNMaskHead,
     PiecesMaskHead,
 )
+
+for _module in pkgutil.iter_modules(field.__path__, "arcnn.modeling.field."):
+    importlib.import_module(_module.name)
 
 __all__ = [
     "ARCNNAddMaskHead",
@@ -26,8 +34,11 @@ __all__ = [
     "MaskTargets",
     "ORCNNMaskHead",
     "PiecesMaskHead",
+    "RoIs",
     "build_short_resnet_fpn_backbone",
+    "mask_loss",
     "mask_losses",
     "mask_targets",
-    "own_class_losses",
+    "own_class",
+    "piece_head",
 ]

@@ -6,28 +6,45 @@ of its RPN; the box is the amodal one because the records' ``bbox`` is.
 Shapes: R RoIs of all images together, C classes, M side of the mask maps.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from arcnn.names import MASK_KINDS
+
 
 class MaskLogits(NamedTuple):
-    """Maps before the sigmoid, float ``(R, C, M, M)`` each; ``None`` where a piece has no loss."""
+    """Maps before the sigmoid, float ``(R, C, M, M)`` each, or ``(R, 1, M, M)`` for all classes.
+
+    ``None`` where a head has no such map, or no loss for it. ``further`` maps are a head's own: it
+    alone knows of them.
+    """
 
     amodal: Tensor
-    visible: Tensor
-    occlusion: Tensor | None
+    visible: Tensor | None = None
+    occlusion: Tensor | None = None
+    further: Mapping[str, Tensor] = {}
+
+    def kinds(self) -> dict[str, Tensor]:
+        """Those of the three masks that there are."""
+        maps = {kind: getattr(self, kind) for kind in MASK_KINDS}
+        return {kind: of_kind for kind, of_kind in maps.items() if of_kind is not None}
 
 
 class MaskTargets(NamedTuple):
-    """Ground truth on the RoI grid, bool ``(R, M, M)`` each; visible | occlusion == amodal."""
+    """Ground truth on the RoI grid, bool ``(R, M, M)`` each; visible | occlusion == amodal.
+
+    ``further`` has, by name, what the head asked the mapper for (``gt_<name>_masks``).
+    """
 
     amodal: Tensor
     visible: Tensor
     occlusion: Tensor
+    further: Mapping[str, Tensor] = {}
 
 
 def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
@@ -37,52 +54,61 @@ def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
     fit like a jigsaw there too: cropping a third mask by itself would leave seams and overlaps.
 
     Args:
-        instances: foreground proposals with ``proposal_boxes``, ``gt_masks`` (amodal) and
-            ``gt_visible_masks`` (detectron2 ``BitMasks``).
+        instances: foreground proposals, at least one, with ``proposal_boxes``, ``gt_masks``
+            (amodal), ``gt_visible_masks`` and what else a head asked for (detectron2 ``BitMasks``).
         side: M.
     """
     # An image without objects has no masks to crop, nor any foreground.
     filled = [image for image in instances if len(image)]
-    amodal, visible = (
-        torch.cat([i.get(field).crop_and_resize(i.proposal_boxes.tensor, side) for i in filled])
-        for field in ("gt_masks", "gt_visible_masks")
-    )
+    crops = {
+        field: torch.cat(
+            [i.get(field).crop_and_resize(i.proposal_boxes.tensor, side) for i in filled]
+        )
+        for field, value in filled[0].get_fields().items()
+        if isinstance(value, BitMasks)
+    }
+    amodal, visible = crops.pop("gt_masks"), crops.pop("gt_visible_masks")
     visible = visible & amodal
+    further = {field.removeprefix("gt_").removesuffix("_masks"): m for field, m in crops.items()}
     # DEVIATION: not a third crop, see above.
-    return MaskTargets(amodal, visible, amodal & ~visible)
+    return MaskTargets(amodal, visible, amodal & ~visible, further)
 
 
-def mask_losses(logits: MaskLogits, instances: list[Instances]) -> dict[str, Tensor]:
+def mask_losses(
+    logits: MaskLogits, targets: MaskTargets, classes: Tensor, weights: Tensor | None = None
+) -> dict[str, Tensor]:
     """``L_AM``, ``L_VM`` and ``L_OM``: binary cross entropy of the true class's maps, weight 1.
 
     Args:
-        logits: ``(R, C, M, M)`` maps before the sigmoid.
-        instances: one per image, R foreground proposals together, with ``gt_classes``.
+        classes: the true ones, int64 ``(R,)``; no other class's maps are looked at.
+        weights: of the RoIs, float ``(R,)``; 1 each in Eq. (2).
 
     Returns:
         Scalars ``loss_amodal_mask``, ``loss_visible_mask``, ``loss_occlusion_mask``, without the
-        kinds whose logits are ``None``. Zero (with a gradient) where there is no foreground.
+        kinds whose logits are ``None``.
     """
-    if sum(len(i) for i in instances) == 0:
-        present = {kind: maps for kind, maps in logits._asdict().items() if maps is not None}
-        return {f"loss_{kind}_mask": maps.sum() * 0 for kind, maps in present.items()}
-    targets = mask_targets(instances, logits.amodal.shape[-1])
-    return own_class_losses(logits, targets, torch.cat([i.gt_classes for i in instances]))
-
-
-def own_class_losses(
-    logits: MaskLogits, targets: MaskTargets, classes: Tensor
-) -> dict[str, Tensor]:
-    """:func:`mask_losses` for targets that lie on the RoI grid already.
-
-    Args:
-        classes: the true ones, int64 ``(R,)``; no other class's maps are looked at.
-    """
-    rows = torch.arange(len(classes), device=classes.device)
     return {
-        f"loss_{kind}_mask": F.binary_cross_entropy_with_logits(
-            maps[rows, classes].float(), getattr(targets, kind).float()
-        )
-        for kind, maps in logits._asdict().items()
-        if maps is not None
+        f"loss_{kind}_mask": mask_loss(maps, getattr(targets, kind), classes, weights)
+        for kind, maps in logits.kinds().items()
     }
+
+
+def mask_loss(
+    maps: Tensor, target: Tensor, classes: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross entropy of the own class's maps ``(R, C or 1, M, M)`` with ``(R, M, M)``."""
+    loss = F.binary_cross_entropy_with_logits(
+        own_class(maps, classes).float(), target.float(), reduction="none"
+    )
+    return (loss if weights is None else loss * weights[:, None, None]).mean()
+
+
+def own_class(maps: Tensor, classes: Tensor) -> Tensor:
+    """The map of each RoI's class, ``(R, M, M)``, of ``(R, C, M, M)``; of ``(R, 1, M, M)`` the one.
+
+    >>> own_class(torch.tensor([[[[1.]], [[2.]]]]), torch.tensor([1])).item()  # R = M = 1, C = 2
+    2.0
+    """
+    if maps.shape[1] == 1:
+        return maps[:, 0]
+    return maps[torch.arange(len(classes), device=classes.device), classes]

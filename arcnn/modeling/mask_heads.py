@@ -1,9 +1,8 @@
 """The three models of the paper as detectron2 mask heads: ARCNN, ARCNN-add and ORCNN.
 
-Everything else of the network (backbone, FPN, RPN, box head) is stock detectron2. A head takes RoI
-features and gives three maps per class; training turns them into the mask losses of Eq. (2),
-inference into three mask fields per detection, the same for every model. Another paper's head is
-one more subclass of :class:`AmodalMaskHead` and a YAML file.
+Everything else of the network (backbone, FPN, RPN, box head) is stock detectron2. What a mask head
+gets and gives is in :mod:`arcnn.modeling.amodal_head`; the heads of other papers are in
+:mod:`arcnn.modeling.field`.
 
 Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in the paper).
 """
@@ -15,57 +14,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from arcnn.modeling.losses import MaskLogits, mask_losses
+from arcnn.modeling.amodal_head import AmodalMaskHead, piece_head
+from arcnn.modeling.losses import MaskLogits
 from arcnn.names import MASK_KINDS
-
-
-def piece_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:
-    """Mask R-CNN's own head: 4 x (3x3 conv, ReLU), 2x2 deconv, 1x1 predictor (Section 3.1)."""
-    return MaskRCNNConvUpsampleHead(cfg, input_shape)
-
-
-class AmodalMaskHead(nn.Module, abc.ABC):
-    """What the three models share: losses in training, three mask fields in inference."""
-
-    @abc.abstractmethod
-    def layers(self, x: Tensor) -> MaskLogits:
-        """Map RoI features ``(R, channels, M/2, M/2)`` to mask logits."""
-
-    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
-        """Per-kind probabilities ``(R, C, M, M)`` in [0, 1], for inference."""
-        return {kind: maps.sigmoid() for kind, maps in logits._asdict().items()}
-
-    def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
-        """Called by detectron2's ``StandardROIHeads``.
-
-        Args:
-            x: RoI features, float ``(R, channels, M/2, M/2)``.
-            instances: one per image, R rows together. In training with ``proposal_boxes``,
-                ``gt_classes``, ``gt_masks`` (amodal) and ``gt_visible_masks``; in inference with
-                ``pred_boxes`` and ``pred_classes``.
-
-        Returns:
-            In training the mask losses of Eq. (2) by name. In inference the instances, with
-            ``pred_amodal_masks``, ``pred_visible_masks`` and ``pred_occlusion_masks`` added: float
-            ``(R_image, M, M)`` probabilities inside the detection's (amodal) box. Detectron2's own
-            post-processing pastes only a field called ``pred_masks``; these three are pasted by
-            :mod:`arcnn.evaluation.masks`, all alike.
-        """
-        logits = self.layers(x)
-        if self.training:
-            return mask_losses(logits, instances)
-
-        classes = torch.cat([i.pred_classes for i in instances])
-        rows = torch.arange(len(classes), device=classes.device)
-        counts = [len(i) for i in instances]
-        for kind, maps in self.probs(logits).items():
-            for image, masks in zip(instances, maps[rows, classes].split(counts), strict=True):
-                image.set(f"pred_{kind}_masks", masks)
-        return instances
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

@@ -4,6 +4,7 @@ A profile's entries are the notebooks' parameters by name; a few are the workflo
 wrong with one is a sentence that names the file and the entry.
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -128,8 +129,8 @@ def check_choices(profile: dict[str, Any]) -> None:
         if VARIANTS[variant].times > 1:
             raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
     try:
-        for dataset in profile["datasets"]:
+        for dataset, model in itertools.product(profile["datasets"], profile["models"]):
             for more in ([], profile["ablation"]["options"]):
-                get_config(dataset, profile["models"][0], options=[*profile["options"], *more])
+                get_config(dataset, model, options=[*profile["options"], *more])
     except ValueError as error:
         raise ProfileError(f"profile {profile['profile']}: {error}") from error

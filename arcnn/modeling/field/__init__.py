@@ -1,0 +1,6 @@
+"""Other papers' mask heads, a file each. Every file in this folder is imported with the kit.
+
+===============  ==================================================================================
+``mask_rcnn``    amodal Mask R-CNN: one head, on whole masks
+===============  ==================================================================================
+"""

@@ -1,0 +1,84 @@
+"""The contract of a mask head, and what all heads of the field share."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import arcnn.modeling as modeling
+from arcnn import get_config
+from arcnn.config import models_of
+from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.evaluation import evaluate, predict
+from arcnn.modeling import amodal_head
+from arcnn.training import train
+from arcnn.weights import load_trained
+
+NAMES = {"Tensor": Tensor, "nn": nn, "F": F, "CfgNode": CfgNode, "ShapeSpec": ShapeSpec}
+NAMES |= {"configurable": configurable, "ROI_MASK_HEAD_REGISTRY": ROI_MASK_HEAD_REGISTRY}
+FIELD = sorted(set(models_of("tabletop")) - {"arcnn", "arcnn_add", "orcnn", "pieces"})
+
+
+@pytest.fixture
+def two_looks(monkeypatch: pytest.MonkeyPatch) -> type:
+    """The head of the contract's own page."""
+    monkeypatch.setattr(ROI_MASK_HEAD_REGISTRY, "_obj_map", dict(ROI_MASK_HEAD_REGISTRY._obj_map))
+    example = re.search(r"::\n\n(    @ROI.*?)\n\n(?=\S)", amodal_head.__doc__, re.DOTALL)[1]
+    names = NAMES | {name: getattr(modeling, name) for name in modeling.__all__}
+    exec(textwrap.dedent(example), names)
+    return names["TwoLooksMaskHead"]
+
+
+def test_the_documented_head_trains_and_is_measured(two_looks: type, tiny_config) -> None:
+    """A fourth party's file alone: nothing of the kit is touched, no name of it is known here."""
+    options = ("MODEL.ROI_MASK_HEAD.NAME", "TwoLooksMaskHead", "SOLVER.MAX_ITER", 2)
+    options += ("MODEL.HEAD.FIRST_LOSS_WEIGHT", 0.25, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    cfg = tiny_config("mask_rcnn", *options)
+    train(cfg)
+    again = load_trained(Path(cfg.OUTPUT_DIR).parent)
+    assert again.model.roi_heads.mask_head.weight == 0.25
+    predictions = predict(*again)
+    assert predictions and "segmentation" in predictions[0]
+    assert "visible_mask" not in predictions[0] and "occlusion_mask" not in predictions[0]
+    metrics = evaluate(split_records(cfg, "val"), predictions, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    assert metrics["amodal"]["AP"] is not None
+    assert metrics["visible"]["AP"] is None and "no visible_mask" in metrics["visible"]["note"]
+
+
+def test_a_head_option_is_checked_by_name_and_type(two_looks: type) -> None:
+    named = ["MODEL.ROI_MASK_HEAD.NAME", "TwoLooksMaskHead"]
+    with pytest.raises(ValueError, match=r"MODEL.HEAD.FIRST_WEIGHT .* has is FIRST_LOSS_WEIGHT"):
+        get_config("tabletop", "arcnn", options=["MODEL.HEAD.FIRST_WEIGHT", 1.0, *named])
+    with pytest.raises(ValueError, match="FIRST_LOSS_WEIGHT"):
+        get_config("tabletop", "arcnn", options=["MODEL.HEAD.FIRST_LOSS_WEIGHT", "much", *named])
+    with pytest.raises(ValueError, match="no option of ARCNNMaskHead; it has none"):
+        get_config("tabletop", "arcnn", options=["MODEL.HEAD.FIRST_LOSS_WEIGHT", 1.0])
+    with pytest.raises(ValueError, match=r'"ThreeLooks"; there are .*ARCNNMaskHead.* Import'):
+        get_config("tabletop", "arcnn", options=["MODEL.ROI_MASK_HEAD.NAME", "ThreeLooks"])
+
+
+def test_options_of_heads_are_no_settings_of_those_without(tiny_config) -> None:
+    """A new head changes nothing in the configurations, and so the records, of the others."""
+    assert dict(tiny_config("arcnn").MODEL.HEAD) == {}
+
+
+@pytest.mark.parametrize("model", FIELD)
+def test_a_step_reaches_every_weight_of_the_head(model: str, tiny_config) -> None:
+    cfg = tiny_config(model)
+    network = build_model(cfg).train()
+    mapper = AmodalDatasetMapper(cfg, is_train=True)
+    batch = [mapper(record) for record in split_records(cfg, "train")[:2]]
+    with EventStorage():
+        losses = network(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    without = [name for name, w in network.roi_heads.named_parameters() if w.grad is None]
+    assert not without
