@@ -81,6 +81,8 @@ rule all:
         "table1.csv",
         [figure(4, dataset) for dataset in DATASETS],
         [figure(5, dataset) for dataset in DATASETS if "arcnn" in MODELS],
+        # Where all models are set beside one.
+        f"records/13_the_field.{DATASETS[0]}.json" if config["compare_with"] else [],
 
 
 # `make start`: only what the published start needs.
@@ -331,3 +333,44 @@ for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
             own=lambda w: own(dataset=w.dataset),
         shell:
             RUN
+
+
+rule given_boxes:
+    input:
+        f"{RUN_FOLDER}/train/model_final.pth",
+    output:
+        f"{RUN_FOLDER}/given_boxes.csv",
+    shell:
+        EXPERIMENT + " given-boxes --profile-file profile.yaml --dataset {wildcards.dataset}"
+        " --model {wildcards.model} --seed {wildcards.seed}"
+
+
+# Alone on the machine: it measures seconds.
+rule cost:
+    input:
+        [trained(DATASETS[0], model) for model in MODELS],
+    output:
+        "cost.csv",
+    threads: workflow.cores
+    params:
+        dataset=DATASETS[0],
+    shell:
+        EXPERIMENT + " cost --profile-file profile.yaml --dataset {params.dataset}"
+
+
+rule the_field:
+    input:
+        notebook=f"{NOTEBOOKS}/13_the_field.ipynb",
+        metrics=evaluations(DATASETS[0]),
+        given=expand(
+            f"{RUN_FOLDER}/given_boxes.csv", dataset=DATASETS[0], model=MODELS, seed=SEEDS
+        ),
+        cost="cost.csv",
+    output:
+        "records/13_the_field.{dataset}.json",
+    log:
+        "notebooks/13_the_field.{dataset}.ipynb",
+    params:
+        own=lambda w: own(dataset=w.dataset, compare_with=config["compare_with"]),
+    shell:
+        RUN

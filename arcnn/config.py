@@ -10,11 +10,10 @@ from detectron2.config import CfgNode, get_cfg
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
 from arcnn.modeling.amodal_head import mask_head_class
-from arcnn.names import DATASETS
+from arcnn.names import DATASETS, PUBLISHED
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 HEAD_OPTION = "MODEL.HEAD."
-PUBLISHED = "_published"
 
 # Keys with a way of their own: as an option they would contradict it.
 NO_OPTIONS = {

@@ -50,13 +50,14 @@ def trained_or_published(
     )
 
 
-def results_or_reference(results: Path, needed: str) -> tuple[Path, str]:
-    """The results that hold files of a pattern, else the reference results, and which it is.
+def results_or_reference(results: Path, needed: str, reference: str = "demo") -> tuple[Path, str]:
+    """The results that hold files of a pattern, else the reference results of a profile, and which
+    it is.
 
     Raises:
         FileNotFoundError: neither does.
     """
-    for folder in (results, REFERENCE / "demo"):
+    for folder in (results, REFERENCE / reference):
         if next(folder.glob(needed), None):
             which = f"Numbers of {folder}."
             if folder != results:

@@ -9,7 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from pycocotools import mask as mask_util
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,9 +20,11 @@ from arcnn import get_config
 from arcnn.config import models_of
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import evaluate, predict
+from arcnn.experiments.cost import costs
+from arcnn.experiments.given_boxes import given_boxes
 from arcnn.modeling import amodal_head
 from arcnn.training import train
-from arcnn.weights import load_trained
+from arcnn.weights import TrainedModel, load_trained
 
 NAMES = {"Tensor": Tensor, "nn": nn, "F": F, "CfgNode": CfgNode, "ShapeSpec": ShapeSpec}
 NAMES |= {"configurable": configurable, "ROI_MASK_HEAD_REGISTRY": ROI_MASK_HEAD_REGISTRY}
@@ -82,3 +86,67 @@ def test_a_step_reaches_every_weight_of_the_head(model: str, tiny_config) -> Non
     sum(losses.values()).backward()
     without = [name for name, w in network.roi_heads.named_parameters() if w.grad is None]
     assert not without
+
+
+@pytest.mark.parametrize("model", FIELD)
+def test_a_trained_model_opens_from_its_run_and_draws_in_given_boxes(
+    model: str, tiny_config
+) -> None:
+    cfg = tiny_config(model, "SOLVER.MAX_ITER", 1)
+    train(cfg)
+    trained = load_trained(Path(cfg.OUTPUT_DIR).parent)
+    table = given_boxes(*trained)
+    records = split_records(cfg, "val")
+    assert len(table) == sum(len(r["annotations"]) for r in records)
+    assert table.amodal.between(0, 100).all()
+    assert table.image.tolist() == [r["image_id"] for r in records for _ in r["annotations"]]
+
+
+class Oracle(nn.Module):
+    """A model that draws the truth, read from the records, or nothing of the hidden part."""
+
+    def __init__(self, records: list[dict]) -> None:
+        super().__init__()
+        self.by_image = {r["image_id"]: r["annotations"] for r in records}
+
+    def inference(self, examples: list[dict], found: list[Instances]) -> list[dict]:
+        (example,), (given,) = examples, found
+        objects = [self.by_image[example["image_id"]][k] for k in given.place.tolist()]
+        scale = example["width"] / example["image"].shape[2]
+        boxes = given.pred_boxes.tensor * scale
+        truth = [a["bbox"] for a in objects]
+        torch.testing.assert_close(boxes, torch.tensor(truth), atol=1e-3, rtol=0)
+        answer = Instances((example["height"], example["width"]))
+        answer.pred_boxes, answer.place = Boxes(boxes), given.place
+        answer.pred_classes, answer.scores = given.pred_classes, given.scores
+        # Boxes are all that this oracle knows of a mask.
+        answer.pred_amodal_masks = torch.ones(len(given), 28, 28)
+        return [{"instances": answer}]
+
+
+def test_objects_are_given_where_they_are_and_scored_where_there_is_a_mask(tiny_config) -> None:
+    cfg = tiny_config("mask_rcnn")
+    records = split_records(cfg, "val")
+    table = given_boxes(cfg, Oracle(records))
+    assert table.visible.isna().all() and table.occlusion.isna().all()
+    annotations = [a for r in records for a in r["annotations"]]
+    for iou, a in zip(table.amodal, annotations, strict=True):
+        x0, y0, x1, y1 = a["bbox"]
+        share = 100 * mask_util.area(a["segmentation"]) / ((x1 - x0) * (y1 - y0))
+        assert iou == pytest.approx(share, abs=6)  # a box of whole pixels around the object
+
+
+def test_costs_are_multiples_of_the_reference(tiny_config) -> None:
+    models = {}
+    for name in ("mask_rcnn", "orcnn"):
+        cfg = tiny_config(name, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32, run=name)
+        models[name] = TrainedModel(cfg, build_model(cfg))
+    table = costs(models, "mask_rcnn", rounds=2)
+    assert table.parameters["orcnn"] == pytest.approx(2 * table.parameters["mask_rcnn"])
+    assert table.operations["orcnn"] == pytest.approx(2 * table.operations["mask_rcnn"])
+    # 4 convolutions 3x3 (the first one from 16 channels), a deconvolution 2x2 and a predictor of
+    # ten classes, on 14x14 and 28x28 cells, for ten objects.
+    convs = 14 * 14 * 9 * 32 * (16 + 3 * 32)
+    rest = 28 * 28 * 32 * (32 + 10)
+    assert table.operations["mask_rcnn"] == pytest.approx(10 * (convs + rest) / 1e9, rel=1e-6)
+    assert (table[["training step", "image", "seconds"]] > 0).all(axis=None)

@@ -79,8 +79,11 @@ def load_predictions(
 
 
 def prediction_masks(prediction: dict) -> dict[str, np.ndarray]:
-    """The three masks of a prediction by kind, bool ``(H, W)`` each."""
-    return {kind: mask_util.decode(prediction[key]).astype(bool) for kind, key in MASK_KEYS.items()}
+    """The three masks of a prediction by kind, bool ``(H, W)`` each; empty where it has none."""
+    masks = {
+        k: mask_util.decode(prediction[key]) for k, key in MASK_KEYS.items() if key in prediction
+    }
+    return {k: masks.get(k, 0 * masks["amodal"]).astype(bool) for k in MASK_KEYS}
 
 
 def mask_iou(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,4 +1,6 @@
-"""What the paper prints (arXiv 2107.07464): Table 1, in percent, and the settings behind it."""
+"""What is published: the paper's Table 1 (arXiv 2107.07464), its settings, others' numbers."""
+
+from typing import NamedTuple
 
 # By data set and model, in the order of names.TABLE_1.
 PUBLISHED = {
@@ -12,6 +14,29 @@ PUBLISHED = {
     ("cocoa_cls", "arcnn"): (36.29, 37.39, 35.48, 36.69, 20.84),
 }
 QUOTED = ("vrs_sp",)  # models whose numbers the paper takes from another paper
+
+
+class Elsewhere(NamedTuple):
+    """A number that the paper does not print; made with other heads, schedules or classes."""
+
+    dataset: str
+    model: str
+    numbers: dict[str, float]  # by column of names.TABLE_1, percent
+    source: str
+
+
+USERS_RUN = "a user's run of its public code, issue #10"
+ELSEWHERE = (
+    Elsewhere("kins", "mask_rcnn", {"amodal AP": 29.3, "visible AP": 26.6},
+              "the KINS paper, two networks; as quoted in its code's issue #14"),
+    Elsewhere("kins", "mask_rcnn", {"amodal AP": 30.01}, "VRS&SP's Table 1; its code's issue #13"),
+    Elsewhere("kins", "asn", {"amodal AP": 31.1}, "the KINS paper; BCNet's issue #4"),
+    Elsewhere("kins", "asn", {"amodal AP": 25.62}, "its code, run by BCNet's author; issue #4"),
+    Elsewhere("kins", "bcnet", {"amodal AP": 19.09}, "a user's run, BCNet's issue #83"),
+    Elsewhere("kins", "aisformer", {"amodal AP": 30.01}, USERS_RUN),
+    Elsewhere("cocoa_cls", "aisformer", {"amodal AP": 33.30}, USERS_RUN),
+    Elsewhere("d2sa", "aisformer", {"amodal AP": 62.19}, USERS_RUN),
+)  # fmt: skip
 
 # Section 4.2.
 SETTINGS: dict[str, dict[str, float | str]] = {

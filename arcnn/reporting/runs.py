@@ -48,10 +48,11 @@ class Runs(NamedTuple):
         """The runs of one row of the table, by seed."""
         return {s: r for (d, m, s), r in self.runs.items() if (d, m) == (dataset, model)}
 
-    def others(self, dataset: str) -> list[str]:
-        """Models that are not in the paper, in the order of their runs."""
-        models = (m for d, m, _ in self.runs if d == dataset and m not in MODEL_NAMES)
-        return list(dict.fromkeys(models))
+    def models(self, dataset: str) -> list[str]:
+        """Those with a run, in the order of Table 1; what the kit does not know comes last."""
+        found = dict.fromkeys(m for d, m, _ in self.runs if d == dataset)
+        known = [model for model in MODEL_NAMES if model in found]
+        return known + [model for model in found if model not in MODEL_NAMES]
 
 
 def collect_runs(

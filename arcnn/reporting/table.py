@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from arcnn.evaluation import intervals, mean_of_trainings
-from arcnn.names import MODEL_NAMES, OCCLUSION_RATE, TABLE_1, dataset_title, model_name
-from arcnn.reporting.paper import PUBLISHED, QUOTED
+from arcnn.names import MODEL_NAMES, MODELS, OCCLUSION_RATE, TABLE_1, dataset_title, model_name
+from arcnn.reporting.paper import ELSEWHERE, PUBLISHED, QUOTED
 from arcnn.reporting.runs import Runs, few
 
 COLUMNS = tuple(TABLE_1)
@@ -36,7 +36,7 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     published = paper_table()
     rows = []
     for dataset in datasets:
-        for model in (*MODEL_NAMES, *runs.others(dataset)):
+        for model in dict.fromkeys((*MODEL_NAMES, *runs.models(dataset))):
             ours = list(runs.of(dataset, model).values())
             in_paper = (dataset, model) in published.index
             if not in_paper and not ours:
@@ -58,14 +58,21 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def model_differences(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
+def model_differences(runs: Runs, datasets: Sequence[str], against: str = "") -> pd.DataFrame:
     """Paired differences between models, with 95 % intervals over images and seeds, in points.
+
+    Args:
+        against: the model that every other one is compared with; by default the paper's pairs, and
+            ARCNN for models that are not the paper's.
 
     Columns: :data:`DIFFERENCES`; ``difference`` is first - second, ``seeds`` the smaller number.
     """
     rows = []
     for dataset in datasets:
-        for first, second in (*PAIRS, *((other, "arcnn") for other in runs.others(dataset))):
+        pairs = () if against else PAIRS
+        others = [model for model in runs.models(dataset) if against or model not in MODELS]
+        second = against or "arcnn"
+        for first, second in (*pairs, *((other, second) for other in others if other != second)):
             pair = [list(runs.of(dataset, model).values()) for model in (first, second)]
             if not all(pair):
                 continue
@@ -136,6 +143,11 @@ def to_markdown(table: pd.DataFrame, differences: pd.DataFrame, left_out: Sequen
         if text := rows.departures.iloc[0]:
             who = f"{_short_title(dataset)}, {model_name(model)}"
             notes.append(f"{who}: not the paper's settings ({text}).")
+    for other in ELSEWHERE:
+        if other.dataset in set(table.dataset):
+            numbers = ", ".join(f"{value:.2f} {column}" for column, value in other.numbers.items())
+            who = f"{_short_title(other.dataset)}, {model_name(other.model)}"
+            notes.append(f"Published elsewhere: {who}: {numbers} ({other.source}).")
     notes += [f"Left out: {sentence}." for sentence in left_out]
     return "# Table 1\n\n" + "\n\n".join([*blocks, *notes]) + "\n"
 

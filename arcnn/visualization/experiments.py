@@ -87,6 +87,28 @@ def ablation(table: pd.DataFrame, by_run: Mapping[tuple[str, int], float], score
 
 
 @figure_function
+def score_by_cost(table: pd.DataFrame, cost: pd.Series, score: str, of: str) -> Figure:
+    """What a model gets for what it costs; bars are the standard deviation over its trainings.
+
+    Args:
+        table: by model, with columns ``score`` (percent) and ``spread``.
+        cost: by model, as multiples of the cheapest one or of a reference.
+        score, of: names of the two, for the axes.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    for model, row in table.dropna(subset=["score"]).iterrows():
+        style, place = model_style(model), (cost[model], row.score)
+        axes.errorbar(*place, yerr=row.spread, markersize=9, elinewidth=1, **style)
+        axes.annotate(model_name(model), place, xytext=(8, 5), textcoords="offset points")
+    axes.set(xscale="log", xlabel=of, ylabel=f"mean IoU, percent: {score}")
+    ticks = [t for t in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12) if cost.min() / 1.3 < t < cost.max() * 1.3]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid()
+    return figure
+
+
+@figure_function
 def agreements(tests: Mapping[str, Agreement]) -> Figure:
     """Rank correlations beside what chance gives: the grey bar holds 95 % of permuted truths.
 

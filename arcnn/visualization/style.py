@@ -29,6 +29,12 @@ MODEL_STYLES = {
     "orcnn": {"color": "#7F7F7F", "marker": "s"},
     "arcnn_add": {"color": "#DDAA33", "marker": "^"},
     "arcnn": {"color": "#882255", "marker": "o"},
+    "mask_rcnn": {"color": "#222222", "marker": "P"},
+    "sln": {"color": "#88CCEE", "marker": "v"},
+    "asn": {"color": "#CC6677", "marker": "D"},
+    "vrs_sp": {"color": "#332288", "marker": "X"},
+    "bcnet": {"color": "#117733", "marker": "p"},
+    "aisformer": {"color": "#AA4499", "marker": "*"},
 }
 
 INK = "#333333"

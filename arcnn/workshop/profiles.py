@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "tabletop": {},  # what is drawn: train_images, val_images, data_seed
     "figure5_class": {},  # the class of Figure 5, by data set
     "ablation": {},
+    "compare_with": "",  # a model: notebook 13 sets all others beside it
     "data_root": "",
     "results_root": "",
 }
@@ -56,6 +57,7 @@ SCHEMA = _entries(
     ablation=_entries(
         trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, networks=_NAMES, options=_LIST
     ),
+    compare_with=_TEXT,
     data_root=_TEXT,
     results_root=_TEXT,
     base=_TEXT,
@@ -124,6 +126,8 @@ def check_choices(profile: dict[str, Any]) -> None:
         _check_names("models: unknown", profile["models"], known)
         if ablation["trunk"] not in ("start", *known):
             raise ProfileError(f"ablation: the trunk is start or one of {', '.join(known)}.")
+    if profile["compare_with"]:
+        _check_names("compare_with: not trained", [profile["compare_with"]], profile["models"])
     _check_names("ablation: unknown variant", ablation["variants"] + ablation["networks"], VARIANTS)
     for variant in ablation["networks"]:
         if VARIANTS[variant].times > 1:

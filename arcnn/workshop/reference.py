@@ -18,12 +18,15 @@ KEPT = (
     "ablation.*",
     "occlusion_order.png",
     "records/0[678]_*.json",
-    "records/1[12]_*.json",
+    "records/1[123]_*.json",
+    "cost.csv",
+    "field*.png",
     # Runs, and the ablation's whole networks.
     *(
         f"{folder}runs/*/*/seed*/{file}"
         for folder in ("", "networks/*/")
         for file in ("metrics.json", "draws.csv", "record.json", "train/config.yaml")
+        + ("given_boxes.csv",)
     ),
     # Notebooks 11 and 12 run on these; the heads are those of the published models.
     "ablation/*/*/seed*/objects.csv",

@@ -1,0 +1,95 @@
+"""Masks in the true boxes, of the true classes: the upper bound of a head, as recent papers report.
+
+AP asks for boxes, classes and scores too. Here every object is found beforehand, and what is left
+is its masks.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
+from torch import nn
+from tqdm import tqdm
+
+from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.evaluation.evaluator import detections
+from arcnn.experiments.runs import Collected
+from arcnn.files import run_folder, write_table
+from arcnn.names import MASK_KEYS, MASK_KINDS
+from arcnn.reporting.runs import Runs, read_complete
+from arcnn.weights import load_trained
+
+FILE = "given_boxes.csv"  # in a run's folder
+
+
+@torch.no_grad()
+def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
+    """IoU of every object's masks, drawn in its true amodal box for its true class, percent.
+
+    Args:
+        cfg: of the model, its data set registered; the split is that of the evaluation.
+        model: a trained one.
+
+    Returns:
+        A row for each object that is no crowd: ``image``, ``class``, ``rate`` and a column for each
+        mask kind, over the pixels of the image; NaN where the object has no such part, or the model
+        no such mask.
+    """
+    mapper, rows = AmodalDatasetMapper(cfg, is_train=False), []
+    with inference_context(model):
+        for record in tqdm(split_records(cfg, "val"), desc="given boxes", unit="image"):
+            objects = [a for a in record["annotations"] if not a["iscrowd"]]
+            example = mapper(record)
+            found = model.inference([example], [_found(example, objects)])[0]["instances"]
+            predicted = detections(found, record["image_id"])
+            # Post-processing leaves out boxes that have no area in the image.
+            for place, masks in zip(found.place.tolist(), predicted, strict=True):
+                a = objects[place]
+                row = {"image": record["image_id"], "class": a["category_id"]}
+                rows.append(row | {"rate": a["occlusion_rate"]} | _ious(masks, a))
+    return pd.DataFrame(rows, columns=["image", "class", "rate", *MASK_KINDS])
+
+
+def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
+    """What the runs of a table have, by (model, seed)."""
+    keys = [(model, seed) for of, model, seed in runs.runs if of == dataset]
+    found, left_out = read_complete(
+        keys, lambda key: pd.read_csv(run_folder(results, dataset, *key) / FILE)
+    )
+    return Collected({}, found, left_out)
+
+
+def write_given_boxes(run: Path) -> None:
+    """:func:`given_boxes` of a finished run, whose data set is registered, into its folder."""
+    write_table(run / FILE, given_boxes(*load_trained(run)).round(3))
+
+
+def _found(example: dict, objects: list[dict]) -> Instances:
+    """The objects as a detector would have found them in the resized image."""
+    height, width = example["image"].shape[1:]
+    scale = np.array([width / example["width"], height / example["height"]] * 2)
+    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4) * scale
+    found = Instances((height, width))
+    found.pred_boxes = Boxes(torch.from_numpy(boxes).float())
+    found.pred_classes = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
+    found.scores = torch.ones(len(objects))
+    found.place = torch.arange(len(objects))
+    return found
+
+
+def _ious(predicted: dict, a: dict) -> dict[str, float]:
+    amodal, visible = (mask_util.decode(a[MASK_KEYS[k]]).astype(bool) for k in MASK_KINDS[:2])
+    true = {"amodal": amodal, "visible": visible, "occlusion": amodal & ~visible}
+    ious = {}
+    for kind, mask in true.items():
+        if MASK_KEYS[kind] not in predicted or not mask.any():
+            ious[kind] = np.nan
+            continue
+        drawn = mask_util.decode(predicted[MASK_KEYS[kind]]).astype(bool)
+        ious[kind] = 100 * (drawn & mask).sum() / (drawn | mask).sum()
+    return ious
