@@ -2,7 +2,8 @@
 
 The house has two wings. What a reader of the paper opens:
 
-``modeling``       the three mask heads, Eq. (1), and their losses, Eq. (2)
+``modeling``       the three mask heads, Eq. (1), and their losses, Eq. (2); in it ``amodal_head``,
+                   the contract of a head, and ``field``, other papers' models
 ``config``         every switch, with ``configs/``; ``training`` trains what it says
 ``data``           annotation files to records, the mapper, statistics, the drawn ``tabletop``
 ``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it

@@ -1,5 +1,7 @@
 """Bad input: everything is named, repaired or left out, and nothing stops at the first."""
 
+import ast
+import inspect
 import json
 import tempfile
 from pathlib import Path
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from arcnn.data import AnnotationError, decode_masks, load_annotations
+from arcnn.data import AnnotationError, decode_masks, image_files, load_annotations, reading
 from arcnn.data.__main__ import main
 from arcnn.data.masks import check_rle, encode, run_lengths
+from arcnn.files import ROOT
+from arcnn.workshop import check as checking
 from arcnn.workshop.check import Report, check
 
 H, W = 10, 12
@@ -92,7 +96,12 @@ def test_what_cannot_be_repaired_is_left_out_and_named(
     assert (problem.kind, problem.action, problem.annotation_id) == (kind, "skipped", 8)
     assert problem.image_id == change.get("image_id", 3)
     assert (report.used, report.skipped_objects, report.usable) == (1, 1, False)
-    assert "annotation 8" in str(report) and "made.json" in str(report)
+    said = str(report)
+    assert "annotation 8" in said and "made.json" in said
+    assert 'formats.md, "Is my file good?"' in said and "--json" not in said
+    assert said.endswith(": not usable as it is.")
+    report = check(tmp_path / "made.json", tmp_path, max_skipped=0.5)
+    assert str(report).endswith("usable; the exit status is 1 because something was left out.")
 
 
 @pytest.mark.parametrize(("kind", "change"), REPAIRED)
@@ -103,6 +112,7 @@ def test_what_can_be_repaired_is_repaired_and_counted(
     assert report.counts == {"repaired": {kind: 1}}
     assert report.problems[0].annotation_id == 8
     assert (report.used, report.errors, report.usable) == (2, 0, True)
+    assert "`--json FILE` lists each repair" in str(report) and str(report).endswith(": usable.")
     loaded = load_annotations(tmp_path / "made.json", tmp_path)
     masks = decode_masks(loaded.records[0]["annotations"][1])
     assert not (masks["visible"] & ~masks["amodal"]).any()
@@ -136,6 +146,33 @@ def test_the_command_says_what_is_wrong_and_counts_crowds_apart(tmp_path: Path, 
     said = capsys.readouterr().out
     assert "annotation 8 of image 3" in said and "1 objects are marked as crowd." in said
     assert json.loads((tmp_path / "report.json").read_text())["instances"] == {"cup": 1}
+
+
+def test_the_command_says_in_one_line_that_nothing_is_there(tmp_path: Path, capsys) -> None:
+    assert main(["check", str(tmp_path / "no.json")]) == 1
+    assert main(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"{tmp_path / 'no.json'} is not there\n{tmp_path} holds no *.json\n"
+    assert not said.out
+
+
+def test_the_table_of_cures_has_every_kind_of_problem() -> None:
+    kinds: set[str] = set()
+    for module in (reading, image_files, checking):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                found = node.args[:1] if name in ("add", "note", "problem", "Problem") else []
+            else:
+                kind = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "kind"
+                found = [node.value] if kind else []
+            constants = (part for whole in found for part in ast.walk(whole))
+            kinds |= {c.value for c in constants if isinstance(c, ast.Constant)}
+    assert {"no images", "bad visible mask", "annotation without an id", "bad polygon"} <= kinds
+    guide = (ROOT / "data/reference/formats.md").read_text()
+    table = guide.split("| the report says |")[1].split("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert [kind for kind in sorted(kinds) if kind not in "".join(first)] == []
 
 
 CUP = {"id": 1, "name": "cup"}
@@ -283,8 +320,10 @@ def test_duplicate_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "not JSON"),
-        ("[1, 2]", "cut off or not JSON .*got `array`"),
+        ("", "is empty"),
+        ("[1, 2]", "is not one JSON object: .*got `array`"),
+        ("\n<html>", "of 7 bytes looks like a web page"),
+        ("PK\3\4", "of 4 bytes looks like an archive"),
         ('{"a": 1}', "has no images and no annotations"),
         ('{"images": [{}], "annotations": [{"id": 1}]}', "schema"),
         ('{"info": ' + "[" * 100_000, "cut off or not JSON"),
@@ -296,6 +335,9 @@ def test_what_is_no_annotation_file_is_an_error(text: str, said: str, tmp_path: 
     (tmp_path / "made.json").write_text(text)
     report = check(tmp_path / "made.json")
     assert sum(report.counts["error"].values()) == 1 and not report.usable
+    first, error, cures, last = str(report).splitlines()
+    assert first.endswith(": not readable") and error.startswith("  error: ")
+    assert cures.startswith("cures: ") and last.endswith("made.json: not usable as it is.")
     with pytest.raises(AnnotationError, match=f"made.json.*{said}"):
         load_annotations(tmp_path / "made.json", tmp_path)
 

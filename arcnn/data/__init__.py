@@ -1,4 +1,8 @@
-"""Data sets: files to internal records, registration, the mapper and the embedded ``tabletop``."""
+"""Data sets: files to internal records, registration, the mapper and the embedded ``tabletop``.
+
+``schemas`` says what the files look like, ``reading`` what of them is repaired or left out,
+``image_files`` which images are; :mod:`arcnn.workshop.check` reports on all that.
+"""
 
 import lazy_loader
 

@@ -45,6 +45,7 @@ from arcnn.data.schemas import FileObject, Schema, count_objects
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
+LOOKS = {b"<": "looks like a web page", b"PK": "looks like an archive"}  # by how a file begins
 LARGEST_SIDE = 65_535  # pixels: JPEG's limit; more overflows the run lengths of pycocotools
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS; importing it would bring torch into every worker
 
@@ -57,8 +58,7 @@ class AnnotationError(ValueError):
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
-        kind = "not a readable annotation file"
-        self.problem = problem or Problem(kind, "error", None, None, message)
+        self.problem = problem or Problem("not an annotation file", "error", None, None, message)
 
 
 def _unusable(path: Path, problem: Problem) -> AnnotationError:
@@ -151,7 +151,7 @@ def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
     """A file as a whole, and the elements of its top-level lists (of another value: itself).
 
     Raises:
-        AnnotationError: it is not JSON in UTF-8 from the first to the last byte.
+        AnnotationError: it is not a JSON object in UTF-8 from the first to the last byte.
     """
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
@@ -159,8 +159,12 @@ def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
             content.decode()
         sections = msgspec.json.decode(Raw(content), type=dict[str, Raw])
         return Raw(content), {key: _elements(value) for key, value in sections.items()}
+    except msgspec.ValidationError as error:
+        raise AnnotationError(f"{path} is not one JSON object: {error}.") from error
     except (ValueError, RecursionError) as error:
-        detail = f"the file of {len(content):,} bytes is cut off or not JSON ({error})"
+        begins = (looks for start, looks in LOOKS.items() if content.lstrip().startswith(start))
+        looks = next(begins, "is cut off or not JSON" if content.strip() else "is empty")
+        detail = f"the file of {len(content):,} bytes {looks} ({error})"
     raise _unusable(path, Problem("truncated or broken JSON", "error", None, None, detail))
 
 
@@ -208,9 +212,10 @@ def index_files(json_file: str | Path) -> Iterator[FileIndex | AnnotationError]:
         FileNotFoundError: no such file, or none in the folder.
     """
     json_file = Path(json_file)
-    files = sorted(json_file.glob("*.json")) if json_file.is_dir() else [json_file]
+    folder = json_file.is_dir()
+    files = sorted(json_file.glob("*.json")) if folder else [json_file] * json_file.exists()
     if not files:
-        raise FileNotFoundError(f"{json_file} holds no *.json")
+        raise FileNotFoundError(f"{json_file} {'holds no *.json' if folder else 'is not there'}")
     for file in files:
         name = file.name if file != json_file else ""
         try:

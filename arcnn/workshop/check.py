@@ -85,8 +85,13 @@ class Report:
         classes = self.instances.most_common()
         empty = sum(not number for _, number in classes)
         bins = [f"({k / 10}, {k / 10 + 0.1:.1f}] {n:,}" for k, n in enumerate(self.occlusion_rates)]
+        lost = self.skipped_objects
+        share = f"{lost / max(self.objects, 1):.2%}"
+        about = f"{lost:,} objects ({share}) left out, {self.max_skipped:.2%} allowed"
+        verdict = "usable" if self.usable else "not usable as it is"
+        if self.usable and self.errors:
+            verdict += "; the exit status is 1 because something was left out"
         lines = [
-            f"{self.file}: {self.schema}",
             f"{self.images:,} images; {self.objects:,} objects, {self.used:,} of them used",
             *self.notes,
             f"classes: {len(classes)}, {empty} of them without an instance",
@@ -97,13 +102,14 @@ class Report:
         for action, kinds in self.counts.items():
             lines.append(f"{action}:")
             lines += [f"  {number:>7,} {kind}" for kind, number in kinds.items()]
+        if self.schema == Report.schema:  # nothing was read
+            lines, about = [], self.file
         lines += [f"  {p.action}: {p}" for p in self.problems if p.action != "repaired"]
-        share = self.skipped_objects / max(self.objects, 1)
-        verdict = "usable" if self.usable else "not usable as it is"
-        lines.append(
-            f"{self.skipped_objects:,} objects ({share:.2%}) left out, {self.max_skipped:.2%} "
-            f"allowed: {verdict}."
-        )
+        if self.problems:
+            repairs = "; `--json FILE` lists each repair with its record"
+            cures = 'cures: data/reference/formats.md, "Is my file good?"'
+            lines.append(cures + repairs * ("repaired" in self.counts))
+        lines = [f"{self.file}: {self.schema}", *lines, f"{about}: {verdict}."]
         return "\n".join(line for line in lines if line)
 
 
@@ -153,7 +159,7 @@ def check(
     look = image_root is not None and not sentence
     beside = json_file if json_file.is_dir() else json_file.parent
     folder = ImageFolder(str(image_root or beside), look, decode)
-    with tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1) as bar:
+    with tqdm(desc=f"checking {json_file.name}", unit="image", mininterval=1, delay=1) as bar:
         for index in index_files(json_file):
             if isinstance(index, AnnotationError):
                 report.problems.append(index.problem)
