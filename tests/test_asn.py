@@ -271,7 +271,7 @@ def test_it_starts_from_the_kits_own_network(part: str, tiny_config) -> None:
     network = build_model(cfg)
     before = {name: w.clone() for name, w in network.state_dict().items()}
     sentence = load_initial_weights(cfg, Checkpointer(network))
-    new = sentence.split("new: ")[1].split("; not taken")[0].split(", ")
+    new = sentence.split("new: ")[1].split("; not taken")[0].rstrip(".").split(", ")
     of_masks = {"the mask heads", "the amodal mask head", "the visible mask head"}
     assert set(new) == {"the box head", "the mask heads"} | (of_masks if part else set())
     loaded = {n for n, w in network.state_dict().items() if not torch.equal(w, before[n])}
