@@ -2,5 +2,6 @@
 
 ===============  ==================================================================================
 ``mask_rcnn``    amodal Mask R-CNN: one head, on whole masks
+``bcnet``        BCNet: the occluder is segmented first, and helps with the object behind it
 ===============  ==================================================================================
 """
