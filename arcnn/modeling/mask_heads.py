@@ -207,6 +207,14 @@ class ARCNNAddMaskHead(JigsawMaskHead):
         return torch.stack([v, o, v + o]).logsumexp(dim=0)
 
 
+def subtract(amodal: Tensor, visible: Tensor) -> Tensor:
+    """The hidden part by ORCNN: "subtract the visible mask from the amodal mask" (Section 4.4).
+
+    Of probabilities: min(a, 1 - v) is above one half just where a is and v is not.
+    """
+    return torch.minimum(amodal, 1 - visible)
+
+
 @ROI_MASK_HEAD_REGISTRY.register()
 class ORCNNMaskHead(AmodalMaskHead):
     """ORCNN (Follmann et al. 2019), the baseline: amodal and visible head, hidden = the rest.
@@ -242,7 +250,4 @@ class ORCNNMaskHead(AmodalMaskHead):
 
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
-        # "Subtract the visible mask from the amodal mask" (Section 4.4): min(a, 1 - v) is above
-        # one half just where the amodal mask is and the visible mask is not.
-        occlusion = torch.minimum(amodal, 1 - visible)
-        return {"amodal": amodal, "visible": visible, "occlusion": occlusion}
+        return {"amodal": amodal, "visible": visible, "occlusion": subtract(amodal, visible)}

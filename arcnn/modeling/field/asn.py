@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.losses import MaskLogits
+from arcnn.modeling.mask_heads import subtract
 
 CODING = "occlusion_coding"  # the field of the Instances that carries the box branches' maps
 
@@ -227,11 +228,8 @@ class ASNMaskHead(AmodalMaskHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        mask, fusion, name = (
-            cfg.MODEL.ROI_MASK_HEAD,
-            cfg.MODEL.HEAD.FUSION,
-            cfg.MODEL.ROI_HEADS.NAME,
-        )
+        mask, fusion = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.HEAD.FUSION
+        name = cfg.MODEL.ROI_HEADS.NAME
         if not issubclass(ROI_HEADS_REGISTRY.get(name), ASNROIHeads):
             raise ValueError(f'MODEL.ROI_HEADS.NAME is "{name}"; this mask head needs ASNROIHeads')
         _check_place("FUSION", fusion, "ROI_MASK_HEAD", mask.NUM_CONV)
@@ -260,9 +258,8 @@ class ASNMaskHead(AmodalMaskHead):
     def logits(self, rois: RoIs) -> MaskLogits:
         coding = torch.cat([image.get(CODING) for image in rois.instances])
         amodal = self._maps(self.amodal_head, self.amodal_coding, rois.x, coding)
-        return MaskLogits(
-            amodal, self._maps(self.visible_head, self.visible_coding, rois.x, coding)
-        )
+        visible = self._maps(self.visible_head, self.visible_coding, rois.x, coding)
+        return MaskLogits(amodal, visible)
 
     def _maps(
         self, head: nn.Sequential, fuse: MultiLevelCoding, x: Tensor, coding: Tensor
@@ -274,5 +271,4 @@ class ASNMaskHead(AmodalMaskHead):
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
         # DEVIATION: ASN has no occlusion mask; as ORCNN's, it is whole and not visible.
-        occlusion = torch.minimum(amodal, 1 - visible)
-        return {"amodal": amodal, "visible": visible, "occlusion": occlusion}
+        return {"amodal": amodal, "visible": visible, "occlusion": subtract(amodal, visible)}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.ground_truth import MIN_OCCLUDER_IOU, in_front, neighbours, occluder_masks
 from arcnn.modeling.losses import MaskLogits, mask_loss
+from arcnn.modeling.mask_heads import subtract
 
 
 class NonLocalBlock(nn.Module):
@@ -108,8 +108,7 @@ class BCNetMaskHead(AmodalMaskHead):
         # An addition of this kit, not of BCNet, so that the visible mask has a number.
         "VISIBLE_HEAD": True,
         "OCCLUDERS": "neighbours",  # as its public code; or "in_front", where the data name them
-        # DEVIATION: its public code's are "both", twice as wide, and half of it outside the mask.
-        "BOUNDARY": "inner",
+        "BOUNDARY": "both",  # as its public code; or "inner", half as wide, inside the mask alone
         "AMODAL_WEIGHT": 1.0,  # all four as in its public code
         "OCCLUDER_WEIGHT": 0.25,
         "BOUNDARY_WEIGHT": 1.0,  # there 0.5, of twice the same cross entropy; so is the next
@@ -124,7 +123,7 @@ class BCNetMaskHead(AmodalMaskHead):
         occludee: nn.Module,
         visible_head: nn.Module | None,
         weights: dict[str, float],
-        sides: str = "inner",
+        sides: str = "both",
     ) -> None:
         super().__init__()
         if sides not in ("inner", "both"):
@@ -204,7 +203,7 @@ class BCNetMaskHead(AmodalMaskHead):
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         probs = super().probs(logits)
         if "visible" in probs:  # then what is hidden is the rest, as for ORCNN
-            probs["occlusion"] = torch.minimum(probs["amodal"], 1 - probs["visible"])
+            probs["occlusion"] = subtract(probs["amodal"], probs["visible"])
         return probs
 
 
