@@ -34,10 +34,12 @@ NO_OPTIONS |= dict.fromkeys(
 def models_of(dataset: str) -> tuple[str, ...]:
     """The models that can be trained on a data set.
 
-    Each has a file in ``configs/models``. ``<model>_published`` is the same model with the schedule
+    Each has a file in ``configs/models``, and ``<model>.<dataset>.yaml`` beside it where it differs
+    on a data set. ``<model>_published`` is the same model with the schedule
     of its own paper or code, where that tells one for this data set.
     """
     models = sorted(file.stem for file in (CONFIG_DIR / "models").glob("*.yaml"))
+    models = [model for model in models if "." not in model]
     own = sorted(file.stem for file in (CONFIG_DIR / "published" / dataset).glob("*.yaml"))
     return (*models, *(f"{model}{PUBLISHED}" for model in own))
 
@@ -103,9 +105,12 @@ def get_config(
             raise ValueError(f"options: {key} is none, {NO_OPTIONS[key]}.")
     cfg = get_cfg()
     add_arcnn_config(cfg)
-    files = [f"datasets/{dataset}.yaml", f"models/{model.removesuffix(PUBLISHED)}.yaml"]
-    if model.endswith(PUBLISHED):
-        files.append(f"published/{dataset}/{model.removesuffix(PUBLISHED)}.yaml")
+    bare = model.removesuffix(PUBLISHED)
+    files = [f"datasets/{dataset}.yaml", f"models/{bare}.yaml"]
+    if (CONFIG_DIR / f"models/{bare}.{dataset}.yaml").is_file():
+        files.append(f"models/{bare}.{dataset}.yaml")
+    if model != bare:
+        files.append(f"published/{dataset}/{bare}.yaml")
     for file in files:
         cfg.merge_from_file(str(CONFIG_DIR / file), allow_unsafe=False)
     of_head, others = _head_options_apart(options)

@@ -10,15 +10,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Instances
 from fvcore.nn.weight_init import c2_msra_fill
-from pycocotools import mask as mask_util
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MLP
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
-from arcnn.modeling.ground_truth import in_front, neighbours, occluder_masks
+from arcnn.modeling.ground_truth import check_occluders, occluder_masks, occluders
 from arcnn.modeling.losses import MaskLogits, mask_loss
 
 QUERIES = 4  # visible, occluder, amodal, and one whose answer nobody reads, as in its public code
@@ -109,31 +108,15 @@ class AISFormerMaskHead(AmodalMaskHead):
 
     @classmethod
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
-        images = [[a for a in record["annotations"] if not a.get("iscrowd")] for record in records]
-        if cfg.MODEL.HEAD.OCCLUDERS == "in_front":
-            silent = [a["id"] for image in images for a in image if "occluders" not in a]
-            if silent:
-                raise ValueError(
-                    f"{len(silent)} objects (annotation {silent[0]} is the first) do not say who "
-                    'lies in front of them, as MODEL.HEAD.OCCLUDERS "in_front" needs. Name each '
-                    'object\'s occluders in the annotation file, or choose "neighbours".'
-                )
-        # Seldom looks at more than the first few.
-        if not any(_any_occluder(cls, cfg, image) for image in images):
-            raise ValueError(
-                "no object of the training split has an occluder, so there is nothing to learn an "
-                "occluder mask from. It needs images of several objects, some of which overlap "
-                f'(MODEL.HEAD.OCCLUDERS is "{cfg.MODEL.HEAD.OCCLUDERS}").'
-            )
+        check_occluders(cfg.MODEL.HEAD.OCCLUDERS, records)
 
     @classmethod
     def ground_truth(
         cls, cfg: CfgNode, instances: Instances, annotations: Sequence[dict]
     ) -> dict[str, Tensor]:
-        named = cfg.MODEL.HEAD.OCCLUDERS == "in_front"
-        occluders = in_front(annotations) if named else neighbours(instances)
+        of = occluders(cfg.MODEL.HEAD.OCCLUDERS, instances, annotations)
         visible = instances.gt_visible_masks.tensor
-        return {"occluder": occluder_masks(visible, instances.gt_boxes, occluders)}
+        return {"occluder": occluder_masks(visible, instances.gt_boxes, of)}
 
     def layers(self, x: Tensor) -> MaskLogits:
         features = self.upsample(self.conv(x)).relu()  # (R, d, M, M)
@@ -174,10 +157,6 @@ class AISFormerMaskHead(AmodalMaskHead):
 
 
 def _check(options: CfgNode, width: int, side: int) -> None:
-    if options.OCCLUDERS not in ("neighbours", "in_front"):
-        raise ValueError(
-            f'MODEL.HEAD.OCCLUDERS is "{options.OCCLUDERS}"; choose "neighbours" or "in_front"'
-        )
     if width % 2 or width % options.HEADS:
         raise ValueError(
             f"MODEL.ROI_MASK_HEAD.CONV_DIM is {width}; it has to be even, and a multiple of "
@@ -185,14 +164,3 @@ def _check(options: CfgNode, width: int, side: int) -> None:
         )
     if not 0 <= options.TOKENS <= side:
         raise ValueError(f"MODEL.HEAD.TOKENS is {options.TOKENS}; choose 0 to {side}")
-
-
-def _any_occluder(head: type[AmodalMaskHead], cfg: CfgNode, annotations: Sequence[dict]) -> bool:
-    """Whether an object of an image has one, before any augmentation."""
-    if len(annotations) < 2:
-        return False
-    masks = mask_util.decode([a["visible_mask"] for a in annotations])  # (H, W, N)
-    instances = Instances(masks.shape[:2])
-    instances.gt_boxes = Boxes([a["bbox"] for a in annotations])
-    instances.gt_visible_masks = BitMasks(torch.from_numpy(masks).permute(2, 0, 1))
-    return bool(head.ground_truth(cfg, instances, annotations)["occluder"].any())

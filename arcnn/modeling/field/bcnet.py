@@ -8,19 +8,17 @@ Shapes: R RoIs of all images together, N objects of an image, M side of the mask
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Instances
 from fvcore.nn.weight_init import c2_msra_fill
-from pycocotools import mask as mask_util
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
-from arcnn.modeling.ground_truth import MIN_OCCLUDER_IOU, in_front, neighbours, occluder_masks
+from arcnn.modeling.ground_truth import check_occluders, occluder_masks, occluders
 from arcnn.modeling.losses import MaskLogits, mask_loss
 from arcnn.modeling.mask_heads import subtract
 
@@ -147,32 +145,15 @@ class BCNetMaskHead(AmodalMaskHead):
 
     @classmethod
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
-        choice, choices = cfg.MODEL.HEAD.OCCLUDERS, {"neighbours": _near, "in_front": in_front}
-        if choice not in choices:
-            raise ValueError(f'MODEL.HEAD.OCCLUDERS is "{choice}"; choose one of {list(choices)}')
-        objects = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
-        untold = [a["id"] for image in objects for a in image if "occluders" not in a]
-        if choice == "in_front" and untold:
-            raise ValueError(
-                f"{len(untold)} objects, annotation {untold[0]} the first, do not say who lies in "
-                'front of them: MODEL.HEAD.OCCLUDERS "in_front" needs `occluders` of each, a list '
-                'of ids; "neighbours" does without.'
-            )
-        if not any(image and choices[choice](image).any() for image in objects):
-            raise ValueError(
-                f"No object of the {len(records)} training images has an occluder to learn from. "
-                "BCNet needs images of several objects, one before the other; neighbours have an "
-                f"IoU above {MIN_OCCLUDER_IOU} of one's visible and the other's amodal box."
-            )
+        check_occluders(cfg.MODEL.HEAD.OCCLUDERS, records)
 
     @classmethod
     def ground_truth(
         cls, cfg: CfgNode, instances: Instances, annotations: Sequence[dict]
     ) -> dict[str, Tensor]:
-        told = cfg.MODEL.HEAD.OCCLUDERS == "in_front"
-        occluders = in_front(annotations) if told else neighbours(instances)
+        of = occluders(cfg.MODEL.HEAD.OCCLUDERS, instances, annotations)
         masks = instances.gt_masks.tensor  # whole ones, also where others hide them in turn
-        return {"occluder": occluder_masks(masks, instances.gt_boxes, occluders)}
+        return {"occluder": occluder_masks(masks, instances.gt_boxes, of)}
 
     def layers(self, x: Tensor) -> MaskLogits:
         found, occluder, occluder_boundary = self.occluder(x)
@@ -205,12 +186,3 @@ class BCNetMaskHead(AmodalMaskHead):
         if "visible" in probs:  # then what is hidden is the rest, as for ORCNN
             probs["occlusion"] = subtract(probs["amodal"], probs["visible"])
         return probs
-
-
-def _near(annotations: Sequence[dict]) -> Tensor:
-    """The neighbours as the records have them, before an image is mapped."""
-    visible = np.stack([mask_util.decode(a["visible_mask"]) for a in annotations])
-    instances = Instances(visible.shape[1:])
-    instances.gt_boxes = Boxes(np.array([a["bbox"] for a in annotations], dtype=np.float64))
-    instances.gt_visible_masks = BitMasks(visible)
-    return neighbours(instances)
