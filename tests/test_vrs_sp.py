@@ -27,7 +27,7 @@ from arcnn.weights import load_trained
 
 OWN = "MODEL.HEAD."
 SMALL = (f"{OWN}CODES", 4, f"{OWN}PRIOR_EPOCHS", 1, f"{OWN}NEAREST", 3)
-NO_SHAPES = (f"{OWN}SHAPE_PRIOR", False, f"{OWN}RESCORE_BY_PRIOR", False)
+NO_SHAPES = (f"{OWN}SHAPE_PRIOR", False, f"{OWN}RESCORE_BY_PRIOR_TEST", False)
 NO_THIRD = (f"{OWN}GROUND_TRUTH_PASS", False, f"{OWN}FEATURE_MATCHING", False)
 R, C, M = 3, 10, 28
 
@@ -212,8 +212,9 @@ def test_every_stage_is_a_switch(make_head: Callable, options: tuple, losses: se
     [
         ((f"{OWN}GROUND_TRUTH_PASS", False), "FEATURE_MATCHING is on and GROUND_TRUTH_PASS is off"),
         ((f"{OWN}REFINE", False), "SHAPE_PRIOR is on and REFINE is off"),
-        ((f"{OWN}RECLASSIFY", False, f"{OWN}RESCORE_BY_CLASS", True), "RECLASSIFY is off"),
-        ((f"{OWN}ALPHA", 1.0), "ALPHA is 1.0; it is greater than 1"),
+        ((f"{OWN}SHAPE_PRIOR", False), "RESCORE_BY_PRIOR_TEST is on and SHAPE_PRIOR is off"),
+        ((f"{OWN}RECLASSIFY", False, f"{OWN}RESCORE_BY_CLASS_TEST", True), "RECLASSIFY is off"),
+        ((f"{OWN}ALPHA_TEST", 1.0), "ALPHA_TEST is 1.0; it is greater than 1"),
         ((f"{OWN}CODES", 0), "CODES is 0; it is at least 1"),
     ],
 )
@@ -235,7 +236,7 @@ def test_one_region_in_either_precision(make_head: Callable, autocast: bool) -> 
 
 
 def test_scores_by_class_and_by_shape_by_hand(make_head: Callable) -> None:
-    head = make_head(f"{OWN}RESCORE_BY_CLASS", True, f"{OWN}ALPHA", 2.0).eval()
+    head = make_head(f"{OWN}RESCORE_BY_CLASS_TEST", True, f"{OWN}ALPHA_TEST", 2.0).eval()
     head.prior.counts[9] = 0  # a class without shapes: no judgement
     images = [Instances((32, 32)) for _ in range(3)]
     for image, of_image in zip(images, ([0, 9], [], [5]), strict=True):
@@ -268,7 +269,7 @@ def test_scores_by_class_and_by_shape_by_hand(make_head: Callable) -> None:
 
 
 def test_without_rescoring_scores_stay(make_head: Callable) -> None:
-    head, image = make_head(f"{OWN}RESCORE_BY_PRIOR", False).eval(), Instances((32, 32))
+    head, image = make_head(f"{OWN}RESCORE_BY_PRIOR_TEST", False).eval(), Instances((32, 32))
     image.pred_classes, image.scores = torch.tensor([1, 2, 3]), torch.tensor([0.9, 0.4, 0.3])
     with torch.no_grad():
         (result,) = head(rois().x, [image])
@@ -301,8 +302,12 @@ def test_the_published_settings() -> None:
 
     kins, cocoa_cls, d2sa = map(cfg, ("kins", "cocoa_cls", "d2sa"))
     assert (kins.SOLVER.IMS_PER_BATCH, kins.SOLVER.MAX_ITER) == (1, 48000)
-    assert [c.MODEL.HEAD.RESCORE_BY_CLASS for c in (kins, cocoa_cls, d2sa)] == [False, True, True]
-    assert [c.MODEL.HEAD.ALPHA for c in (kins, cocoa_cls, d2sa)] == [3, 2, 2]
+    assert [c.MODEL.HEAD.RESCORE_BY_CLASS_TEST for c in (kins, cocoa_cls, d2sa)] == [
+        False,
+        True,
+        True,
+    ]
+    assert [c.MODEL.HEAD.ALPHA_TEST for c in (kins, cocoa_cls, d2sa)] == [3, 2, 2]
     assert [c.MODEL.HEAD.RECLASSIFY_WEIGHT for c in (kins, cocoa_cls, d2sa)] == [0.25, 0.25, 0.1]
     assert "vrs_sp_published" not in models_of("tabletop")
 
@@ -347,11 +352,11 @@ def test_a_codebook_learns_the_shapes_and_follows_from_the_data_alone(tiny_confi
     settings = {"side": M, "convs": 2, "codes": 4}
     torch.manual_seed(5)
     before, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()
-    one = make_codebook(records, C, epochs=2, **settings)
+    one = make_codebook(records, C, epochs=1, **settings)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(numbers, np.random.get_state()[1])
     torch.manual_seed(6)
-    again = make_codebook(records, C, epochs=2, **settings)
+    again = make_codebook(records, C, epochs=1, **settings)
     assert all(torch.equal(a, again.state_dict()[k]) for k, a in one.state_dict().items())
     counts = [min(4, 6 * int(n)) for n in classes.bincount(minlength=C)]
     assert one.counts.tolist() == counts and not one.codes[one.counts == 0].any()
@@ -359,8 +364,8 @@ def test_a_codebook_learns_the_shapes_and_follows_from_the_data_alone(tiny_confi
     def error(prior: ShapePrior) -> float:
         return (prior.decode(prior.encode(masks.float())) - masks.float()).square().mean().item()
 
-    learned = make_codebook(records, C, epochs=40, **settings)
-    assert error(learned) < 0.6 * error(one)
+    learned = make_codebook(records, C, epochs=25, **settings)
+    assert error(learned) < 0.7 * error(one)
     with pytest.raises(ValueError, match="No object of the training split"):
         make_codebook([{"annotations": []}], C, epochs=1, **settings)
 
@@ -402,15 +407,18 @@ def test_an_image_without_objects_and_a_missing_codebook(tiny_config) -> None:
             network([filled, empty])
         VRSSPMaskHead.prepare(cfg, records)
         for batch in ([empty, filled], [empty, empty]):
-            total = sum(network(batch).values())
-            assert torch.isfinite(total)
-            total.backward()
+            losses = network(batch)
+            assert all(torch.isfinite(loss) for loss in losses.values())
+        losses["loss_amodal_mask"].backward()  # zero, and with a gradient all the same
+    fuse = network.roi_heads.mask_head.fuse.weight
+    assert losses["loss_amodal_mask"] == 0 and not fuse.grad.any()
 
 
 def test_it_trains_and_opens_from_its_weights_alone(tiny_config) -> None:
     options = ("SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    cfg = own_cfg(tiny_config, *options, f"{OWN}RESCORE_BY_CLASS", True)
-    train(cfg)
+    assert train(own_cfg(tiny_config, *options)).steps == 2
+    cfg = own_cfg(tiny_config, *options, f"{OWN}RESCORE_BY_CLASS_TEST", True)
+    assert train(cfg).steps == 0  # scores can be made in another way without another training
     file = Path(cfg.OUTPUT_DIR) / "codebook.safetensors"
     codes = load_file(file)["codes"]
     file.unlink()

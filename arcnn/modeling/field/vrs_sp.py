@@ -2,7 +2,8 @@
 AAAI 2021): look at the whole, then only at what is seen of it, and ask what such objects look like.
 
 The order of the steps is that of its public code (VERSION 3 there). The defaults are its final
-configuration for KINS; the ones for COCOA-cls and D2SA are in ``configs/published``.
+configuration for KINS; the ones for COCOA-cls and D2SA are in ``configs/published``. Options that
+end in ``_TEST`` may be changed after a training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ from arcnn.modeling.shape_prior import ShapePrior, prepare_codebook
 NEEDS = {  # what a stage is built on
     "SHAPE_PRIOR": "REFINE",
     "FEATURE_MATCHING": "GROUND_TRUTH_PASS",
-    "RESCORE_BY_CLASS": "RECLASSIFY",
+    "RESCORE_BY_CLASS_TEST": "RECLASSIFY",
+    "RESCORE_BY_PRIOR_TEST": "SHAPE_PRIOR",
 }
 
 
@@ -66,8 +68,8 @@ class VRSSPMaskHead(AmodalMaskHead):
     Args:
         amodal_head, visible_head: two equal heads giving ``(R, C, M, M)`` logits.
         options: as :attr:`OPTIONS`.
-        fuse: from features and ``NEAREST`` shapes back to features; with ``SHAPE_PRIOR``.
-        prior: the shapes; with ``SHAPE_PRIOR`` or ``RESCORE_BY_PRIOR``.
+        prior: the shapes of the classes; with ``SHAPE_PRIOR``, as is the next.
+        fuse: from features and ``NEAREST`` shapes back to features.
         box_head, classifier: of the re-classification; with ``RECLASSIFY``.
         codebook: where a training finds the shapes.
     """
@@ -79,9 +81,9 @@ class VRSSPMaskHead(AmodalMaskHead):
         "FEATURE_MATCHING": True,  # features of the first look are to be those of the third
         "RECLASSIFY": True,  # a class from what is seen of the object, in training
         "RECLASSIFY_WEIGHT": 0.25,  # D2SA: 0.1
-        "RESCORE_BY_CLASS": False,  # scores by that class; KINS: off, others: on
-        "RESCORE_BY_PRIOR": True,  # scores by the distance to the nearest shape
-        "ALPHA": 3.0,  # of the distance; COCOA-cls, D2SA: 2
+        "RESCORE_BY_CLASS_TEST": False,  # scores by that class; KINS: off, others: on
+        "RESCORE_BY_PRIOR_TEST": True,  # scores by the distance to the nearest shape
+        "ALPHA_TEST": 3.0,  # of the distance; COCOA-cls, D2SA: 2
         "VISIBLE_TARGET_BUG": False,  # published: the third look's visible target is the amodal one
         "NEAREST": 16,  # shapes that a mask is shown
         "CODES": 1024,  # the most that a class may have
@@ -117,7 +119,6 @@ class VRSSPMaskHead(AmodalMaskHead):
         parts: dict[str, Any] = dict.fromkeys(("fuse", "prior", "box_head", "classifier"))
         if options.SHAPE_PRIOR:
             parts["fuse"] = Conv2d(channels + options.NEAREST, channels, 3, padding=1)
-        if uses_shapes(options):
             parts["prior"] = ShapePrior(
                 classes, side=2 * side, convs=options.ENCODER_CONVS, codes=options.CODES
             )
@@ -134,7 +135,7 @@ class VRSSPMaskHead(AmodalMaskHead):
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
         """Make the codebook of shapes, unless it is there; see :func:`prepare_codebook`."""
         options = check_options(cfg.MODEL.HEAD)
-        if uses_shapes(options):
+        if options.SHAPE_PRIOR:
             names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
             known = (MetadataCatalog.get(name).get("thing_classes", None) for name in names)
             prepare_codebook(
@@ -176,16 +177,14 @@ class VRSSPMaskHead(AmodalMaskHead):
         return MaskLogits(*final, further=further)
 
     def _near_shapes(self, amodal: Tensor, classes: Tensor) -> Tensor | None:
-        if self.training and self.prior is not None and not self.prior.counts.any():
+        if self.prior is None:
+            return None
+        if self.training and not self.prior.counts.any():
             # Not when it is built: trained weights bring their codes, and need no file.
             self.prior.load_codebook(self.codebook)
-        if self.fuse is None:
-            return None
         # The code looks up logits, not a mask; its shapes get no gradient.
-        found = self.prior.nearest(
-            own_class(amodal, classes).detach(), classes, self.options.NEAREST
-        )
-        return F.avg_pool2d(found, 2)
+        own = own_class(amodal, classes).detach()
+        return F.avg_pool2d(self.prior.nearest(own, classes, self.options.NEAREST), 2)
 
     def _with_shapes(self, x: Tensor, shapes: Tensor | None) -> Tensor:
         return x if shapes is None else self.fuse(torch.cat([x, shapes.to(x.dtype)], dim=1))
@@ -262,21 +261,16 @@ class VRSSPMaskHead(AmodalMaskHead):
             for name in ("amodal_masks", "visible_masks", "classes")
         )
         factors = [scores]
-        if self.options.RESCORE_BY_CLASS:
+        if self.options.RESCORE_BY_CLASS_TEST:
             probs = self._classify(x * attention(visible)).softmax(dim=1)
             factors.append(0.6 + 0.4 * probs.gather(1, classes[:, None])[:, 0])
-        if self.options.RESCORE_BY_PRIOR:
+        if self.options.RESCORE_BY_PRIOR_TEST:
             nearest = self.prior.nearest(amodal, classes, 1)[:, 0]
             distance = (amodal - nearest).abs().mean(dim=(1, 2))
-            alpha = torch.tensor(self.options.ALPHA, device=x.device)
+            alpha = torch.tensor(self.options.ALPHA_TEST, device=x.device)
             near = ((alpha - distance).log() / alpha.log()).relu()
             factors.append(torch.where(self.prior.counts[classes] > 0, near, 1.0))
         return torch.stack(factors).prod(dim=0) ** (1 / len(factors))
-
-
-def uses_shapes(options: CfgNode) -> bool:
-    """Whether a head with these options has a codebook."""
-    return options.SHAPE_PRIOR or options.RESCORE_BY_PRIOR
 
 
 def codebook_file(cfg: CfgNode) -> Path:
@@ -297,10 +291,9 @@ def check_options(options: CfgNode) -> CfgNode:
                 f"MODEL.HEAD.{stage} is on and {base} is off, which it is built on: "
                 f"give MODEL.HEAD.{stage} False too."
             )
-    least = {"NEAREST": 1, "CODES": 1, "ENCODER_CONVS": 1, "PRIOR_EPOCHS": 1}
-    for key, value in least.items():
-        if options[key] < value:
-            raise ValueError(f"MODEL.HEAD.{key} is {options[key]}; it is at least {value}.")
-    if options.ALPHA <= 1:  # no distance between masks in [0, 1] is greater
-        raise ValueError(f"MODEL.HEAD.ALPHA is {options.ALPHA}; it is greater than 1.")
+    for key in ("NEAREST", "CODES", "ENCODER_CONVS", "PRIOR_EPOCHS"):
+        if options[key] < 1:
+            raise ValueError(f"MODEL.HEAD.{key} is {options[key]}; it is at least 1.")
+    if options.ALPHA_TEST <= 1:  # no distance between masks in [0, 1] is greater
+        raise ValueError(f"MODEL.HEAD.ALPHA_TEST is {options.ALPHA_TEST}; it is greater than 1.")
     return options
