@@ -137,6 +137,7 @@ def prepare_codebook(
     Raises:
         ValueError: the file is there, and cut off, or of other data, classes or settings; or no
             object of the records has a mask to learn from.
+        BlockingIOError: another training makes it at this moment.
     """
     made_from = {"class names": json.dumps(list(class_names)), "classes": str(len(class_names))}
     made_from |= {"training data": _fingerprint(records), "mask side": str(side)}
