@@ -6,5 +6,6 @@
 ``asn``          ASN: is it occluded? The mask heads see what that answer is made from
 ``bcnet``        BCNet: the occluder is segmented first, and helps with the object behind it
 ``aisformer``    AISFormer: a query for each mask of an object, and for its occluder's
+``vrs_sp``       VRS&SP: a second look where the first saw the object, and shapes of its class
 ===============  ==================================================================================
 """
