@@ -86,9 +86,8 @@ def test_a_step_reaches_every_weight_of_the_head(model: str, tiny_config) -> Non
         losses = network(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
-<<<<<<< HEAD
-    without = [name for name, w in network.roi_heads.named_parameters() if w.grad is None]
-    assert not without
+    learned = [(k, w) for k, w in network.roi_heads.named_parameters() if w.requires_grad]
+    assert not [name for name, weight in learned if weight.grad is None]
 
 
 @pytest.mark.parametrize("model", FIELD)
@@ -153,7 +152,3 @@ def test_costs_are_multiples_of_the_reference(tiny_config) -> None:
     rest = 28 * 28 * 32 * (32 + 10)
     assert table.operations["mask_rcnn"] == pytest.approx(10 * (convs + rest) / 1e9, rel=1e-6)
     assert (table[["training step", "image", "seconds"]] > 0).all(axis=None)
-=======
-    learned = [(k, w) for k, w in network.roi_heads.named_parameters() if w.requires_grad]
-    assert not [name for name, weight in learned if weight.grad is None]
->>>>>>> h_vrs

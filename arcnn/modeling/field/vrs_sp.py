@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.losses import MaskLogits, mask_loss, mask_losses, own_class
+from arcnn.modeling.mask_heads import subtract
 from arcnn.modeling.shape_prior import ShapePrior, prepare_codebook
 
 NEEDS = {  # what a stage is built on
@@ -238,9 +239,8 @@ class VRSSPMaskHead(AmodalMaskHead):
 
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
-        # It has no map of what is hidden; the rest is above one half where amodal alone is.
-        occlusion = torch.minimum(amodal, 1 - visible)
-        return {"amodal": amodal, "visible": visible, "occlusion": occlusion}
+        # It has no map of what is hidden.
+        return {"amodal": amodal, "visible": visible, "occlusion": subtract(amodal, visible)}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """As :class:`AmodalMaskHead`; in inference scores are changed too, and sorted by."""
