@@ -24,7 +24,14 @@ from arcnn.experiments.cost import costs
 from arcnn.experiments.given_boxes import given_boxes
 from arcnn.modeling import amodal_head
 from arcnn.training import train
-from arcnn.weights import TrainedModel, load_trained
+from arcnn.weights import (
+    TRUNK,
+    Checkpointer,
+    TrainedModel,
+    load_initial_weights,
+    load_start,
+    load_trained,
+)
 
 NAMES = {"Tensor": Tensor, "nn": nn, "F": F, "CfgNode": CfgNode, "ShapeSpec": ShapeSpec}
 NAMES |= {"configurable": configurable, "ROI_MASK_HEAD_REGISTRY": ROI_MASK_HEAD_REGISTRY}
@@ -152,3 +159,30 @@ def test_costs_are_multiples_of_the_reference(tiny_config) -> None:
     rest = 28 * 28 * 32 * (32 + 10)
     assert table.operations["mask_rcnn"] == pytest.approx(10 * (convs + rest) / 1e9, rel=1e-6)
     assert (table[["training step", "image", "seconds"]] > 0).all(axis=None)
+
+
+def test_zhus_stand_in_is_an_option(tiny_config) -> None:
+    """One mask for all classes: the nearest to AmodalMask (Zhu et al. 2017) among RoI heads."""
+    cfg = tiny_config("mask_rcnn", "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
+    network = build_model(cfg).train()
+    mapper = AmodalDatasetMapper(cfg, is_train=True)
+    with EventStorage():
+        losses = network([mapper(record) for record in split_records(cfg, "train")[:2]])
+    assert torch.isfinite(losses["loss_amodal_mask"])
+    assert network.roi_heads.mask_head.layers(torch.zeros(1, 16, 14, 14)).amodal.shape[1] == 1
+
+
+@pytest.mark.parametrize("model", ["arcnn", *FIELD])
+def test_fresh_heads_on_the_published_trunk(model: str, tiny_config) -> None:
+    """What a mask head calls its own is new, and nothing else is."""
+    tiny_config()  # registers the data, whose classes the start is checked against
+    start, kept = "arcnn://data/start/tabletop.safetensors", load_start("tabletop", device="cpu")
+    cfg = get_config("tabletop", model, options=["MODEL.WEIGHTS", start + TRUNK], device="cpu")
+    network = build_model(cfg)
+    load_initial_weights(cfg, Checkpointer(network))
+    own, published = amodal_head.mask_head_class(cfg).OWN_PARTS, kept.model.state_dict()
+    for name, weight in network.state_dict().items():
+        if not name.startswith(own):
+            assert torch.equal(weight, published[name]), name
+        elif name in published and weight.dim() > 1 and weight.shape == published[name].shape:
+            assert not torch.equal(weight, published[name]), name

@@ -12,7 +12,7 @@ from PIL import Image
 from arcnn.config import get_config
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.files import run_folder, write_table
-from arcnn.names import DATASETS, TABLE_1
+from arcnn.names import DATASETS, TABLE_1, model_name
 from arcnn.reporting import (
     collect_runs,
     compare,
@@ -299,3 +299,35 @@ def test_a_file_too_large_for_git_leaves_the_reference_as_it_is(
         keep(results, reference)
     assert [file.read_text() for file in reference.iterdir()] == ["old"]
     assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
+
+
+def test_every_model_is_set_beside_the_one_that_is_named(tmp_path):
+    for model, level in (("mask_rcnn", 30), ("sln", 34), ("arcnn", 32)):
+        make_run(tmp_path, "kins", model, 0, level)
+    runs = collect_runs(tmp_path, ["kins"], ["arcnn", "sln", "mask_rcnn"], [0])
+    assert runs.models("kins") == ["mask_rcnn", "sln", "arcnn"]
+    against = model_differences(runs, ["kins"], "mask_rcnn")
+    found = against.groupby(["first", "second"]).difference.mean().round(6).to_dict()
+    assert found == {("sln", "mask_rcnn"): 4, ("arcnn", "mask_rcnn"): 2}
+    usual = model_differences(runs, ["kins"])
+    assert set(zip(usual["first"], usual["second"], strict=True)) == {
+        ("mask_rcnn", "arcnn"),
+        ("sln", "arcnn"),
+    }
+
+
+def test_numbers_published_elsewhere_stand_below_the_table_with_their_source(tmp_path):
+    for dataset in ("kins", "tabletop"):
+        make_run(tmp_path, dataset, "arcnn", 0, 30)
+    runs = collect_runs(tmp_path, ["kins", "tabletop"], ["arcnn"], [0])
+
+    def text(dataset: str) -> str:
+        return to_markdown(table1(runs, [dataset]), model_differences(runs, [dataset]), [])
+
+    assert "KINS, ASN: 31.10 amodal AP (the KINS paper; BCNet's issue #4)" in text("kins")
+    assert "Published elsewhere" not in text("tabletop")
+
+
+def test_a_model_with_its_own_schedule_is_called_so():
+    assert model_name("aisformer_published") == "AISFormer, its own schedule"
+    assert model_name("panet") == "panet"
