@@ -20,8 +20,8 @@ from arcnn.config import models_of
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import predict
 from arcnn.modeling import MaskLogits, MaskTargets, RoIs
+from arcnn.modeling.field.shape_prior import ShapePrior, crop_masks, make_codebook, variants
 from arcnn.modeling.field.vrs_sp import Pass, VRSSPMaskHead, attention, mask_iou, run_piece
-from arcnn.modeling.shape_prior import ShapePrior, crop_masks, make_codebook, variants
 from arcnn.training import train
 from arcnn.weights import load_trained
 

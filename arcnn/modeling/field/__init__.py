@@ -1,5 +1,8 @@
 """Other papers' mask heads, a file each. Every file in this folder is imported with the kit.
 
+Re-implemented from their descriptions; ``# DEVIATION:`` marks where one is not its paper's or its
+public code's. ``ground_truth`` makes what some learn from, ``shape_prior`` what VRS&SP remembers.
+
 ===============  ==================================================================================
 ``mask_rcnn``    amodal Mask R-CNN: one head, on whole masks
 ``sln``          SLN: one map per layer, visible or hidden behind 1, 2, ... objects; their sum

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import MLP
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
-from arcnn.modeling.ground_truth import check_occluders, occluder_masks, occluders
+from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders
 from arcnn.modeling.losses import MaskLogits, mask_loss
 
 QUERIES = 4  # visible, occluder, amodal, and one whose answer nobody reads, as in its public code

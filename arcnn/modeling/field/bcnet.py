@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
-from arcnn.modeling.ground_truth import check_occluders, occluder_masks, occluders
+from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders
 from arcnn.modeling.losses import MaskLogits, mask_loss
 from arcnn.modeling.mask_heads import subtract
 

@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
-from arcnn.modeling.ground_truth import in_front
+from arcnn.modeling.field.ground_truth import in_front
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_loss
 
 FEWEST_LAYERS = 2  # visible, hidden

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
+from arcnn.modeling.field.shape_prior import ShapePrior, prepare_codebook
 from arcnn.modeling.losses import MaskLogits, mask_loss, mask_losses, own_class
 from arcnn.modeling.mask_heads import subtract
-from arcnn.modeling.shape_prior import ShapePrior, prepare_codebook
 
 NEEDS = {  # what a stage is built on
     "SHAPE_PRIOR": "REFINE",
