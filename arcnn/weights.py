@@ -25,6 +25,7 @@ from arcnn.modeling.amodal_head import mask_head_class
 
 FINAL_WEIGHTS = "model_final.pth"
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
+MASK_HEAD = "roi_heads.mask_head."
 TRUNK = "#trunk"  # after a file's name: without what a mask head calls its own
 TORCHVISION = "torchvision://"  # its ResNet of that name, trained on ImageNet
 
@@ -179,8 +180,9 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
     own, heads_own = cfg.MODEL.WEIGHTS.startswith(KIT), mask_head_class(cfg).OWN_PARTS
     if own:
         check_start(Path(file), cfg)
-    if cfg.MODEL.WEIGHTS.endswith(TRUNK):
-        checkpointer.without = heads_own
+    trunk = cfg.MODEL.WEIGHTS.endswith(TRUNK)
+    # What a head brings along beside its mask heads would at best fit by accident.
+    checkpointer.without = tuple(part for part in heads_own if trunk or part != MASK_HEAD)
     checkpointer.load(file)
     misfits = checkpointer.incompatible
     reshaped = [key for key, *_ in misfits.incorrect_shapes]
@@ -236,9 +238,8 @@ def load_start(dataset: str, *, device: str | None = None) -> TrainedModel:
 def load_start_of_head(cfg: CfgNode, head: nn.Module) -> None:
     """Load what the kit's own start has for the mask head of ``cfg``, if training begins there."""
     if cfg.MODEL.WEIGHTS.startswith(KIT) and not cfg.MODEL.WEIGHTS.endswith(TRUNK):
-        own = "roi_heads.mask_head."
         start = load_file(initial_weights(cfg))
-        of_heads = {key.removeprefix(own): v for key, v in start.items() if key.startswith(own)}
+        of_heads = {k.removeprefix(MASK_HEAD): v for k, v in start.items() if MASK_HEAD in k}
         head.load_state_dict({k: v for k, v in of_heads.items() if k in head.state_dict()}, False)
 
 

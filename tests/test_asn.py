@@ -275,11 +275,9 @@ def test_it_starts_from_the_kits_own_network(part: str, tiny_config) -> None:
     of_masks = {"the mask heads", "the amodal mask head", "the visible mask head"}
     assert set(new) == {"the box head", "the mask heads"} | (of_masks if part else set())
     loaded = {n for n, w in network.state_dict().items() if not torch.equal(w, before[n])}
-    assert (
-        "roi_heads.box_predictor.cls_score.weight" in loaded
-        and "backbone.fpn_lateral2.weight" in loaded
-    )
-    assert not [name for name in loaded if "_coding" in name or "box_occlusion" in name]
+    assert "backbone.fpn_lateral2.weight" in loaded
+    # Its box branch is no stock one: the start's last layers would fit by shape, and mean nothing.
+    assert not [name for name in loaded if "_coding" in name or "roi_heads.box_" in name]
     assert ("roi_heads.mask_head.amodal_head.mask_fcn1.weight" in loaded) == (not part)
 
 

@@ -20,7 +20,7 @@ from arcnn import get_config
 from arcnn.config import models_of
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import evaluate, predict
-from arcnn.experiments.cost import costs
+from arcnn.experiments.cost import costs, operations
 from arcnn.experiments.given_boxes import given_boxes
 from arcnn.modeling import amodal_head
 from arcnn.training import train
@@ -159,6 +159,36 @@ def test_costs_are_multiples_of_the_reference(tiny_config) -> None:
     rest = 28 * 28 * 32 * (32 + 10)
     assert table.operations["mask_rcnn"] == pytest.approx(10 * (convs + rest) / 1e9, rel=1e-6)
     assert (table[["training step", "image", "seconds"]] > 0).all(axis=None)
+    assert table["in use"].tolist() == table.parameters.tolist()
+
+
+@pytest.mark.parametrize("model", FIELD)
+def test_operations_and_weights_in_use_are_counted(model: str, tiny_config) -> None:
+    cfg = tiny_config(model)
+    network = build_model(cfg)
+    counted, used = operations(network)
+    heads = network.roi_heads
+    assert (
+        0
+        < used
+        <= sum(w.numel() for w in heads.mask_head.parameters())
+        + sum(w.numel() for w in heads.box_head.parameters() if model == "asn")
+    )
+    assert counted >= sum(w.numel() for w in heads.mask_head.parameters() if w.dim() == 4)
+    if model == "aisformer":  # whose encoder torch would else run as one opaque operation
+        tokens, width, wide = 14 * 14, 16, 8 * 16
+        encoder = tokens * (4 * width**2 + 2 * width * wide) + 2 * tokens**2 * width
+        assert counted > 10 * encoder
+
+
+def test_what_is_drawn_alone_takes_fewer_weights(tiny_config) -> None:
+    """VRS&SP's second classifier only learns, by default."""
+    network = build_model(tiny_config("vrs_sp"))
+    head = network.roi_heads.mask_head
+    head.prior.counts += 1  # one shape of each class
+    learning = sum(w.numel() for w in (*head.box_head.parameters(), *head.classifier.parameters()))
+    total = sum(w.numel() for w in head.parameters())
+    assert operations(network)[1] == total - learning
 
 
 def test_zhus_stand_in_is_an_option(tiny_config) -> None:

@@ -1,5 +1,6 @@
 """What a mask head costs: parameters, operations, and seconds beside a reference model's."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -33,53 +34,64 @@ def costs(models: Mapping[str, TrainedModel], reference: str, *, rounds: int = 1
         rounds: of a training step and an inference of each.
 
     Returns:
-        By model: ``parameters`` of the mask head (million; a RoI head's further parts included),
-        ``operations`` of the masks of ten objects (billion multiplications with their additions;
-        without backbone, proposals and boxes), ``training step`` and ``image`` (seconds, as
-        multiples of the reference's) and ``seconds``, those of the training step here.
+        By model: ``parameters`` of the RoI heads beyond the reference's box head (million), and
+        ``in use`` those of them that drawing masks takes; ``operations`` of the masks of ten
+        objects (billion multiplications with their additions; without backbone, proposals and
+        boxes); ``training step`` and ``image`` (seconds, as multiples of the reference's) and
+        ``seconds``, those of the training step here.
     """
-    rows = {
-        name: {"parameters": own_parameters(model) / 1e6, "operations": operations(model) / 1e9}
-        for name, (_, model) in models.items()
-    }
+    box = sum(
+        weight.numel()
+        for name, weight in models[reference].model.roi_heads.named_parameters()
+        if name.startswith("box_")
+    )
+    rows = {}
+    for name, (_, model) in models.items():
+        counted, used = operations(model)
+        total = sum(weight.numel() for weight in model.roi_heads.parameters())
+        rows[name] = {"parameters": (total - box) / 1e6, "in use": used / 1e6}
+        rows[name]["operations"] = counted / 1e9
     timed = {name: _Timed(*trained) for name, trained in models.items()}
-    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
-    for _ in range(rounds + 1):  # the first one warms up
-        for name in models:
-            seconds[name].append((*timed[reference].run(), *timed[name].run()))
-    for name, runs in seconds.items():
-        ratios = [(step / ref_step, image / ref) for ref_step, ref, step, image in runs[1:]]
-        step, image = (statistics.median(column) for column in zip(*ratios, strict=True))
-        rows[name] |= {"training step": step, "image": image}
-        rows[name]["seconds"] = statistics.median(run[2] for run in runs[1:])
+    # All images first: whoever is trained finds other objects.
+    for column, run in (("image", _Timed.infer), ("training step", _Timed.train)):
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+        for _ in range(rounds + 1):  # the first one warms up
+            for name in models:
+                seconds[name].append((run(timed[reference]), run(timed[name])))
+        for name, runs in seconds.items():
+            rows[name][column] = statistics.median(own / other for other, own in runs[1:])
+            rows[name]["seconds"] = statistics.median(own for _, own in runs[1:])
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def own_parameters(model: nn.Module) -> int:
-    """Parameters of the RoI heads beside the stock box head and its predictor."""
-    return sum(
-        weight.numel()
-        for name, weight in model.roi_heads.named_parameters()
-        if not name.startswith(("box_head.", "box_predictor."))
-    )
-
-
 @torch.no_grad()
-def operations(model: nn.Module) -> int:
-    """Multiplications, each with its addition, for the masks of ten objects in one small image."""
-    model.eval()
+def operations(model: nn.Module) -> tuple[int, int]:
+    """Multiplications, each with its addition, for the masks of ten objects in one small image; and
+    the number of parameters that take part."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     side = 64 * model.roi_heads.box_pooler.output_size[0] // 7
     image = {"image": torch.zeros(3, 4 * side, 4 * side, dtype=torch.uint8)}
     found = Instances((4 * side, 4 * side))
     found.pred_boxes = Boxes(torch.tensor([[8.0, 8.0, 72.0, 72.0]]).expand(OBJECTS, 4).clone())
     found.pred_classes = torch.zeros(OBJECTS, dtype=torch.int64)
     found.scores = torch.ones(OBJECTS)
-    images = model.preprocess_image([image])
-    features = model.backbone(images.tensor)
+    features = model.backbone(model.preprocess_image([image]).tensor)
+    used: dict[int, int] = {}  # parameters by the identity of each
+
+    def note(module: nn.Module, *_: object) -> None:
+        used.update({id(w): w.numel() for w in module.parameters(recurse=False)})
+
+    for module in model.roi_heads.modules():
+        module.register_forward_pre_hook(note)
     # Attention taken apart into the products that it consists of.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.roi_heads.forward_with_given_boxes(features, [found.to(model.device)])
-    return counter.get_total_flops() // 2
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model.roi_heads.forward_with_given_boxes(features, [found.to(model.device)])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() // 2, sum(used.values())
 
 
 class _Timed:
@@ -95,14 +107,17 @@ class _Timed:
         self.trainer.reset_data_loader(lambda: iter(lambda: self.batch, None))
         self.trainer.iter = 0
 
-    def run(self) -> tuple[float, float]:
-        """Seconds of a training step, and of an inference on one image."""
+    def train(self) -> float:
+        """Seconds of a training step."""
         self.model.train()
         with EventStorage():
-            step = _seconds(self.trainer.run_step)
+            return _seconds(self.trainer.run_step)
+
+    @torch.no_grad()
+    def infer(self) -> float:
+        """Seconds of an inference on one image."""
         self.model.eval()
-        with torch.no_grad():
-            return step, _seconds(lambda: self.model(self.batch[:1]))
+        return _seconds(lambda: self.model(self.batch[:1]))
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -12,7 +12,8 @@ replaces only where its paper differs:
 ``ground_truth``  further masks or numbers of each object, made when an image is mapped
 ``logits``        maps from all that is known of the RoIs; by default ``layers`` of their features
 ``losses``        by default Eq. (2), for the maps that there are
-``probs``         what inference makes of the maps; by default the sigmoid of each
+``probs``         what inference makes of the maps; by default the sigmoid of each, and for a head
+                  without a map of the hidden part, what is whole and not visible
 ================  ==================================================================================
 
 One that looks twice, the second time only where the first look saw the object, with a loss of its
@@ -86,6 +87,8 @@ class AmodalMaskHead(nn.Module, abc.ABC):
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
         """Before the first step of a training, and of an interrupted one that goes on.
 
+        In one process alone, where several train together.
+
         Args:
             records: of the training split.
 
@@ -124,7 +127,10 @@ class AmodalMaskHead(nn.Module, abc.ABC):
 
     def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
         """Per-kind probabilities ``(R, C or 1, M, M)`` in [0, 1], for inference."""
-        return {kind: maps.sigmoid() for kind, maps in logits.kinds().items()}
+        probs = {kind: maps.sigmoid() for kind, maps in logits.kinds().items()}
+        if "visible" in probs and "occlusion" not in probs:
+            probs["occlusion"] = subtract(probs["amodal"], probs["visible"])
+        return probs
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """Called by detectron2's ``StandardROIHeads``.
@@ -158,6 +164,14 @@ class AmodalMaskHead(nn.Module, abc.ABC):
             for image, masks in zip(instances, own, strict=True):
                 image.set(f"pred_{kind}_masks", masks)
         return instances
+
+
+def subtract(amodal: Tensor, visible: Tensor) -> Tensor:
+    """The hidden part by ORCNN: "subtract the visible mask from the amodal mask" (Section 4.4).
+
+    Of probabilities: min(a, 1 - v) is above one half just where a is and v is not.
+    """
+    return torch.minimum(amodal, 1 - visible)
 
 
 def mask_head_class(cfg: CfgNode) -> type[AmodalMaskHead]:

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from arcnn.modeling.amodal_head import AmodalMaskHead, piece_head
+from arcnn.modeling.amodal_head import AmodalMaskHead, piece_head, subtract
 from arcnn.modeling.losses import MaskLogits
 from arcnn.names import MASK_KINDS
 
@@ -205,14 +205,6 @@ class ARCNNAddMaskHead(JigsawMaskHead):
             return torch.logit(v.float().sigmoid() + o.float().sigmoid(), eps=1e-6)
         # p = 1 - (1-p_v)(1-p_o) has the odds p/(1-p) = e^v + e^o + e^(v+o).
         return torch.stack([v, o, v + o]).logsumexp(dim=0)
-
-
-def subtract(amodal: Tensor, visible: Tensor) -> Tensor:
-    """The hidden part by ORCNN: "subtract the visible mask from the amodal mask" (Section 4.4).
-
-    Of probabilities: min(a, 1 - v) is above one half just where a is and v is not.
-    """
-    return torch.minimum(amodal, 1 - visible)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

@@ -28,7 +28,7 @@ class Elsewhere(NamedTuple):
 USERS_RUN = "a user's run of its public code, issue #10"
 ELSEWHERE = (
     Elsewhere("kins", "mask_rcnn", {"amodal AP": 29.3, "visible AP": 26.6},
-              "the KINS paper, two networks; as quoted in its code's issue #14"),
+              "the KINS paper; as quoted in its code's issue #14"),
     Elsewhere("kins", "mask_rcnn", {"amodal AP": 30.01}, "VRS&SP's Table 1; its code's issue #13"),
     Elsewhere("kins", "asn", {"amodal AP": 31.1}, "the KINS paper; BCNet's issue #4"),
     Elsewhere("kins", "asn", {"amodal AP": 25.62}, "its code, run by BCNet's author; issue #4"),

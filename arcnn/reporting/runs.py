@@ -23,7 +23,7 @@ Content = TypeVar("Content")
 MEASURED_WITH = ("protocol", "draws of the images", "images of the test split", "test data")
 # Settings that are a model's own: they need be equal among its runs alone.
 OF_THE_HEAD = ("MODEL.ROI_MASK_HEAD", "MODEL.HEAD", "MODEL.ARCNN", "MODEL.ORCNN")
-OF_THE_HEAD += ("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD")
+OF_THE_HEAD += ("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.NUM_")
 
 
 class Run(NamedTuple):

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.losses import MaskLogits
-from arcnn.modeling.mask_heads import subtract
 
 CODING = "occlusion_coding"  # the field of the Instances that carries the box branches' maps
 
@@ -193,7 +192,7 @@ class ASNMaskHead(AmodalMaskHead):
     """An amodal and a visible mask head that know what the box and the occlusion branch saw.
 
     It believes that a network which can tell *that* an object is occluded draws its hidden part
-    better. The hidden part itself is the rest: whole and not visible.
+    better. DEVIATION: it has no occlusion mask; here the hidden part is whole and not visible.
 
     Args:
         amodal_head, visible_head: two equal heads giving ``(R, C, M, M)`` logits.
@@ -205,11 +204,11 @@ class ASNMaskHead(AmodalMaskHead):
         # w, the class weight of "occluded". The public configurations have 1 to 10, its code's
         # default is 10; 8 is its last-looking ("weight8_feature_fusion0") and UOAIS's.
         "OCCLUSION_LOSS_WEIGHT": 8.0,
-        "OCCLUDED_RATE": 0.05,  # an object is occluded from this occlusion rate on, exclusive
+        "OCCLUDED_RATE": 0.05,  # occluded above this occlusion rate; UOAIS, its code has no rate
         "FUSION": 0,  # before which convolution of the mask heads; 0 to 3 in the public code
         "EXTRACT": 0,  # after which convolution of the box branches
     }
-    OWN_PARTS = ("roi_heads.mask_head.", "roi_heads.box_head.", "roi_heads.box_occlusion_")
+    OWN_PARTS = ("roi_heads.mask_head.", "roi_heads.box_")  # its box branch is no stock one
 
     @configurable
     def __init__(
@@ -267,8 +266,3 @@ class ASNMaskHead(AmodalMaskHead):
         for place, layer in enumerate(head):
             x = layer(fuse(x, coding) if place == self.fusion else x)
         return x
-
-    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
-        amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
-        # DEVIATION: ASN has no occlusion mask; as ORCNN's, it is whole and not visible.
-        return {"amodal": amodal, "visible": visible, "occlusion": subtract(amodal, visible)}

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders
 from arcnn.modeling.losses import MaskLogits, mask_loss
-from arcnn.modeling.mask_heads import subtract
 
 
 class NonLocalBlock(nn.Module):
@@ -180,9 +179,3 @@ class BCNetMaskHead(AmodalMaskHead):
             loss = mask_loss(logits.further[name], target, rois.classes, of_rois)
             losses[f"loss_{name}"] = self.weights[name] * loss
         return losses
-
-    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
-        probs = super().probs(logits)
-        if "visible" in probs:  # then what is hidden is the rest, as for ORCNN
-            probs["occlusion"] = subtract(probs["amodal"], probs["visible"])
-        return probs

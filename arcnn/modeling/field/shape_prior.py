@@ -197,7 +197,7 @@ def make_codebook(
         raise ValueError("No object of the training split has an amodal mask to learn shapes from.")
     # On a CPU whatever the training runs on: the same codebook for all of them.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         prior = ShapePrior(num_classes, side=side, convs=convs, codes=codes)
         error = _fit(prior, masks, epochs)
     generator = np.random.default_rng(0)

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.field.shape_prior import ShapePrior, prepare_codebook
 from arcnn.modeling.losses import MaskLogits, mask_loss, mask_losses, own_class
-from arcnn.modeling.mask_heads import subtract
 
 NEEDS = {  # what a stage is built on
     "SHAPE_PRIOR": "REFINE",
@@ -64,7 +63,8 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class VRSSPMaskHead(AmodalMaskHead):
-    """An amodal and a visible head that look twice, with the same weights.
+    """An amodal and a visible head that look twice, with the same weights. It has no map of the
+    hidden part.
 
     Args:
         amodal_head, visible_head: two equal heads giving ``(R, C, M, M)`` logits.
@@ -85,13 +85,16 @@ class VRSSPMaskHead(AmodalMaskHead):
         "RESCORE_BY_CLASS_TEST": False,  # scores by that class; KINS: off, others: on
         "RESCORE_BY_PRIOR_TEST": True,  # scores by the distance to the nearest shape
         "ALPHA_TEST": 3.0,  # of the distance; COCOA-cls, D2SA: 2
-        "VISIBLE_TARGET_BUG": False,  # published: the third look's visible target is the amodal one
+        # DEVIATION: in its code the third look's visible target is the amodal mask, by a slip.
+        "VISIBLE_TARGET_BUG": False,
         "NEAREST": 16,  # shapes that a mask is shown
         "CODES": 1024,  # the most that a class may have
         "ENCODER_CONVS": 2,  # COCOA-cls, D2SA: 3
         "PRIOR_EPOCHS": 10,  # of the auto-encoder; not told
         "CODEBOOK": "",  # a file for several trainings; "" is codebook.safetensors of this one
     }
+    # Of another training's weights the shapes, which are of its data, are never taken.
+    OWN_PARTS: ClassVar[tuple[str, ...]] = ("roi_heads.mask_head.", "roi_heads.mask_head.prior.")
     MATCHING: ClassVar[dict[str, float]] = {"conv": 0.01, "deconv": 0.05}  # its code
 
     @configurable
@@ -152,8 +155,11 @@ class VRSSPMaskHead(AmodalMaskHead):
     def logits(self, rois: RoIs) -> MaskLogits:
         """The refined pair; all that is for the losses alone lies in ``further``."""
         options, x, classes, further = self.options, rois.x, rois.classes, {}
-        coarse = run_piece(self.amodal_head, x), run_piece(self.visible_head, x)
-        final = amodal, visible = coarse[0].maps, coarse[1].maps
+        coarse = [run_piece(self.amodal_head, x)]
+        if self.training or not options.REFINE:  # else nobody reads it
+            coarse.append(run_piece(self.visible_head, x))
+        amodal, visible = coarse[0].maps, coarse[-1].maps
+        final = amodal, visible
         shapes = self._near_shapes(amodal, classes)
         if options.REFINE:
             further |= {"coarse_amodal": amodal, "coarse_visible": visible}
@@ -236,11 +242,6 @@ class VRSSPMaskHead(AmodalMaskHead):
                 term = weight * F.cross_entropy(maps.float(), classes)
                 losses["loss_reclassify"] = losses.get("loss_reclassify", 0) + term
         return losses
-
-    def probs(self, logits: MaskLogits) -> dict[str, Tensor]:
-        amodal, visible = logits.amodal.sigmoid(), logits.visible.sigmoid()
-        # It has no map of what is hidden.
-        return {"amodal": amodal, "visible": visible, "occlusion": subtract(amodal, visible)}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """As :class:`AmodalMaskHead`; in inference scores are changed too, and sorted by."""
