@@ -8,15 +8,17 @@ import pytest
 import torch
 import torchvision
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from arcnn import training, weights
 from arcnn.config import get_config
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import draw_scene
-from arcnn.files import PROFILES, read_yaml
+from arcnn.files import PROFILES, read_yaml, sha256
 from arcnn.names import MODELS, SPLITS
 from arcnn.training import read_log, read_sessions, train
 from arcnn.weights import Checkpointer, initial_weights, load_initial_weights
+from arcnn.workshop.start import write_weights
 
 START = Path(initial_weights(get_config("tabletop", "arcnn")))
 
@@ -226,3 +228,12 @@ def test_a_machine_that_computes_nonsense_in_bfloat16(tiny_config, monkeypatch) 
     with pytest.raises(FloatingPointError, match=r"computed in bfloat16: .*SOLVER.AMP.ENABLED"):
         train(cfg)
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
+
+
+def test_the_published_file_follows_from_its_weights(tmp_path: Path) -> None:
+    """Written again, it has the same bytes, in whatever order the library puts its metadata."""
+    with safe_open(START, "pt") as stored:
+        metadata = {key: stored.metadata()[key] for key in ("drawing", "classes")}
+    for k in range(8):  # whose order would be another half of the time
+        write_weights(load_file(START), tmp_path / f"{k}", metadata)
+        assert sha256(tmp_path / f"{k}") == sha256(START)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
+from torch import Tensor
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset
@@ -47,15 +48,15 @@ def keep(results: Path, file: Path) -> dict:
     profile = read_yaml((results / "profile.yaml").read_text())
     register_dataset(DATASET, data_folder(profile["data_root"]))
     made_for = {
-        "classes": ",".join(MetadataCatalog.get(f"{DATASET}_train").thing_classes),
         "drawing": str(VERSION),
+        "classes": ",".join(MetadataCatalog.get(f"{DATASET}_train").thing_classes),
     }
     weights = {
         key: value.half().contiguous()
         for key, value in model.state_dict().items()
         if value.is_floating_point()
     }
-    write_atomically(file, lambda partial: save_file(weights, partial, metadata=made_for))
+    write_atomically(file, lambda partial: write_weights(weights, partial, made_for))
     file.chmod(0o644)
     about = {
         "sha256": sha256(file),
@@ -70,6 +71,20 @@ def keep(results: Path, file: Path) -> dict:
     }
     write_json(file.with_suffix(".json"), about)
     return about
+
+
+def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file whose bytes follow from its content.
+
+    The library writes the metadata in an order of chance, so that equal weights would have
+    different hashes.
+    """
+    save_file(weights, file, metadata=metadata)
+    content = file.read_bytes()
+    size = int.from_bytes(content[:8], "little")  # of the header, which is JSON
+    header = json.loads(content[8 : 8 + size]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(size)
+    file.write_bytes(content[:8] + text + content[8 + size :])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
