@@ -229,7 +229,9 @@ def test_data_to_learn_no_occluder_from_are_refused() -> None:
             AISFormerMaskHead.prepare(near, lonely)
     with pytest.raises(ValueError, match=r'is "in_front"\)'):
         AISFormerMaskHead.prepare(named, [record(keep=(1, 2))])
-    with pytest.raises(ValueError, match=r'3 objects, annotation 7 .* "in_front" .*"neighbours"'):
+    with pytest.raises(
+        ValueError, match=r'3 of 6 objects, annotation 7 .* "in_front" .*"neighbours"'
+    ):
         AISFormerMaskHead.prepare(named, [record(), silent])
     crowd = record()
     crowd["annotations"][1]["iscrowd"] = 1

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import MLP
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
-from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders
+from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders, those_with
 from arcnn.modeling.losses import MaskLogits, mask_loss
 
 QUERIES = 4  # visible, occluder, amodal, and one whose answer nobody reads, as in its public code
@@ -150,9 +150,7 @@ class AISFormerMaskHead(AmodalMaskHead):
         maps, target = logits.further["occluder"], rois.targets.further["occluder"]
         # DEVIATION: the mean over the RoIs that have an occluder, each once; its public code fills
         # the places of those without by counting the first RoIs of the batch twice.
-        with_occluder = target.flatten(1).any(dim=1)
-        share = with_occluder * len(target) / with_occluder.sum().clamp(min=1)
-        losses["loss_occluder_mask"] = mask_loss(maps, target, rois.classes, share)
+        losses["loss_occluder_mask"] = mask_loss(maps, target, rois.classes, those_with(target))
         return {f"loss_{k}_mask": w * losses[f"loss_{k}_mask"] for k, w in self.weights.items()}
 
 

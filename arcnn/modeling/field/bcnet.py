@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
-from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders
+from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders, those_with
 from arcnn.modeling.losses import MaskLogits, mask_loss
 
 
@@ -164,10 +164,9 @@ class BCNetMaskHead(AmodalMaskHead):
     def losses(self, logits: MaskLogits, rois: RoIs) -> dict[str, Tensor]:
         """Those of :mod:`arcnn.modeling.losses`, and one for each further map."""
         occluder = rois.targets.further["occluder"]
-        has_one = occluder.flatten(1).any(1)
-        # The mean over the RoIs with an occluder; without any, zero with a gradient.
-        # DEVIATION: its public code adds the first k RoIs again, k being how many have one.
-        share = has_one * len(has_one) / has_one.sum().clamp(min=1)
+        # DEVIATION: the mean over the RoIs with an occluder; its public code adds the first k RoIs
+        # again, k being how many have one.
+        share = those_with(occluder)
         further = {
             "occluder": (occluder, share),
             "occluder_boundary": (boundaries(occluder, self.sides), share),

@@ -53,20 +53,39 @@ def check_occluders(choice: str, records: Sequence[dict]) -> None:
     """
     if choice not in OCCLUDERS:
         raise ValueError(f'MODEL.HEAD.OCCLUDERS is "{choice}"; choose "neighbours" or "in_front"')
-    images = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
-    silent = [a["id"] for image in images for a in image if "occluders" not in a]
-    if choice == "in_front" and silent:
-        raise ValueError(
-            f"{len(silent):,} objects, annotation {silent[0]} first of all, do not say who lies in "
-            'front of them, as MODEL.HEAD.OCCLUDERS "in_front" needs. tabletop, KINS of 2020, raw '
-            'COCOA and data with pasted objects tell; "neighbours" does without.'
-        )
+    if choice == "in_front":
+        check_order(records, 'MODEL.HEAD.OCCLUDERS "in_front"', '"neighbours"')
+    images = [_objects(record) for record in records]
     if not any(_has_occluder(choice, image) for image in images):  # looks at the first few, mostly
         raise ValueError(
             f"no object of the {len(records):,} training images has an occluder to learn from. It "
             "takes images of several objects that overlap, or, with MODEL.HEAD.OCCLUDERS "
             f'"neighbours", lie close to each other (it is "{choice}").'
         )
+
+
+def check_order(records: Sequence[dict], what: str, without: str) -> None:
+    """Do the data say who lies in front of whom?
+
+    Args:
+        what: needs to know.
+        without: the choice that does not.
+
+    Raises:
+        ValueError: not of every object; says which data do.
+    """
+    objects = [a for record in records for a in _objects(record)]
+    silent = [a["id"] for a in objects if "occluders" not in a]
+    if silent:
+        raise ValueError(
+            f"{len(silent):,} of {len(objects):,} objects, annotation {silent[0]} first of all, do "
+            f"not say who lies in front of them, as {what} needs. tabletop, KINS of 2020, raw "
+            f"COCOA and data with pasted objects tell; {without} does without."
+        )
+
+
+def _objects(record: dict) -> list[dict]:
+    return [a for a in record["annotations"] if not a.get("iscrowd", 0)]
 
 
 def _has_occluder(choice: str, annotations: Sequence[dict]) -> bool:
@@ -94,3 +113,10 @@ def occluder_masks(masks: Tensor, boxes: Boxes, of: Tensor) -> Tensor:
         if union.sum() > MIN_OCCLUDER_AREA:
             inside[k, y0:y1, x0:x1] = union
     return inside
+
+
+def those_with(masks: Tensor) -> Tensor:
+    """Weights of RoIs, float ``(R,)``, that make a mean over all of them one over those whose mask,
+    bool ``(R, M, M)``, has a pixel; zero if none has."""
+    filled = masks.flatten(1).any(1)
+    return filled * len(filled) / filled.sum().clamp(min=1)

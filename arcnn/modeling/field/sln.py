@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
-from arcnn.modeling.field.ground_truth import in_front
+from arcnn.modeling.field.ground_truth import check_order, in_front
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_loss
 
 FEWEST_LAYERS = 2  # visible, hidden
@@ -94,17 +94,9 @@ class SLNMaskHead(AmodalMaskHead):
 
     @classmethod
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
-        layers = cfg.MODEL.HEAD.LAYERS
-        objects = [a for r in records for a in r["annotations"] if not a.get("iscrowd", 0)]
-        silent = [a["id"] for a in objects if "occluders" not in a]
-        if layers > FEWEST_LAYERS and silent:
-            raise ValueError(
-                f"MODEL.HEAD.LAYERS is {layers}, but {len(silent):,} of {len(objects):,} objects "
-                f"do not say who lies in front of them, annotation {silent[0]} first of all. More "
-                f"than {FEWEST_LAYERS} layers need the occluders of each object: tabletop, KINS of "
-                "2020, raw COCOA and data with pasted objects have them. MODEL.HEAD.LAYERS "
-                f"{FEWEST_LAYERS} needs none."
-            )
+        if cfg.MODEL.HEAD.LAYERS > FEWEST_LAYERS:
+            what = f"MODEL.HEAD.LAYERS above {FEWEST_LAYERS}"
+            check_order(records, what, f"MODEL.HEAD.LAYERS {FEWEST_LAYERS}")
 
     @classmethod
     def ground_truth(
