@@ -260,7 +260,7 @@ def test_data_without_an_order_are_refused_beyond_two_layers(tiny_config) -> Non
     crowd = {"id": 8, "iscrowd": 1}
     records = [{"annotations": [told, crowd]}, {"annotations": [silent]}]
     sentence = (
-        r"1 of 2 objects, annotation 7 .* LAYERS above 2 needs.*KINS of 2020.*LAYERS 2 does without"
+        r"1 of 2 objects, annotation 7 .*LAYERS above 2 needs.*KINS of 2020.*LAYERS 2 does without"
     )
     with pytest.raises(ValueError, match=sentence):
         SLNMaskHead.prepare(config(3), records)
