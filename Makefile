@@ -75,7 +75,7 @@ test: environment
 	@set -- notebooks/*.ipynb; if [ -e "$$1" ]; then \
 	  $(python) -m nbstripout --keep-id --verify "$$@" || { \
 	    echo "Notebooks are kept without outputs; run: $(BIN)/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
-	@$(python) -m pytest -q
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
