@@ -42,7 +42,8 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
     """
     mapper, rows = AmodalDatasetMapper(cfg, is_train=False), []
     with inference_context(model):
-        for record in tqdm(split_records(cfg, "val"), desc="given boxes", unit="image"):
+        records = split_records(cfg, "val")
+        for record in tqdm(records, desc="given boxes", unit="image", mininterval=2):
             objects = [a for a in record["annotations"] if not a["iscrowd"]]
             example = mapper(record)
             found = model.inference([example], [_found(example, objects)])[0]["instances"]
