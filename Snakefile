@@ -337,7 +337,8 @@ for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
 
 rule given_boxes:
     input:
-        f"{RUN_FOLDER}/train/model_final.pth",
+        # Measured again whenever the run is: on other data, for instance.
+        f"{RUN_FOLDER}/metrics.json",
     output:
         f"{RUN_FOLDER}/given_boxes.csv",
     shell:

@@ -31,7 +31,7 @@ def test_every_profile_is_complete(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("models", ["mask_rcnn"], 'unknown "mask_rcnn"'),
+        ("models", ["panet"], 'unknown "panet"'),
         ("datasets", ["coco"], 'unknown "coco"'),
         ("seeds", [], "seeds is empty"),
         ("options", ["SOLVER.MAX_ITR", 5], "SOLVER.MAX_ITR"),
@@ -54,7 +54,7 @@ def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:
 def test_an_unknown_profile_or_parameter_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(ProfileError, match="choose one of demo, overfit, paper, small, smoke"):
+    with pytest.raises(ProfileError, match="choose one of demo, field, overfit, paper, small, smoke"):
         load_profile("dmeo")
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
