@@ -249,12 +249,15 @@ def head_differences(
     rng = np.random.default_rng(0)
     rows = {}
     for variant, runs in tables.items():
-        scores = pd.Series([sums.sum() / counts.sum() for sums, counts in runs.values()])
+        # A head without such masks has no score, and is compared with nobody.
+        scores = pd.Series(
+            [sums.sum() / (counts.sum() or np.nan) for sums, counts in runs.values()]
+        )
         row = {"score": scores.mean(), "spread": scores.std(), "seeds": len(scores)}
         like = f"{reference}-long" if variant.endswith("-long") else reference
         other = tables.get(like, {})
         shared = sorted(runs.keys() & other.keys())
-        if variant != like and shared:
+        if variant != like and shared and scores.notna().all():
             gains = np.array([runs[k][0] - other[k][0] for k in shared])  # (S, images)
             counts = runs[shared[0]][1].to_numpy()
             drawn = []
