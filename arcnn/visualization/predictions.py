@@ -27,7 +27,7 @@ def figure4(examples: Sequence[Example], class_names: Sequence[str]) -> Figure:
     drawn = [crop(load_image(e.record), list(_masks(e).values()), margin=0.2) for e in examples]
     titles = ["ground truth", *map(model_name, examples[0].matches)]
     aspects = [image.shape[0] / image.shape[1] for image, _ in drawn]
-    width = 10 / max(len(titles), 3)
+    width = max(10 / max(len(titles), 3), 1.3)
     figure, panels = plt.subplots(
         len(examples),
         len(titles),
@@ -39,7 +39,11 @@ def figure4(examples: Sequence[Example], class_names: Sequence[str]) -> Figure:
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title)
     for row, example, (image, objects) in zip(panels, examples, drawn, strict=True):
-        row[0].set_ylabel(_row_label(example, class_names))
+        label = _row_label(example, class_names)
+        if width < 1.5:  # inches
+            row[0].set_ylabel(label.replace(", ", ",\n"), fontsize=7.5)
+        else:
+            row[0].set_ylabel(label)
         for axes, masks in zip(row, objects, strict=True):
             if masks:
                 draw_masks(axes, image, [masks])
