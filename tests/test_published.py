@@ -8,9 +8,11 @@ import torch
 from arcnn.data import register_dataset, split_records
 from arcnn.data.tabletop import make_tabletop
 from arcnn.evaluation import evaluate, predict
+from arcnn.experiments import collect_given_boxes
 from arcnn.files import REFERENCE, run_folder
-from arcnn.names import MODELS
+from arcnn.names import MODEL_NAMES, MODELS
 from arcnn.published import results_or_reference, runs_to_show, trained_or_published
+from arcnn.reporting import collect_runs
 from arcnn.weights import load_start, load_trained
 
 
@@ -64,3 +66,15 @@ def test_reference_results_stand_in_for_tables(tmp_path: Path) -> None:
     assert results_or_reference(tmp_path, "runs/tabletop/*/*/metrics.json")[0] == tmp_path
     with pytest.raises(FileNotFoundError, match="no reference result"):
         results_or_reference(tmp_path, "runs/kins/*/*/metrics.json")
+
+
+def test_the_reference_of_the_field_stands_in_one_table() -> None:
+    """Every method's trainings, made and measured alike, with the masks in given boxes."""
+    folder, _ = results_or_reference(Path("nowhere"), "runs/tabletop/mask_rcnn/*/*.json", "field")
+    runs = collect_runs(folder, ["tabletop"], tuple(MODEL_NAMES), [0, 1])
+    given = collect_given_boxes(folder, runs, "tabletop")
+    assert runs.left_out == [] and given.left_out == []
+    assert runs.models("tabletop") == list(MODEL_NAMES)
+    assert {key: len(table) for key, table in given.objects.items()} == dict.fromkeys(
+        ((model, seed) for model in MODEL_NAMES for seed in (0, 1)), 656
+    )

@@ -54,7 +54,7 @@ def test_a_wrong_choice_is_named(key: str, value: list, named: str) -> None:
 def test_an_unknown_profile_or_parameter_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(ProfileError, match="choose one of demo, field, overfit, paper, small, smoke"):
+    with pytest.raises(ProfileError, match="choose one of demo, field, overfit, paper, small"):
         load_profile("dmeo")
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
