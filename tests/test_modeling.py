@@ -192,6 +192,13 @@ def test_targets_fit_like_a_jigsaw() -> None:
     assert targets.occlusion[0, 2:, :2].all() and not targets.occlusion[0, :2].any()
 
 
+def test_a_visible_pixel_outside_the_whole_is_no_target() -> None:
+    instances = proposals(1)
+    instances.gt_visible_masks.tensor[:, :, 6:] = True
+    targets = mask_targets([instances], side=4)
+    assert torch.equal(targets.visible | targets.occlusion, targets.amodal)
+
+
 def test_equation_2_is_the_cross_entropy_of_the_true_class() -> None:
     instances = proposals(3)
     maps = torch.zeros(3, 5, 4, 4)
