@@ -204,6 +204,16 @@ def test_figure4_says_what_was_not_found(record, models):
     assert texts(pieces).count("not found") == len(models) - 1
 
 
+def test_a_piece_that_a_model_does_not_predict_is_no_empty_piece(record):
+    whole = prediction(1, np.roll(LAPTOP, 2, axis=1), LAPTOP_VISIBLE)
+    del whole["visible_mask"], whole["occlusion_mask"]
+    (example,) = choose_examples(occluded_examples([record], {"mask_rcnn": [whole]}))
+    said = texts(visualization.figure4_jigsaw(example, CLASSES))
+    assert said.count("not predicted") == 2 and "nothing" not in said
+    assert sum(text.startswith("IoU") for text in said) == 1  # of the whole
+    assert isinstance(visualization.figure4([example], CLASSES), Figure)
+
+
 @pytest.mark.parametrize("count", [1, 7, 80])
 def test_figure5_for_any_number_of_classes(count):
     names = [f"class {k}" for k in range(count)]

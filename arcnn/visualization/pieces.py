@@ -27,9 +27,11 @@ def cut_out(image: np.ndarray, masks: Masks, kind: str) -> np.ndarray:
     piece = np.full(image.shape, to_rgb(PLAIN), dtype=float)
     pixels = image / 255
     for tinted in (kind, "occlusion"):
+        if tinted not in masks:
+            continue
         part = masks[tinted] & masks[kind]
         piece[part] = (0.25 * pixels + 0.75 * np.array(to_rgb(MASK_COLORS[tinted])))[part]
-    if kind != "occlusion":
+    if kind != "occlusion" and "visible" in masks:
         seen = masks["visible"] & masks[kind]
         piece[seen] = pixels[seen]
     return (255 * piece).astype(np.uint8)
@@ -50,7 +52,7 @@ def jigsaw_rows(
         image: uint8 ``(H, W, 3)`` RGB.
         objects: masks by row label, for instance ground truth and models. The first row is the
             reference: each later one is given its IoU with it, per piece. ``None`` is a row that
-            says "not found".
+            says "not found", a piece that is not there says "not predicted".
         title: above all panels.
     """
     image, rows = crop(image, list(objects.values()), margin=0.06)
@@ -87,6 +89,10 @@ def _draw_piece(
     """A piece with its IoU with the reference's. An empty one says so."""
     if masks is None:
         show_image(axes, np.full_like(image, 255))
+        return
+    if kind not in masks:
+        show_image(axes, np.full_like(image, 255))
+        axes.text(0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", va="center")
         return
     show_image(axes, cut_out(image, masks, kind))
     draw_contour(axes, masks[kind], MASK_COLORS[kind])

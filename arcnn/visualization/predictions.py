@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from arcnn.data import decode_masks
 from arcnn.evaluation import Example, Match, prediction_masks
-from arcnn.names import model_name
+from arcnn.names import MASK_KEYS, model_name
 from arcnn.visualization.masks import Masks, crop, draw_masks, fade, load_image, show_image
 from arcnn.visualization.pieces import corner_text, jigsaw_rows, not_found
 from arcnn.visualization.style import figure_function, mask_legend, percent
@@ -77,8 +77,12 @@ def figure4_jigsaw(example: Example, class_names: Sequence[str]) -> Figure:
 
     The IoU of each piece with that of the ground truth stands in its corner.
     """
-    title = _row_label(example, class_names).replace("\n", " ")
-    return jigsaw_rows(load_image(example.record), _masks(example), title=title)
+    title, rows = _row_label(example, class_names).replace("\n", " "), _masks(example)
+    for model, match in example.matches.items():
+        if match:  # without the pieces that it does not predict
+            predicted = [kind for kind, key in MASK_KEYS.items() if key in match.prediction]
+            rows[model_name(model)] = {kind: rows[model_name(model)][kind] for kind in predicted}
+    return jigsaw_rows(load_image(example.record), rows, title=title)
 
 
 @figure_function
