@@ -7,7 +7,7 @@ PARTS = {
     "evaluator": "predict",
     "examples": (
         "Example Match best_and_worst choose_examples found_rates load_predictions mask_iou "
-        "occluded_examples prediction_masks"
+        "occluded_examples piece_ious piece_table prediction_masks"
     ),
     "predictions": "PredictionError to_results",
     "protocol": "ALL_TASKS METRICS TASKS Evaluation evaluate protocol_version visible_fraction",

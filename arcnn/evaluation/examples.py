@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
 from arcnn.files import run_folder
-from arcnn.names import MASK_KEYS, MODEL_NAMES, OCCLUSION_RATE
+from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, OCCLUSION_RATE
 
 MIN_SCORE = 0.3  # of a detection that is shown
 MIN_IOU = 0.5  # of a match; COCO's loosest threshold
@@ -161,6 +162,39 @@ def choose_examples(examples: Sequence[Example], *, count: int = 4) -> list[Exam
                 break
             chosen.setdefault(example.record["image_id"], example._replace(why=why))
     return list(chosen.values())
+
+
+def piece_ious(prediction: dict, annotation: dict) -> dict[str, float]:
+    """IoU of the three masks with an object's, by kind, in [0, 1]; NaN where the object has no such
+    part or the prediction no such mask."""
+    amodal, visible = (
+        mask_util.decode(annotation[MASK_KEYS[kind]]).astype(bool) for kind in MASK_KINDS[:2]
+    )
+    true = {"amodal": amodal, "visible": visible, "occlusion": amodal & ~visible}
+    return {
+        kind: mask_iou(mask_util.decode(prediction[MASK_KEYS[kind]]).astype(bool), mask)
+        if MASK_KEYS[kind] in prediction and mask.any()
+        else np.nan
+        for kind, mask in true.items()
+    }
+
+
+def piece_table(examples: Sequence[Example]) -> pd.DataFrame:
+    """The objects hidden by :data:`OCCLUSION_RATE` or more that a model found, a row for each and
+    each model: ``model``, ``rate``, IoU of the three masks by kind, ``hidden pixels`` of the object
+    and whether the hidden piece that was predicted is ``empty``."""
+    rows = []
+    for example in examples:
+        a, (height, width) = example.annotation, example.annotation["segmentation"]["size"]
+        hidden = round(example.hidden_share * height * width)
+        for model, match in example.matches.items():
+            if match is None or a["occlusion_rate"] < OCCLUSION_RATE:
+                continue
+            piece = match.prediction.get(MASK_KEYS["occlusion"])
+            empty = piece is None or not mask_util.area(piece)
+            row = {"model": model, "rate": a["occlusion_rate"], "hidden pixels": hidden}
+            rows.append(row | {"empty": bool(empty)} | piece_ious(match.prediction, a))
+    return pd.DataFrame(rows, columns=["model", "rate", "hidden pixels", "empty", *MASK_KINDS])
 
 
 def found_rates(examples: Sequence[Example]) -> dict[str, float]:

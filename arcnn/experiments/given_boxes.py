@@ -12,15 +12,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.structures import Boxes, Instances
-from pycocotools import mask as mask_util
 from torch import nn
 from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.evaluation import piece_ious
 from arcnn.evaluation.evaluator import detections
 from arcnn.experiments.runs import Collected
 from arcnn.files import run_folder, write_table
-from arcnn.names import MASK_KEYS, MASK_KINDS
+from arcnn.names import MASK_KINDS
 from arcnn.reporting.runs import Runs, read_complete
 from arcnn.weights import load_trained
 
@@ -52,7 +52,8 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
             for place, masks in zip(found.place.tolist(), predicted, strict=True):
                 a = objects[place]
                 row = {"image": record["image_id"], "class": a["category_id"]}
-                rows.append(row | {"rate": a["occlusion_rate"]} | _ious(masks, a))
+                ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
+                rows.append(row | {"rate": a["occlusion_rate"]} | ious)
     return pd.DataFrame(rows, columns=["image", "class", "rate", *MASK_KINDS])
 
 
@@ -81,16 +82,3 @@ def _found(example: dict, objects: list[dict]) -> Instances:
     found.scores = torch.ones(len(objects))
     found.place = torch.arange(len(objects))
     return found
-
-
-def _ious(predicted: dict, a: dict) -> dict[str, float]:
-    amodal, visible = (mask_util.decode(a[MASK_KEYS[k]]).astype(bool) for k in MASK_KINDS[:2])
-    true = {"amodal": amodal, "visible": visible, "occlusion": amodal & ~visible}
-    ious = {}
-    for kind, mask in true.items():
-        if MASK_KEYS[kind] not in predicted or not mask.any():
-            ious[kind] = np.nan
-            continue
-        drawn = mask_util.decode(predicted[MASK_KEYS[kind]]).astype(bool)
-        ious[kind] = 100 * (drawn & mask).sum() / (drawn | mask).sum()
-    return ious

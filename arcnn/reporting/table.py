@@ -113,8 +113,7 @@ NOTES = (
 )
 HOW_SURE = (
     "Differences are in points, with 95 % intervals over images and seeds drawn anew, both models "
-    "on the same images. With one seed the interval knows nothing of the luck of a training: two "
-    "trainings of the same model differ by up to two points of AP."
+    "on the same images. With one seed the interval knows nothing of the luck of a training."
 )
 
 

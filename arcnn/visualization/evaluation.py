@@ -34,15 +34,22 @@ def ap_bars(metrics: Metrics) -> Figure:
     return figure
 
 
-@figure_function
-def precision_recall(evaluation: Evaluation) -> Figure:
-    """Precision against recall at an IoU of 0.50, mean over classes, a curve per task."""
-    figure, axes = plt.subplots(figsize=(4.8, 3.4))
-    for task, color in TASK_COLORS.items():
+def mean_precision(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Precision at COCO's 101 recall levels and an IoU of 0.50, mean over classes, by task."""
+    means = {}
+    for task in TASKS:
         if task not in evaluation.notes:
             curves = [evaluation.matches[task].curves(c) for c in range(evaluation.num_classes)]
-            mean = np.mean([c.precision[0] for c in curves if c], axis=0)  # 0: COCO's first IoU
-            axes.plot(RECALL_LEVELS, mean, color=color, lw=2, label=task)
+            means[task] = np.mean([c.precision[0] for c in curves if c], axis=0)  # 0: IoU 0.50
+    return means
+
+
+@figure_function
+def precision_recall(evaluation: Evaluation) -> Figure:
+    """:func:`mean_precision` against recall, a curve per task."""
+    figure, axes = plt.subplots(figsize=(4.8, 3.4))
+    for task, mean in mean_precision(evaluation).items():
+        axes.plot(RECALL_LEVELS, mean, color=TASK_COLORS[task], lw=2, label=task)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
     axes.set_title("IoU 0.50, mean of classes")
     axes.legend(loc="lower left")
