@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from arcnn import readings
 from arcnn.evaluation import evaluate
 from arcnn.evaluation.uncertainty import Interval
 from arcnn.experiments import agreement
 from arcnn.experiments.order import Agreement
-from arcnn.reporting import readings
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.0, "None"), (0.44, "Some"), (0.9, "Most")])

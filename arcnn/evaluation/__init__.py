@@ -6,8 +6,8 @@ import lazy_loader
 PARTS = {
     "evaluator": "predict",
     "examples": (
-        "Example Match best_and_worst choose_examples found_rates load_predictions mask_iou "
-        "occluded_examples piece_ious piece_table prediction_masks"
+        "Example Match best_and_worst choose_examples found_rates ignored_shares load_predictions "
+        "mask_iou occluded_examples piece_ious piece_table prediction_masks"
     ),
     "predictions": "PredictionError to_results",
     "protocol": "ALL_TASKS METRICS TASKS Evaluation evaluate protocol_version visible_fraction",
