@@ -80,8 +80,10 @@ test: environment
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
 
+# On copies in lab/, so that stepping through changes neither the kit nor what it reproduced.
 lab: environment
-	@cd notebooks && $(python) -m jupyterlab $(LAB_ARGS)
+	@$(python) -m arcnn.workshop.lab
+	@$(python) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/lab/index.ipynb $(LAB_ARGS)
 
 # --- upkeep ------------------------------------------------------------------------------------
 # One lock for Linux and macOS and Python 3.11 to 3.13. The resolver lives in a folder of its own.
@@ -115,7 +117,7 @@ help:
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
-	@echo "make lab            JupyterLab in the environment [LAB_ARGS=...]"
+	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...]"
 	@echo "make reference      keep the small files of a profile's results in results/reference/"
 	@echo "make start          train the weights that trainings on tabletop start from anew"

@@ -7,7 +7,8 @@ The house has two wings. What a reader of the paper opens:
 ``config``         every switch, with ``configs/``; ``training`` trains what it says
 ``data``           annotation files to records, the mapper, statistics, the drawn ``tabletop``
 ``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it
-``visualization``  the figures; ``experiments`` the ablation that the paper lacks
+``visualization``  the figures; ``readings`` what the notebooks say of their numbers
+``experiments``    the ablation that the paper lacks, and the field side by side
 ``names``          what several of them call by one name; ``files`` where things lie
 
 ``workshop`` holds what runs and serves all that: setting up, running notebooks, checking,

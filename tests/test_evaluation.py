@@ -25,12 +25,14 @@ from arcnn.evaluation import (
     choose_examples,
     evaluate,
     found_rates,
+    ignored_shares,
     image_draws,
     intervals,
     load_predictions,
     mask_iou,
     mean_of_trainings,
     occluded_examples,
+    piece_table,
     predict,
     prediction_masks,
     protocol,
@@ -625,6 +627,28 @@ def test_best_and_worst_are_the_ends_of_the_list():
     assert [record["image_id"] for record, _ in chosen] == [0, 1, 6, 7]
     assert chosen[0][1].iou == 1 > chosen[-1][1].iou
     assert len(best_and_worst(images, shifts, count=4)) == 8
+
+
+def test_pieces_are_scored_on_the_hidden_objects_that_each_model_found():
+    exact, piece = detected(BACK, 0.5, image_id=1, category=1), MASK_KEYS["occlusion"]
+    nothing = exact | {piece: detected((0, 0, 0, 0), image_id=1)["segmentation"]}
+    bare = {key: value for key, value in exact.items() if key != piece}
+    models = {"all": [exact], "nothing": [nothing], "bare": [bare], "missed": []}
+    table = piece_table(occluded_examples([PAIR], models)).set_index("model")
+    assert list(table.index) == ["all", "nothing", "bare"]
+    assert (table[["amodal", "visible"]] == 1).all(axis=None)
+    assert table["occlusion"].fillna(-1).tolist() == [1, 0, -1]
+    assert table["empty"].tolist() == [False, True, True]
+    assert (table["hidden pixels"] == 24 * 12).all() and (table["rate"] == 0.5).all()
+    slightly = a_record(an_object(BACK, 0.1), image_id=1)  # below the rate of Table 1
+    assert piece_table(occluded_examples([slightly], {"all": [exact]})).empty
+
+
+def test_what_the_occluded_protocol_leaves_out_is_counted():
+    unsure = detected(BACK, 0.1, image_id=1, category=1)
+    visible_only = detected(BACK, 0.5, image_id=1, category=1)
+    assert ignored_shares([PAIR], [visible_only, unsure, unsure, unsure]) == (0.5, 0.75)
+    assert ignored_shares([], []) == (0, 0)
 
 
 def test_predictions_are_read_from_the_runs_that_exist(tmp_path):

@@ -2,17 +2,22 @@
 
 import ast
 import io
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 
 from arcnn.files import NOTEBOOKS
+from arcnn.weights import FINAL_WEIGHTS
+from arcnn.workshop.lab import hand_out, handout, machine
 from arcnn.workshop.notebooks import (
     ProgressLines,
     UnknownParameterError,
@@ -21,7 +26,7 @@ from arcnn.workshop.notebooks import (
     run_notebook,
 )
 
-SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
+SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
 def test_the_notebooks_are_numbered_without_a_gap() -> None:
@@ -147,3 +152,78 @@ def test_a_missing_kernel_is_a_sentence(
     monkeypatch.setattr(sys, "argv", ["notebooks", str(tiny_notebook), str(tmp_path / "o.ipynb")])
     assert main() == 1
     assert "no Python kernel for notebooks: `make setup` installs it" in capsys.readouterr().err
+
+
+# --- what a student gets ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_answer_has_a_place_of_its_own_and_a_check(source: Path) -> None:
+    cells = nbformat.read(source, as_version=4).cells
+    kinds = [next(iter(set(cell.metadata.get("tags", [])) & {"exercise", "solution", "check"}), "")
+             for cell in cells]  # fmt: skip
+    assert "solution" in kinds
+    for place, kind in enumerate(kinds):
+        if kind == "exercise":
+            assert kinds[place + 1 : place + 3] == ["solution", "check"]
+            names = {node.id for node in ast.walk(ast.parse(cells[place].source))
+                     if isinstance(node, ast.Name)}  # fmt: skip
+            assert "..." in cells[place].source
+            assert any(name in cells[place + 2].source for name in names)
+
+
+def test_a_handout_has_no_solutions_and_writes_to_a_folder_of_its_own() -> None:
+    for source in SOURCES:
+        copy = handout(source)
+        tags = [tag for cell in copy.cells for tag in cell.metadata.get("tags", [])]
+        assert "solution" not in tags and tags.count("exercise") == tags.count("check")
+        (parameters,) = (c for c in copy.cells if "parameters" in c.metadata.get("tags", []))
+        values = {}
+        exec(parameters.source, values)
+        assert values["profile"] == "lab"
+        nbformat.validate(copy)
+
+
+def test_an_exercise_left_open_fails_its_check() -> None:
+    for source in SOURCES:
+        cells = handout(source).cells
+        for stub, check in itertools.pairwise(cells):
+            if "exercise" in stub.metadata.get("tags", []):
+                names: dict = {"reports": {}, "objects": None, "class_names": [], "np": np, "C": 1}
+                exec(stub.source, names)
+                with pytest.raises((AssertionError, TypeError, AttributeError, NameError)):
+                    exec(check.source, names)
+
+
+def test_a_copy_that_is_worked_in_stays_and_an_old_one_is_named(tmp_path: Path) -> None:
+    assert hand_out(tmp_path) == []
+    copies = sorted(tmp_path.glob("*.ipynb"))
+    assert [copy.name for copy in copies] == sorted(f.name for f in NOTEBOOKS.glob("*.ipynb"))
+    worked_in, old = copies[:2]
+    notebook = nbformat.read(worked_in, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("mine = 1"))
+    nbformat.write(notebook, worked_in)
+    stale = nbformat.read(old, 4)
+    stale.metadata["arcnn"]["source"] = "of another version"
+    nbformat.write(stale, old)
+    texts = [copy.read_text() for copy in copies]
+    (sentence,) = hand_out(tmp_path)
+    assert old.name in sentence and "stays as it is" in sentence
+    assert [copy.read_text() for copy in copies] == texts
+
+
+def test_the_front_door_leads_everywhere() -> None:
+    index = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in index.cells)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (NOTEBOOKS / target).is_file(), target
+    assert all(f"({source.name})" in text for source in SOURCES)
+
+
+def test_the_front_door_knows_what_is_on_this_machine(tmp_path: Path) -> None:
+    run = tmp_path / "results/demo/runs/tabletop/arcnn/seed0/train"
+    run.mkdir(parents=True)
+    (run / FINAL_WEIGHTS).touch()
+    rows = machine(str(tmp_path), str(tmp_path / "results"))[""]
+    assert rows["data set tabletop"] == "not there; notebook 01 draws it"
+    assert rows["trained in results/demo"] == "tabletop arcnn"

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 from arcnn.data.reading import MAX_SKIPPED, load_annotations
+from arcnn.data.tabletop import make_tabletop
 from arcnn.files import sha256
 
 # What of an annotation a model is trained and scored with.
@@ -81,7 +82,7 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
 
 
 def register_dataset(
-    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED
+    dataset: str, root: str | Path, *, max_skipped: float = MAX_SKIPPED, draw: bool = False
 ) -> dict[str, str]:
     """Register the splits found under ``root`` with detectron2 as ``<dataset>_<split>``.
 
@@ -90,6 +91,7 @@ def register_dataset(
 
     Args:
         max_skipped: share of the objects that may be left out, in [0, 1].
+        draw: draw ``tabletop`` where it is missing, which takes half a minute.
 
     Returns:
         Registered names by split.
@@ -98,8 +100,15 @@ def register_dataset(
         FileNotFoundError: nothing of the data set is there, or no images beside annotations.
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
     """
+    try:
+        files = find_splits(dataset, root)
+    except FileNotFoundError:
+        if dataset != "tabletop" or not draw:
+            raise
+        make_tabletop(root)
+        files = find_splits(dataset, root)
     names = {}
-    for split, (json_file, image_root) in find_splits(dataset, root).items():
+    for split, (json_file, image_root) in files.items():
         name = names[split] = f"{dataset}_{split}"
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
