@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from pycocotools.mask import decode
 
 from arcnn.data import decode_masks, load_annotations, register_dataset
 from arcnn.data.__main__ import main
+from arcnn.data.masks import to_rle
 from arcnn.data.rates import COCOA_CLS, RateDistribution
+from arcnn.data.tabletop import make_tabletop
 from arcnn.workshop.check import check
-from arcnn.workshop.cutouts import open_rgb, prepare, read_photos
+from arcnn.workshop.cutouts import (
+    forget_hidden_parts,
+    open_rgb,
+    prepare,
+    read_instances,
+    read_photos,
+)
 from arcnn.workshop.pasting import make_amodal
 
 SIZE = 120
@@ -135,11 +144,32 @@ def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
     (photo,), problems = read_photos(content, tmp_path)
     full = [o.source["annotation_id"] for o in photo.objects if o.full]
     assert not problems and full == [1]
+    as_masks = [a | {"segmentation": to_rle(a["segmentation"], 400, 400)[0]} for a in rows]
+    (masked,), _ = read_photos(content | {"annotations": as_masks}, tmp_path)
+    assert [o.source["annotation_id"] for o in masked.objects if o.full] == [1]
     image = Image.new("RGB", (400, 400), "green")
     ImageDraw.Draw(image).rectangle((22, 22, 67, 67), fill="red")  # a little inside its outline
     image.save(tmp_path / "1.png")
     cut_out = prepare(photo, 200, tmp_path).objects[0]
     assert cut_out.mask.sum() == 25 * 25 and (cut_out.rgb == (255, 0, 0)).all()
+
+
+def test_what_is_hidden_can_be_forgotten(tmp_path: Path) -> None:
+    make_tabletop(tmp_path, train_images=40, val_images=1, workers=1)
+    forget_hidden_parts(tmp_path / "tabletop/tabletop_train.json", tmp_path / "modal.json")
+    photos, problems = read_photos(
+        read_instances(tmp_path / "modal.json"), tmp_path / "tabletop/train"
+    )
+    truth = load_annotations(
+        tmp_path / "tabletop/tabletop_train.json", tmp_path / "tabletop/train"
+    ).records
+    truth = {a["id"]: a for record in truth for a in record["annotations"]}
+    objects = [o for photo in photos for o in photo.objects]
+    assert not problems and len(objects) == len(truth) and any(o.full for o in objects)
+    for o in objects:
+        a = truth[o.source["annotation_id"]]
+        assert (decode(o.rle) == decode_masks(a)["visible"]).all()
+        assert not o.full or a["occlusion_rate"] == 0  # nothing covers what is apart
 
 
 def test_distributions() -> None:

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path
 from arcnn.data.masks import RLE, encode, to_rle
+from arcnn.files import write_json
 
 BORDER = 3  # pixels between an object and the border of its photo
 SIDE = 24  # pixels, the shortest side of its box
@@ -65,6 +66,19 @@ def read_instances(path: str | Path) -> dict:
     return content
 
 
+def forget_hidden_parts(amodal: str | Path, modal: str | Path) -> None:
+    """Write an amodal file as the instances file that it would be had nobody drawn what is hidden:
+    ``visible_mask`` becomes ``segmentation``, and objects of which nothing is seen are left out."""
+    content = read_instances(amodal)
+    kept = ("id", "image_id", "category_id", "iscrowd")
+    content["annotations"] = [
+        {key: a.get(key, 0) for key in kept} | {"segmentation": a["visible_mask"]}
+        for a in content["annotations"]
+        if mask_util.area(a["visible_mask"])
+    ]
+    write_json(Path(modal), content)
+
+
 def read_photos(content: dict, image_root: str | Path) -> tuple[list[Photo], list[Problem]]:
     """The photos of a COCO instances file, without a look at them, and what was skipped: photos and
     objects whose entries cannot be used."""
@@ -96,7 +110,9 @@ def _objects(photo: Photo, outlines: list[tuple[dict, RLE]]) -> list[PhotoObject
     objects, masks = [], [mask_util.decode(rle) for _, rle in outlines]
     number_of = sum(masks)
     for (annotation, rle), mask in zip(outlines, masks, strict=True):
-        single = not annotation.get("iscrowd") and len(annotation["segmentation"]) == 1
+        shape = annotation["segmentation"]
+        pieces = len(shape) if isinstance(shape, list) else ndimage.label(mask)[1]
+        single = pieces == 1 and not annotation.get("iscrowd")
         full = single and _is_apart(mask > 0, number_of > mask)
         source = {"image_id": photo.id, "annotation_id": annotation["id"]}
         source |= {"license": photo.license}
