@@ -44,6 +44,10 @@ def test_anatomy(source: Path) -> None:
     assert title.startswith(f"# {source.name[:2]} ") and all(part in title for part in parts)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert "write_record(" in cells[-1].source
+    (imports,) = (c for c in cells if "imports" in c.metadata.get("tags", []))
+    assert imports.metadata.jupyter.source_hidden and imports.source.endswith("print(about())")
+    first = next(line for line in imports.source.splitlines() if "import" in line)
+    assert "arcnn" in first  # it silences warnings that importing detectron2 would show
     for cell in cells:
         assert not cell.outputs and cell.execution_count is None
         assert len(cell.source.splitlines()) <= 30
@@ -79,7 +83,8 @@ def tiny_notebook(tmp_path: Path) -> Path:
     parameters.metadata["tags"] = ["parameters"]
     bar = 'import sys\nfor k in range(30):\n    print(f"\\rstate {k}", end="", file=sys.stderr)'
     cells = ("print(10 / max_iter)", bar)
-    notebook.cells = [parameters, *map(nbformat.v4.new_code_cell, cells)]
+    imports = nbformat.v4.new_code_cell("import time as the_clock", metadata={"tags": ["imports"]})
+    notebook.cells = [parameters, imports, *map(nbformat.v4.new_code_cell, cells)]
     nbformat.write(notebook, tmp_path / "tiny.ipynb")
     return tmp_path / "tiny.ipynb"
 
@@ -111,7 +116,7 @@ def test_a_notebook_is_run_into_a_copy_and_a_page(
     run_notebook(tiny_notebook, output, {"max_iter": 4})
     assert "2.5" in json.dumps(nbformat.read(output, as_version=4))
     page = output.with_suffix(".html").read_text()
-    assert "2.5" in page
+    assert "2.5" in page and "the_clock" not in page  # imports are no part of the story
     assert "executed: state" in capsys.readouterr().err
     assert "state 29" in page and "state 3" not in page  # a bar's last state only
     assert tiny_notebook.read_bytes() == before

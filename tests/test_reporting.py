@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from arcnn.config import get_config
@@ -14,13 +16,16 @@ from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.files import run_folder, write_table
 from arcnn.names import DATASETS, TABLE_1, model_name
 from arcnn.reporting import (
+    about,
     collect_runs,
     compare,
+    device,
     model_differences,
     paper_table,
     table1,
     to_latex,
     to_markdown,
+    write_record,
 )
 from arcnn.reporting.paper import SETTINGS
 from arcnn.reporting.table import COLUMNS, sentences
@@ -30,6 +35,18 @@ from arcnn.workshop.reference import MAX_BYTES, keep
 MODELS = ("arcnn", "arcnn_add", "orcnn")
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 2, size=(201, 1))  # what the draws of the images do to every model alike
+
+
+def test_a_record_is_a_file_and_shows_as_a_line(tmp_path: Path, capsys) -> None:
+    record = write_record(
+        tmp_path / "a.json", parameters={"seed": 3}, started=time.time(), metrics={"AP": 1.5}
+    )
+    assert json.loads((tmp_path / "a.json").read_text()) == record
+    assert record["seed"] == 3 and record["metrics"] == {"AP": 1.5}
+    InteractiveShell.instance().display_formatter.format(record)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Recorded in {tmp_path / 'a.json'}, after ")
+    assert about().startswith("python 3.") and device() in about()
 
 
 def make_run(results: Path, dataset: str, model: str, seed: int, level: float, **changes) -> Path:

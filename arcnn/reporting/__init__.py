@@ -5,7 +5,7 @@ import lazy_loader
 # Importing a part brings what that part needs, and no more.
 PARTS = {
     "comparison": "compare",
-    "record": "device versions write_record",
+    "record": "Record about device versions write_record",
     "runs": "collect_runs",
     "table": "model_differences paper_table sentences table1 to_latex to_markdown",
 }

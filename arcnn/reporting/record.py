@@ -30,6 +30,11 @@ def device() -> str:
     return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
+def about() -> str:
+    """:func:`versions` and :func:`device` in one line."""
+    return ", ".join([*(f"{name} {version}" for name, version in versions().items()), device()])
+
+
 def commit() -> str | None:
     """The kit's commit, ``+changes`` behind it if files were edited; None without git."""
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
@@ -44,6 +49,16 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+class Record(dict):
+    """A record, which a notebook shows as one line that says where it is."""
+
+    file: Path
+
+    def _ipython_display_(self) -> None:
+        file = self.file.relative_to(ROOT) if self.file.is_relative_to(ROOT) else self.file
+        print(f"Recorded in {file}, after {self['seconds']} s.")
+
+
 def write_record(
     path: Path,
     *,
@@ -53,7 +68,7 @@ def write_record(
     data_root: Path | None = None,
     metrics: dict[str, Any] | None = None,
     **extra: Any,
-) -> dict[str, Any]:
+) -> Record:
     """Write the record of a notebook's run, its last act, as JSON, and return it.
 
     Args:
@@ -64,7 +79,9 @@ def write_record(
         extra: whatever else belongs to it.
     """
     now = time.time()
-    record = {
+    record = Record()
+    record.file = path
+    record |= {
         "parameters": parameters,
         "seed": parameters.get("seed"),
         "metrics": metrics,

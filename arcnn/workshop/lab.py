@@ -26,8 +26,7 @@ PROFILE = "lab"
 
 
 def handout(source: Path) -> NotebookNode:
-    """A notebook of the kit as a student gets it: no solutions, results in a folder of its own, and
-    the cell of imports folded away."""
+    """A notebook of the kit as a student gets it: no solutions, results in a folder of its own."""
     notebook = nbformat.read(source, as_version=4)
     without = TagRemovePreprocessor(remove_cell_tags={"solution"})
     notebook, _ = without.preprocess(notebook, {})
@@ -37,8 +36,6 @@ def handout(source: Path) -> NotebookNode:
             lines = cell.source.split("\n")
             lines[0] = f'profile: str = "{PROFILE}"  # results go to results/<profile>/'
             cell.source = "\n".join(lines)
-        if "STARTED = time.time()" in cell.source:
-            cell.metadata["jupyter"] = {"source_hidden": True}
     return notebook
 
 

@@ -120,8 +120,14 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
         )
     # A progress bar's hundreds of states overwrite each other in JupyterLab, not on a page.
-    last_state = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
-    page, _ = nbconvert.HTMLExporter(config=last_state).from_notebook_node(
+    # A story does not begin with forty lines of imports either.
+    look = Config(
+        {
+            "CoalesceStreamsPreprocessor": {"enabled": True},
+            "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"imports"}},
+        }
+    )
+    page, _ = nbconvert.HTMLExporter(config=look).from_notebook_node(
         nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
     )
     write_text(output.with_suffix(".html"), page)
