@@ -214,3 +214,15 @@ def occlusion_order(agreed: Agreement) -> str:
         "seeds. And a correlation of weights is not yet use: whether the context *helps* is what "
         "[11 Context or an OR gate](11_context_or_an_or_gate.ipynb) asks."
     )
+
+
+def constant_context(context: pd.DataFrame) -> str:
+    """Notebook 11, of amodal IoU by variant, percent, as it is and with a constant for context."""
+    if not len(context):
+        return "**Reading.** No variant here has context."
+    lines = []
+    for variant, row in context.iterrows():
+        lost = row["amodal IoU"] - row["with constant context"]
+        said = "the other maps draw a part of the mask" if lost >= 2 else "a bias could do the same"
+        lines.append(f"- `{variant}` loses {lost:.1f} points: {said}.")
+    return "**Reading.** With a constant in place of the context:\n\n" + "\n".join(lines)

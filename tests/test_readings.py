@@ -149,3 +149,11 @@ def test_the_order_is_seen_contradicted_or_neither():
 
 def test_ignored_shares_are_told():
     assert "58% of the objects do not count" in readings.ignored(0.58, 0.4)
+
+
+def test_a_context_draws_or_is_a_bias_in_disguise():
+    columns = {"amodal IoU": [90.0, 90.0], "with constant context": [66.0, 89.5]}
+    text = readings.constant_context(pd.DataFrame(columns, ["full-a", "full-b"]))
+    assert "`full-a` loses 24.0 points: the other maps draw a part" in text
+    assert "`full-b` loses 0.5 points: a bias could do the same" in text
+    assert "No variant" in readings.constant_context(pd.DataFrame())
