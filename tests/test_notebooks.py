@@ -19,8 +19,8 @@ from arcnn.files import NOTEBOOKS
 from arcnn.weights import FINAL_WEIGHTS
 from arcnn.workshop.lab import hand_out, handout, machine
 from arcnn.workshop.notebooks import (
+    ParameterError,
     ProgressLines,
-    UnknownParameterError,
     check_parameters,
     main,
     run_notebook,
@@ -91,8 +91,18 @@ def tiny_notebook(tmp_path: Path) -> Path:
 
 def test_an_unknown_parameter_is_refused_with_those_that_are_known(tiny_notebook: Path) -> None:
     check_parameters(tiny_notebook, {"max_iter": 5})
-    with pytest.raises(UnknownParameterError, match='no parameter "max_itr".*has: .*max_iter'):
+    with pytest.raises(ParameterError, match='no parameter "max_itr".*has: .*max_iter'):
         check_parameters(tiny_notebook, {"max_itr": 5})
+
+
+@pytest.mark.parametrize("value", ["5", [5], None, True, 1.5])
+def test_a_parameter_of_another_type_is_refused(tiny_notebook: Path, value: object) -> None:
+    with pytest.raises(ParameterError, match="max_iter is of type int, not "):
+        check_parameters(tiny_notebook, {"max_iter": value})
+    table = NOTEBOOKS / "06_table1.ipynb"
+    with pytest.raises(ParameterError, match=r"seeds is of type list, not 0; write \[0\]"):
+        check_parameters(table, {"seeds": 0})
+    check_parameters(table, {"seeds": [0], "profile": "demo"})
 
 
 def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
@@ -106,6 +116,10 @@ def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
         monkeypatch.setattr(sys, "argv", [*call, *extra])
         assert main() == 0
         assert seen[-1][2] == {"max_iter": value}
+    named = ["notebooks", str(NOTEBOOKS / "08_figure5.ipynb"), "out.ipynb"]
+    monkeypatch.setattr(sys, "argv", [*named, "-p", "class_name", "", "-p", "figure", "1e3"])
+    assert main() == 0
+    assert seen[-1][2] == {"class_name": "", "figure": "1e3"}  # text stays text
 
 
 def test_a_notebook_is_run_into_a_copy_and_a_page(

@@ -50,28 +50,39 @@ class IpcKernelManager(AsyncKernelManager):
             await super()._async_interrupt_kernel()
 
 
-class UnknownParameterError(ValueError):
-    """A parameter that the notebook does not have; papermill alone would ignore it."""
+TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "bool": bool}
 
 
-def parameters_of(notebook: Path) -> list[str]:
-    """The names in a notebook's ``parameters`` cell."""
+class ParameterError(ValueError):
+    """A parameter that the notebook does not have, or not of that type; papermill alone would
+    ignore the one, and hand the other over."""
+
+
+def parameters_of(notebook: Path) -> dict[str, str]:
+    """The names in a notebook's ``parameters`` cell, and their types as annotated there."""
     # papermill logs a warning for every literal that it cannot type, such as a list.
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
-    return list(papermill.inspect_notebook(str(notebook)))
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """Refuse parameters that the notebook's ``parameters`` cell does not define.
 
     Raises:
-        UnknownParameterError: naming the notebook, the name, and those it has.
+        ParameterError: naming the notebook, the name, and those it has, or the type.
     """
     known = parameters_of(notebook)
-    for name in parameters:
+    for name, value in parameters.items():
         if name not in known:
-            raise UnknownParameterError(
+            raise ParameterError(
                 f'{notebook.name} has no parameter "{name}". It has: {", ".join(known)}.'
+            )
+        right = isinstance(value, TYPES.get(known[name], object))
+        if not right or (isinstance(value, bool) and known[name] in ("int", "float")):
+            raise ParameterError(
+                f"{notebook.name}: {name} is of type {known[name]}, not {value!r}"
+                + (f"; write [{value}]." if known[name] == "list" else ".")
             )
 
 
@@ -102,7 +113,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     """Execute ``notebook`` into ``output`` (``.ipynb``) and an HTML page beside it.
 
     Raises:
-        UnknownParameterError: see :func:`check_parameters`.
+        ParameterError: see :func:`check_parameters`.
         PapermillExecutionError: a cell failed; ``output`` holds what was run until then.
         NoSuchKernel: the environment has no Python kernel.
     """
@@ -141,15 +152,17 @@ def main() -> int:
     taken = "YAML; the entries that the notebook has as parameters are taken"
     option("-f", "--parameters-file", type=Path, metavar="FILE", help=taken)
     pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    option("-p", "--parameter", **pair, help="VALUE is read as YAML")
+    option("-p", "--parameter", **pair, help="VALUE is read as YAML, if it is no text")
     arguments = parser.parse_args()
     notebook, output, file = arguments.notebook, arguments.output, arguments.parameters_file
     print(output.stem, file=sys.stderr, flush=True)
     try:
         # A profile speaks to all notebooks; each takes what it knows.
         given = read_yaml(file.read_text()) if file else {}
-        parameters = {name: given[name] for name in parameters_of(notebook) if name in given}
-        parameters |= {name: read_yaml(value) for name, value in arguments.parameter}
+        known = parameters_of(notebook)
+        parameters = {name: given[name] for name in known if name in given}
+        for name, value in arguments.parameter:
+            parameters[name] = value if known.get(name) == "str" else read_yaml(value)
         run_notebook(notebook, output, parameters)
         return 0
     except PapermillExecutionError as error:
@@ -162,7 +175,7 @@ def main() -> int:
             "This environment has no Python kernel for notebooks: `make setup` installs it, or "
             "`python -m pip install ipykernel` in an environment of your own."
         )
-    except (UnknownParameterError, OSError) as error:
+    except (ParameterError, OSError) as error:
         sentence = error
     print(sentence, file=sys.stderr)
     return 1
