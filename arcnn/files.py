@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
+IN_BATCH = "ARCNN_BATCH"  # set in the environment of notebooks that nobody looks at while they run
 REFERENCE = ROOT / "results" / "reference"
 
 

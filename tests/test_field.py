@@ -4,6 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode, configurable
@@ -18,11 +19,12 @@ from torch.nn import functional as F
 import arcnn.modeling as modeling
 from arcnn import get_config
 from arcnn.config import models_of
-from arcnn.data import AmodalDatasetMapper, split_records
-from arcnn.evaluation import evaluate, predict
+from arcnn.data import AmodalDatasetMapper, decode_masks, split_records
+from arcnn.evaluation import evaluate, mask_iou, predict
 from arcnn.experiments.cost import costs, operations
-from arcnn.experiments.given_boxes import given_boxes
+from arcnn.experiments.given_boxes import given_boxes, region_logits, soft_masks
 from arcnn.modeling import amodal_head
+from arcnn.names import MASK_KINDS
 from arcnn.training import train
 from arcnn.weights import (
     TRUNK,
@@ -143,6 +145,34 @@ def test_objects_are_given_where_they_are_and_scored_where_there_is_a_mask(tiny_
         x0, y0, x1, y1 = a["bbox"]
         share = 100 * mask_util.area(a["segmentation"]) / ((x1 - x0) * (y1 - y0))
         assert iou == pytest.approx(share, abs=6)  # a box of whole pixels around the object
+
+
+def test_soft_masks_are_those_of_the_given_boxes_before_the_cut(tiny_config) -> None:
+    cfg = tiny_config("arcnn")
+    network = build_model(cfg).eval()
+    for weight in network.roi_heads.mask_head.parameters():
+        nn.init.normal_(weight, std=0.3)  # else all its maps are one half
+    record = split_records(cfg, "val")[0]
+    table = given_boxes(cfg, network)
+    annotation = record["annotations"][0]
+    soft = soft_masks(cfg, network, record, annotation)
+    assert set(soft) == set(MASK_KINDS)
+    assert all(mask.shape == (record["height"], record["width"]) for mask in soft.values())
+    drawn = soft["amodal"] >= 0.5
+    iou = 100 * mask_iou(drawn, decode_masks(annotation)["amodal"])
+    assert iou == pytest.approx(table.amodal[0], abs=2)  # pasting by 8 bits rounds at the edge
+
+
+def test_the_logits_of_a_region_join_to_its_whole(tiny_config) -> None:
+    cfg = tiny_config("arcnn")
+    network = build_model(cfg).eval()
+    record = split_records(cfg, "val")[0]
+    maps = region_logits(cfg, network, record, record["annotations"][0])
+    joint = network.roi_heads.mask_head.amodal_head
+    pieces = (torch.from_numpy(maps[kind])[None] for kind in ("visible", "occlusion"))
+    with torch.no_grad():
+        whole = joint(*pieces)[0].numpy()
+    np.testing.assert_allclose(whole, maps["amodal"], atol=1e-6)
 
 
 def test_costs_are_multiples_of_the_reference(tiny_config) -> None:

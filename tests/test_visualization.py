@@ -31,6 +31,7 @@ from arcnn.evaluation import (
     evaluate,
     occluded_examples,
 )
+from arcnn.files import IN_BATCH
 from arcnn.names import MASK_KINDS, MODEL_NAMES
 from arcnn.visualization.pieces import cut_out
 from arcnn.visualization.style import MASK_COLORS, model_style
@@ -287,3 +288,51 @@ def test_a_picture_is_saved_in_one_piece_or_not_at_all(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         visualization.save(figure, tmp_path / "half.png")
     assert not list(tmp_path.glob("half*"))
+
+
+# --- figures to move ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "verdict"),
+    [((1, 1, 0), "1 of 3 right"), ((1, 1, 10), "an OR gate"), ((0, 0, 0), "0 of 3 right")],
+)
+def test_the_or_gate_is_judged_by_its_corners(weights, verdict):
+    figure = visualization.or_gate(*weights)
+    assert figure.axes[0].get_title().endswith(verdict)
+
+
+def test_a_hidden_piece_is_cut_at_the_threshold():
+    truth = {kind: np.zeros((20, 30), bool) for kind in ("amodal", "visible", "occlusion")}
+    truth["occlusion"][5:15, 5:15] = truth["amodal"][5:15, 5:25] = True
+    sure = np.where(truth["occlusion"], 0.4, 0.1)
+    image = np.full((20, 30, 3), 200, np.uint8)
+    for threshold, iou in ((0.3, "IoU 1.00"), (0.5, "IoU 0.00")):
+        figure = visualization.hidden_at(image, truth, {"arcnn": {"occlusion": sure}}, threshold)
+        assert figure.axes[0].texts[0].get_text() == iou
+
+
+def test_muted_weights_take_their_part_of_the_whole_away():
+    visible, occlusion = np.full((2, 4, 4), -5.0), np.full((2, 4, 4), -5.0)
+    visible[0, :, :2], occlusion[0, :, 2:] = 10, 10
+    weights = np.array([1.0, 0.0]), np.array([1.0, 0.0]), 2.0
+    pieces, names = {"visible": visible, "occlusion": occlusion}, ["cat", "cup"]
+
+    def whole(mute):
+        figure = visualization.muted(pieces, weights, names, 0, mute)
+        return figure.axes[3].images[0].get_array() > 0.5
+
+    assert whole("nothing").all() and whole("all context").all() and whole("cup").all()
+    assert whole("all OW")[:, :2].all() and not whole("all OW")[:, 2:].any()
+    assert whole("cat").all()  # of nothing, the bias is left
+    assert weights[1].tolist() == [1, 0]
+
+
+def test_sliders_are_for_those_who_can_move_them(monkeypatch):
+    moved = []
+    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: moved.append(controls))
+    monkeypatch.delenv(IN_BATCH, raising=False)
+    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+    monkeypatch.setenv(IN_BATCH, "1")
+    visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))
+    assert moved == [{"bias": (-1.0, 1.0)}]

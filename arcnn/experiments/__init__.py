@@ -5,7 +5,7 @@ import lazy_loader
 # Importing a part brings what that part needs, and no more.
 PARTS = {
     "frozen": "SCORES",
-    "given_boxes": "collect_given_boxes",
+    "given_boxes": "collect_given_boxes region_logits soft_masks",
     "order": "Agreement agreement meetings",
     "runs": "CONSTANT_CONTEXT collect head_differences network_differences",
     "variants": "DEFAULT NO_BIAS VARIANTS",

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
+from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from tqdm import tqdm
@@ -55,6 +56,41 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
                 ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
                 rows.append(row | {"rate": a["occlusion_rate"]} | ious)
     return pd.DataFrame(rows, columns=["image", "class", "rate", *MASK_KINDS])
+
+
+@torch.no_grad()
+def soft_masks(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict) -> dict:
+    """An object's masks before they are thresholded, in its true amodal box, for its true class.
+
+    Returns:
+        By mask kind that the model predicts, probabilities in the image, float ``(H, W)``.
+    """
+    example = AmodalDatasetMapper(cfg, is_train=False)(record)
+    with inference_context(model):
+        found = model.inference([example], [_found(example, [annotation])])[0]["instances"]
+    maps = {k: found.get(f"pred_{k}_masks") for k in MASK_KINDS if found.has(f"pred_{k}_masks")}
+    pasted = {
+        kind: paste_masks_in_image(probs, found.pred_boxes, found.image_size, threshold=-1)
+        for kind, probs in maps.items()
+    }
+    return {kind: pixels[0].cpu().numpy() / 255 for kind, pixels in pasted.items()}
+
+
+@torch.no_grad()
+def region_logits(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict) -> dict:
+    """What a mask head says of an object's true amodal box, all classes' maps, before the sigmoid.
+
+    Returns:
+        By mask kind, float ``(C, M, M)``.
+    """
+    example = AmodalDatasetMapper(cfg, is_train=False)(record)
+    boxes = [_found(example, [annotation]).pred_boxes.to(model.device)]
+    with inference_context(model):
+        features = model.backbone(model.preprocess_image([example]).tensor)
+        heads = model.roi_heads
+        x = heads.mask_pooler([features[level] for level in heads.mask_in_features], boxes)
+        maps = heads.mask_head.layers(x).kinds()
+    return {kind: logits[0].cpu().numpy() for kind, logits in maps.items()}
 
 
 def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:

@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 from traitlets.config import Config
 
-from arcnn.files import read_yaml, write_text
+from arcnn.files import IN_BATCH, read_yaml, write_text
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -120,7 +120,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="arcnn-") as sockets:
-        os.environ["JUPYTER_RUNTIME_DIR"] = sockets
+        os.environ |= {"JUPYTER_RUNTIME_DIR": sockets, IN_BATCH: "1"}
         executed = papermill.execute_notebook(
             str(notebook),
             str(output),
