@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import peer_evaluate
+from PIL import Image
 
 from arcnn.data import decode_masks, load_annotations, split_records
 from arcnn.data.masks import encode
@@ -43,6 +45,7 @@ from arcnn.evaluation.examples import match_image
 from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, TABLE_1
+from arcnn.predict import predict_image
 from arcnn.workshop.score import main, read_results
 
 SIZE = (40, 40)
@@ -685,3 +688,15 @@ def test_the_version_covers_what_decides_a_number():
     named = {"protocol", "matching", "masks", "predictions", "uncertainty", "evaluator"}
     assert {source.stem for source in protocol.SOURCES} == named
     assert all(source.is_file() for source in protocol.SOURCES)
+
+
+def test_an_image_of_ones_own_is_seen_as_one_of_the_data_set(tiny_config):
+    cfg = tiny_config("arcnn", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    network = build_model(cfg).eval()
+    record = split_records(cfg, "val")[0]
+    image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+    of_image = [p | {"image_id": 0} for p in predict(cfg, network)
+                if p["image_id"] == record["image_id"]]  # fmt: skip
+    assert of_image and predict_image(cfg, network, image) == of_image
+    larger = np.asarray(Image.fromarray(image).resize((400, 300)))
+    assert all(p["segmentation"]["size"] == [300, 400] for p in predict_image(cfg, network, larger))
