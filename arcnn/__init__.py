@@ -6,8 +6,8 @@ The house has two wings. What a reader of the paper opens:
                    the contract of a head, and ``field``, other papers' models
 ``config``         every switch, with ``configs/``; ``training`` trains what it says
 ``data``           annotation files to records, the mapper, statistics, the drawn ``tabletop``
-``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it; ``predict`` looks at
-                   an image of one's own
+``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it
+``predict``        what a trained model sees in an image of one's own
 ``visualization``  the figures; ``readings`` what the notebooks say of their numbers
 ``experiments``    the ablation that the paper lacks, and the field side by side
 ``names``          what several of them call by one name; ``files`` where things lie
