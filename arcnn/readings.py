@@ -16,6 +16,10 @@ from arcnn.names import model_name
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 
+# Points of IoU between heads: less is level, however sure. A hundredth of an object is not seen in
+# a picture, and some hundred steps of training more change as much.
+LEVEL = 1.0
+
 
 def objects_without_a_hidden_part(fully_visible: float) -> str:
     """Notebook 02, of the share of the objects (in [0, 1]) that nothing covers."""
@@ -214,6 +218,36 @@ def occlusion_order(agreed: Agreement) -> str:
         "seeds. And a correlation of weights is not yet use: whether the context *helps* is what "
         "[11 Context or an OR gate](11_context_or_an_or_gate.ipynb) asks."
     )
+
+
+def verdict(low: float, high: float) -> str:
+    """Of a difference of IoU, by its 95 % interval: level if all of it is within :data:`LEVEL`,
+    else better or worse if zero is not in it."""
+    if low > -LEVEL and high < LEVEL:
+        return "level"
+    return "better" if low > 0 else "worse" if high < 0 else "no difference can be claimed"
+
+
+def claim(what: str, row: pd.Series | None) -> str:
+    """Notebook 11, of a row of :func:`arcnn.experiments.head_differences`."""
+    if row is None:
+        return f"{what}: not trained here."
+    if pd.isna(row.difference):
+        return f"{what}: ARCNN was not trained as long."
+    interval = f"{row.difference:+.1f} points [{row.low:+.1f}, {row.high:+.1f}]"
+    return f"{what}: {interval}, {verdict(row.low, row.high)}."
+
+
+def doubled(pairs: pd.DataFrame) -> str:
+    """Notebook 11, of :func:`verdict` before and after twice the steps, columns ``verdict`` and
+    ``verdict then``: were they enough?"""
+    if not len(pairs):
+        return "nothing was trained twice as long"
+    changed = pairs.index[pairs["verdict"] != pairs["verdict then"]]
+    said = (
+        f"trained twice as long, {len(pairs) - len(changed)} of {len(pairs)} verdicts stay the same"
+    )
+    return said + (f"; not those of {', '.join(changed)}" if len(changed) else "")
 
 
 def constant_context(context: pd.DataFrame) -> str:

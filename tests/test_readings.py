@@ -157,3 +157,34 @@ def test_a_context_draws_or_is_a_bias_in_disguise():
     assert "`full-a` loses 24.0 points: the other maps draw a part" in text
     assert "`full-b` loses 0.5 points: a bias could do the same" in text
     assert "No variant" in readings.constant_context(pd.DataFrame())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (1.5, 3, "better"),
+        (-3, -1.5, "worse"),
+        (0.5, 1.5, "better"),
+        (-0.6, -0.1, "level"),
+        (-0.5, 0.5, "level"),
+        (-0.5, 1.5, "no difference can be claimed"),
+    ],
+)
+def test_a_difference_is_level_large_or_unclear(low, high, word):
+    assert readings.verdict(low, high) == word
+    row = pd.Series({"difference": (low + high) / 2, "low": low, "high": high})
+    assert readings.claim("a head", row).endswith(f"[{low:+.1f}, {high:+.1f}], {word}.")
+
+
+def test_a_claim_needs_a_partner():
+    alone = pd.Series({"difference": np.nan, "low": np.nan, "high": np.nan})
+    assert readings.claim("a head", None) == "a head: not trained here."
+    assert "not trained as long" in readings.claim("a head", alone)
+
+
+def test_twice_the_steps_change_verdicts_or_do_not():
+    table = pd.DataFrame({"verdict": ["level", "worse"], "verdict then": ["level", "level"]})
+    table.index = ["a", "b"]
+    assert readings.doubled(table).endswith("1 of 2 verdicts stay the same; not those of b")
+    assert readings.doubled(table[:1]).endswith("1 of 1 verdicts stay the same")
+    assert "nothing" in readings.doubled(table[:0])
