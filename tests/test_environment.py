@@ -23,7 +23,11 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Packages with another name on conda-forge, and those that only the conda file names.
-CONDA_NAMES = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
+CONDA_NAMES = {
+    "playwright": "playwright-python",
+    "torch": "pytorch",
+    "snakemake": "snakemake-minimal",
+}
 CONDA_ONLY = {"python", "pip", "detectron2"}
 
 

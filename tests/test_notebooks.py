@@ -203,15 +203,21 @@ def test_a_handout_has_no_solutions_and_writes_to_a_folder_of_its_own() -> None:
         nbformat.validate(copy)
 
 
-def test_an_exercise_left_open_fails_its_check() -> None:
+def test_an_exercise_left_open_is_not_right_yet(capsys: pytest.CaptureFixture) -> None:
     for source in SOURCES:
         cells = handout(source).cells
         for stub, check in itertools.pairwise(cells):
             if "exercise" in stub.metadata.get("tags", []):
                 names: dict = {"reports": {}, "objects": None, "class_names": [], "np": np, "C": 1}
                 exec(stub.source, names)
-                with pytest.raises((AssertionError, TypeError, AttributeError, NameError)):
-                    exec(check.source, names)
+                exec(check.source, names)
+                assert capsys.readouterr().out.startswith("Not yet."), check.source
+    cells = handout(NOTEBOOKS / "03_anatomy_of_the_model.ipynb").cells
+    check = next(cell for cell in cells if cell.metadata.get("tags") == ["check"])
+    names = {}
+    exec("share = 0.005", names)
+    exec(check.source, names)
+    assert capsys.readouterr().out == "Right.\n"
 
 
 def test_a_copy_that_is_worked_in_stays_and_an_old_one_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""The course in a real JupyterLab, driven by a real browser: every notebook, and what moves.
+
+Skipped only where there is no Chromium; ``.ci/run`` installs Debian's.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from arcnn.data.tabletop import make_tabletop
+from arcnn.files import NOTEBOOKS
+from arcnn.workshop.lab import hand_out
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+
+# Short settings, as a student may write them into the parameters cell.
+SHORT = {
+    "01_prepare_data": {"train_images": 150, "val_images": 20},
+    "04_train": {"options": ["SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1]},
+    "10_amodal_data_from_modal": {"train_images": 12, "val_images": 4, "image_size": 160},
+}
+OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
+    .filter((cell) => cell.cell_type === 'code').map((cell) => cell.outputs)"""
+KERNEL = """() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"""
+RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
+# The slider and the menu of each notebook that has one, and how many.
+MOVES = {"00": 1, "02": 1, "03": 3, "07": 1, "08": 1}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository's root with the course in it and a small data set."""
+    root = tmp_path_factory.mktemp("lab")
+    make_tabletop(root / "data", train_images=150, val_images=20, workers=2)
+    hand_out(root / "lab")
+    for copy in sorted((root / "lab").glob("[0-9]*.ipynb")):
+        notebook = nbformat.read(copy, as_version=4)
+        (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+        values = {"data_root": str(root / "data"), "results_root": str(root / "results")}
+        for name, value in (values | SHORT.get(copy.stem, {})).items():
+            cell.source = re.sub(
+                f"(?m)^{name}: (.*) = .*?  #", rf"{name}: \1 = {value!r}  #", cell.source
+            )
+        nbformat.write(notebook, copy)
+    return root
+
+
+@pytest.fixture(scope="module")
+def lab(root: Path) -> Iterator[Page]:
+    """JupyterLab on the loopback, with a token, in a browser."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token, log = secrets.token_hex(16), root / "lab.log"
+    home = {name: str(root / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+    call = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    call += [f"--port={port}", f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}"]
+    call += ["--LabApp.expose_app_in_browser=True"]
+    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as out:
+        server = subprocess.Popen(call, env=os.environ | home, stdout=out, stderr=out)
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{address}/api?token={token}").close()
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.3)
+        with sync_playwright() as playwright:
+            sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+            page = browser.new_page(viewport={"width": 1300, "height": 900})
+            page.goto(f"{address}/lab?token={token}")
+            yield page
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def run_all(page: Page, name: str) -> list[list[dict]]:
+    """Open a notebook and run it; the outputs of its code cells."""
+    page.goto(page.url.split("/lab")[0] + f"/lab/tree/lab/{name}?reset")
+    page.wait_for_function(f"() => ({KERNEL})() === 'idle'", timeout=120_000)
+    page.evaluate(RUN_ALL)
+    return page.evaluate(OUTPUTS)
+
+
+@pytest.mark.parametrize("source", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda file: file.stem)
+def test_a_notebook_runs_in_the_browser(lab: Page, root: Path, source: Path) -> None:
+    before = (root / "lab" / source.name).stat().st_mtime_ns
+    cells = run_all(lab, source.name)
+    outputs = [output for cell in cells for output in cell]
+    errors = [(o["ename"], o["evalue"]) for o in outputs if o["output_type"] == "error"]
+    assert not errors
+    text = "".join(str(o.get("text", "")) for o in outputs)
+    assert "Warning" not in text
+    if source.stem != "index":
+        assert any("image/png" in o.get("data", {}) for o in outputs) or source.stem[:2] in "01 06"
+        assert "Recorded in" in text
+    handles = lab.locator(".noUi-handle").count() + lab.locator(".widget-dropdown select").count()
+    assert handles == MOVES.get(source.stem[:2], 0)
+    assert before  # the copy is the student's; the kit's own is untouched
+    assert not nbformat.read(source, 4).cells[-1].get("outputs")
