@@ -230,7 +230,8 @@ def test_environment_of_ones_own_is_only_looked_at(kit: Path):
 
 def test_environment_of_another_clone_runs_this_one(kit: Path):
     shutil.copytree("arcnn", "../other/arcnn")
-    script("notebooks/jupyterlab.py", "import arcnn\nprint(arcnn.__file__)\n")
+    script("arcnn/workshop/lab.py", "")
+    script("jupyterlab.py", "import arcnn\nprint(arcnn.__file__)\n")
     python = f'#!/bin/sh\nPYTHONPATH="%s" exec "{sys.executable}" "$@"\n'
     script("own/python", python % f"$PYTHONPATH:{kit.parent}/other")
     assert make("lab", "BIN=own")[:2] == (0, f"{kit}/arcnn/__init__.py\n")

@@ -93,7 +93,8 @@ def machine(data_root: str = "", results_root: str = "") -> pd.DataFrame:
 def main() -> int:
     argparse.ArgumentParser(prog="python -m arcnn.workshop.lab", description=__doc__).parse_args()
     try:
-        print(*hand_out(), sep="\n", file=sys.stderr)
+        for sentence in hand_out():
+            print(sentence, file=sys.stderr)
         return 0
     except OSError as error:
         print(f"The copies for JupyterLab cannot be written: {error}", file=sys.stderr)
