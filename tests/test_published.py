@@ -1,7 +1,10 @@
 """Load instead of train: published models stand in where nothing was trained, and say so."""
 
+import json
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -9,8 +12,8 @@ from arcnn.data import register_dataset, split_records
 from arcnn.data.tabletop import make_tabletop
 from arcnn.evaluation import evaluate, predict
 from arcnn.experiments import collect_given_boxes
-from arcnn.files import REFERENCE, run_folder
-from arcnn.names import MODEL_NAMES, MODELS
+from arcnn.files import REFERENCE, ROOT, run_folder
+from arcnn.names import MODEL_NAMES, MODELS, TABLE_1
 from arcnn.published import results_or_reference, runs_to_show, trained_or_published
 from arcnn.reporting import collect_runs
 from arcnn.weights import load_start, load_trained
@@ -71,10 +74,56 @@ def test_reference_results_stand_in_for_tables(tmp_path: Path) -> None:
 def test_the_reference_of_the_field_stands_in_one_table() -> None:
     """Every method's trainings, made and measured alike, with the masks in given boxes."""
     folder, _ = results_or_reference(Path("nowhere"), "runs/tabletop/mask_rcnn/*/*.json", "field")
-    runs = collect_runs(folder, ["tabletop"], tuple(MODEL_NAMES), [0, 1])
+    runs = collect_runs(folder, ["tabletop"], tuple(MODEL_NAMES), [0, 1, 2])
     given = collect_given_boxes(folder, runs, "tabletop")
     assert runs.left_out == [] and given.left_out == []
     assert runs.models("tabletop") == list(MODEL_NAMES)
     assert {key: len(table) for key, table in given.objects.items()} == dict.fromkeys(
-        ((model, seed) for model in MODEL_NAMES for seed in (0, 1)), 656
+        ((model, seed) for model in MODEL_NAMES for seed in (0, 1, 2)), 656
     )
+
+
+# --- what README says of them -------------------------------------------------------------------
+
+
+def intervals_on_record() -> set[tuple[float, float]]:
+    """Every 95 % interval of the reference records, as printed, and of the reverse difference."""
+    pairs = set()
+    for file in (*REFERENCE.glob("demo/records/*.json"), *REFERENCE.glob("field/records/*.json")):
+        record = json.loads(file.read_text())
+        text = json.dumps(record["metrics"].get("findings", ""))
+        pairs |= {
+            (float(a), float(b)) for a, b in re.findall(r"\[([+-][\d.]+), ([+-][\d.]+)\]", text)
+        }
+        rows = record.get("differences", []) + list(record["metrics"].get("networks", {}).values())
+        pairs |= {(row["low"], row["high"]) for row in rows}
+    for variant in pd.read_csv(REFERENCE / "demo/ablation.csv").itertuples():
+        pairs.add((variant.low, variant.high))
+    both = pairs | {(-b, -a) for a, b in pairs}
+    return {(round(a, 1) + 0.0, round(b, 1) + 0.0) for a, b in both}
+
+
+def test_every_interval_in_the_readme_is_on_record() -> None:
+    text = (ROOT / "README.md").read_text()
+    printed = re.findall(r"\[(-?\d+\.\d), (-?\d+\.\d)\]", text.replace("\n", " "))
+    known = intervals_on_record()
+    unknown = [pair for pair in printed if tuple(map(float, pair)) not in known]
+    assert len(printed) > 12 and not unknown
+
+
+@pytest.mark.parametrize("profile", ["demo", "field"])
+def test_the_tables_in_the_readme_are_those_on_record(profile: str) -> None:
+    table = pd.read_csv(REFERENCE / profile / "table1.csv").set_index(["model", "metric"])
+    digits = 2 if profile == "demo" else 1
+    lines = re.findall(
+        rf"^\| \[.*?\]\(results/reference/{profile}/runs/tabletop/(\w+)\) \| (.*) \|$",
+        (ROOT / "README.md").read_text(),
+        re.M,
+    )
+    assert sorted(model for model, _ in lines) == sorted(set(table.index.get_level_values(0)))
+    metrics = list(TABLE_1) if profile == "demo" else ["amodal AP", "visible AP"]
+    for model, cells in lines:
+        for metric, cell in zip(metrics, cells.split(" | "), strict=False):
+            ours, spread = table.loc[(model, metric), ["ours", "spread"]]
+            known = "–" if pd.isna(ours) else f"{ours:.{digits}f} ± {spread:.{digits}f}"
+            assert cell == known, (model, metric)
