@@ -49,6 +49,13 @@ class Training(NamedTuple):
     start: str  # a sentence: what the weights started from
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody stopped a training: no fault, so that a notebook shows the sentence alone."""
+
+    def _render_traceback_(self) -> list[str]:  # asked by IPython
+        return [str(self)]
+
+
 def train(cfg: CfgNode) -> Training:
     """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
 
@@ -70,6 +77,7 @@ def train(cfg: CfgNode) -> Training:
             learns from.
         BlockingIOError: another process trains in this folder.
         FloatingPointError: a loss became infinite or NaN.
+        Stopped: it was interrupted; a second call goes on.
     """
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
@@ -119,6 +127,12 @@ def _train(cfg: CfgNode, output: Path) -> Training:
     session = Session(output / SESSIONS, start, first, str(precision(cfg)).removeprefix("torch."))
     try:
         trainer.train(first, last)
+    except KeyboardInterrupt:
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        raise Stopped(
+            f"Stopped at iteration {trainer.iter} of {last}. Run it again, and it goes on from the "
+            f"last checkpoint, of which there is one every {period} iterations."
+        ) from None
     except FloatingPointError as error:
         raise FloatingPointError(
             f"{error}\nIt was computed in {session.line['precision']}: the options "

@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import build_model
+from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
 from arcnn import training, weights
@@ -131,6 +132,24 @@ def test_the_order_of_examples_is_the_same_from_any_step_on(tiny_config) -> None
     assert take(4, 18) == whole[12:]
     for k in range(0, 30, 3):  # one orientation in each batch
         assert len({records[i]["width"] > 10 for _, i in whole[k : k + 3]}) == 1
+
+
+def test_who_stops_a_training_gets_a_sentence_and_can_go_on(tiny_config, monkeypatch, capsys):
+    class Bored(HookBase):
+        def after_step(self) -> None:
+            if self.trainer.iter == 3:
+                raise KeyboardInterrupt
+
+    cfg = tiny_config()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "ProgressBar", Bored)
+        shell = InteractiveShell.instance()
+        shell.user_ns |= {"train": train, "cfg": cfg}
+        capsys.readouterr()
+        shell.run_cell("train(cfg)")
+    printed = capsys.readouterr().out
+    assert "Stopped at iteration 3 of 6. Run it again" in printed and "Traceback" not in printed
+    assert train(cfg).steps < 6
 
 
 def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_config, monkeypatch) -> None:
