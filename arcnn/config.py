@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
+from arcnn.files import own_models
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS, PUBLISHED
 
@@ -34,14 +35,22 @@ NO_OPTIONS |= dict.fromkeys(
 def models_of(dataset: str) -> tuple[str, ...]:
     """The models that can be trained on a data set.
 
-    Each has a file in ``configs/models``, and ``<model>.<dataset>.yaml`` beside it where it differs
-    on a data set. ``<model>_published`` is the same model with the schedule
-    of its own paper or code, where that tells one for this data set.
+    Each has a file in ``configs/models`` or in one's own folder (:func:`arcnn.files.own_models`),
+    and ``<model>.<dataset>.yaml`` beside it where it differs on a data set. ``<model>_published``
+    is the same model with the schedule of its own paper or code, where that tells one for this data
+    set.
+
+    Raises:
+        ValueError: a model of one's own has the name of one of the kit's.
     """
-    models = sorted(file.stem for file in (CONFIG_DIR / "models").glob("*.yaml"))
-    models = [model for model in models if "." not in model]
-    own = sorted(file.stem for file in (CONFIG_DIR / "published" / dataset).glob("*.yaml"))
-    return (*models, *(f"{model}{PUBLISHED}" for model in own))
+    kits, own = (
+        [file.stem for file in sorted(folder.glob("*.yaml")) if "." not in file.stem]
+        for folder in (CONFIG_DIR / "models", own_models())
+    )
+    if taken := set(kits) & set(own):
+        raise ValueError(f"{own_models() / min(taken)}.yaml: the kit has a {min(taken)}; rename it")
+    published = sorted(file.stem for file in (CONFIG_DIR / "published" / dataset).glob("*.yaml"))
+    return (*kits, *own, *(f"{model}{PUBLISHED}" for model in published))
 
 
 def add_arcnn_config(cfg: CfgNode) -> None:
@@ -106,13 +115,14 @@ def get_config(
     cfg = get_cfg()
     add_arcnn_config(cfg)
     bare = model.removesuffix(PUBLISHED)
-    files = [f"datasets/{dataset}.yaml", f"models/{bare}.yaml"]
-    if (CONFIG_DIR / f"models/{bare}.{dataset}.yaml").is_file():
-        files.append(f"models/{bare}.{dataset}.yaml")
+    files = [CONFIG_DIR / "datasets" / f"{dataset}.yaml"]
+    for folder in (CONFIG_DIR / "models", own_models()):
+        both = (folder / f"{bare}.yaml", folder / f"{bare}.{dataset}.yaml")
+        files += [file for file in both if file.is_file()]
     if model != bare:
-        files.append(f"published/{dataset}/{bare}.yaml")
+        files.append(CONFIG_DIR / "published" / dataset / f"{bare}.yaml")
     for file in files:
-        cfg.merge_from_file(str(CONFIG_DIR / file), allow_unsafe=False)
+        cfg.merge_from_file(str(file), allow_unsafe=False)
     of_head, others = _head_options_apart(options)
     try:
         cfg.merge_from_list(others)

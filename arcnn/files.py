@@ -22,6 +22,12 @@ IN_BATCH = "ARCNN_BATCH"  # set in the environment of notebooks that nobody look
 REFERENCE = ROOT / "results" / "reference"
 
 
+def own_models() -> Path:
+    """The folder of models of one's own, ``<name>.py`` and ``<name>.yaml``: the kit's ``models/``,
+    or what the environment's ARCNN_MODELS names."""
+    return Path(os.environ.get("ARCNN_MODELS") or ROOT / "models").expanduser()
+
+
 def data_folder(data_root: str = "") -> Path:
     """The folder of data sets: as given, by default the kit's ``data/``."""
     return Path(data_root).expanduser().resolve() if data_root else ROOT / "data"

@@ -1,7 +1,10 @@
 """What several tests need: a tiny tabletop data set, a tiny configuration, the real records."""
 
+import os
 import warnings
 from pathlib import Path
+
+os.environ["ARCNN_MODELS"] = os.devnull  # nobody's own models change what is tested
 
 import pytest
 from detectron2.config import CfgNode

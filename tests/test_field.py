@@ -1,6 +1,9 @@
 """The contract of a mask head, and what all heads of the field share."""
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -145,6 +148,42 @@ def test_objects_are_given_where_they_are_and_scored_where_there_is_a_mask(tiny_
         x0, y0, x1, y1 = a["bbox"]
         share = 100 * mask_util.area(a["segmentation"]) / ((x1 - x0) * (y1 - y0))
         assert iou == pytest.approx(share, abs=6)  # a box of whole pixels around the object
+
+
+def test_a_model_of_ones_own_lies_outside_the_kit(tmp_path: Path) -> None:
+    """One file and its YAML, in a folder of one's own; no file of the kit is touched."""
+    example = re.search(r"::\n\n(    @ROI.*?)\n\n(?=\S)", amodal_head.__doc__, re.DOTALL)[1]
+    imports = """
+        from detectron2.config import CfgNode, configurable
+        from detectron2.layers import ShapeSpec
+        from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+        from torch import Tensor, nn
+        from torch.nn import functional as F
+        from arcnn.modeling import AmodalMaskHead, MaskLogits, RoIs
+        from arcnn.modeling import mask_loss, own_class, piece_head
+    """
+    (tmp_path / "two_looks.py").write_text(textwrap.dedent(imports) + textwrap.dedent(example))
+    (tmp_path / "two_looks.yaml").write_text(
+        "VERSION: 2\nMODEL:\n  ROI_MASK_HEAD:\n    NAME: TwoLooksMaskHead\n"
+    )
+    (tmp_path / "two_looks.tabletop.yaml").write_text(
+        "VERSION: 2\nMODEL:\n  HEAD:\n    FIRST_LOSS_WEIGHT: 0.25\n"
+    )
+    look = (
+        "from arcnn import get_config; from arcnn.config import models_of; "
+        "from detectron2.modeling import build_model; "
+        "cfg = get_config('tabletop', 'two_looks', device='cpu'); "
+        "print(type(build_model(cfg).roi_heads.mask_head).__name__, dict(cfg.MODEL.HEAD))"
+    )
+
+    def run() -> subprocess.CompletedProcess:
+        env = os.environ | {"ARCNN_MODELS": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", look], env=env, capture_output=True, text=True)
+
+    done = run()
+    assert done.stdout.strip() == "TwoLooksMaskHead {'FIRST_LOSS_WEIGHT': 0.25}", done.stderr
+    (tmp_path / "arcnn.yaml").write_text("VERSION: 2\n")
+    assert "arcnn.yaml: the kit has a arcnn; rename it" in run().stderr
 
 
 def test_soft_masks_are_those_of_the_given_boxes_before_the_cut(tiny_config) -> None:

@@ -1,8 +1,13 @@
-"""The models: the paper's three mask heads and other papers', registered on import."""
+"""The models, registered on import: the paper's three mask heads, other papers', and one's own.
 
-import importlib
+Those of one's own lie in :func:`arcnn.files.own_models`.
+"""
+
+import importlib.util
 import pkgutil
+import sys
 
+from arcnn.files import own_models
 from arcnn.modeling import field
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.backbone import build_short_resnet_fpn_backbone
@@ -24,6 +29,10 @@ from arcnn.modeling.mask_heads import (
 
 for _module in pkgutil.iter_modules(field.__path__, "arcnn.modeling.field."):
     importlib.import_module(_module.name)
+for _file in sorted(own_models().glob("*.py")):
+    _spec = importlib.util.spec_from_file_location(f"arcnn_models.{_file.stem}", _file)
+    sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_spec.name])
 
 __all__ = [
     "ARCNNAddMaskHead",

@@ -1,6 +1,7 @@
 """The contract of a mask head: what it may ask for, and what it gives.
 
-A head is one class, registered with detectron2, and a YAML file that names it. The shortest has
+A head is one class, registered with detectron2, and a YAML file that names it; both may lie in a
+folder of your own (:func:`arcnn.files.own_models`). The shortest has
 ``from_config`` and ``layers``, maps from RoI features. All else has a default, which a head
 replaces only where its paper differs:
 
@@ -60,6 +61,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from arcnn.files import own_models
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_losses, mask_targets, own_class
 
 
@@ -185,6 +187,6 @@ def mask_head_class(cfg: CfgNode) -> type[AmodalMaskHead]:
     if name not in heads:
         raise ValueError(
             f'MODEL.ROI_MASK_HEAD.NAME is "{name}"; there are {", ".join(heads)}. '
-            "Import the file that registers another one first."
+            f"The file that registers one of your own belongs into {own_models()}."
         )
     return heads[name]
