@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here"
 SHORT = {
     "01_prepare_data": {"train_images": 150, "val_images": 20},
     "04_train": {"options": ["SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1]},
+    "14_your_own_model": {"options": ["SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 1]},
     "10_amodal_data_from_modal": {"train_images": 12, "val_images": 4, "image_size": 160},
 }
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
@@ -66,6 +67,7 @@ def lab(root: Path) -> Iterator[Page]:
         port = free.getsockname()[1]
     token, log = secrets.token_hex(16), root / "lab.log"
     home = {name: str(root / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+    home["ARCNN_MODELS"] = str(root / "models")
     call = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     call += [f"--port={port}", f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={token}"]
     call += ["--LabApp.expose_app_in_browser=True"]

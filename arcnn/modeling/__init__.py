@@ -29,10 +29,19 @@ from arcnn.modeling.mask_heads import (
 
 for _module in pkgutil.iter_modules(field.__path__, "arcnn.modeling.field."):
     importlib.import_module(_module.name)
-for _file in sorted(own_models().glob("*.py")):
-    _spec = importlib.util.spec_from_file_location(f"arcnn_models.{_file.stem}", _file)
-    sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules[_spec.name])
+
+
+def import_own_models() -> None:
+    """Import the files of :func:`arcnn.files.own_models` that are not imported yet."""
+    for file in sorted(own_models().glob("*.py")):
+        name = f"arcnn_models.{file.stem}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+
+
+import_own_models()
 
 __all__ = [
     "ARCNNAddMaskHead",
@@ -45,6 +54,7 @@ __all__ = [
     "PiecesMaskHead",
     "RoIs",
     "build_short_resnet_fpn_backbone",
+    "import_own_models",
     "mask_loss",
     "mask_losses",
     "mask_targets",
