@@ -64,9 +64,11 @@ def found_or_drawn(metrics: Metrics) -> str:
     )
 
 
-def widths(intervals: Mapping[str, Interval]) -> str:
+def widths(intervals: Mapping[str, Interval | None]) -> str:
     """Notebook 05, of the 95 % intervals over images: how large must a difference be?"""
-    wide = sorted(interval.high - interval.low for interval in intervals.values())
+    wide = sorted(interval.high - interval.low for interval in intervals.values() if interval)
+    if not wide:
+        return "**Reading.** Nothing was measured."
     return (
         f"**Reading.** These images leave intervals {wide[0]:.1f} to {wide[-1]:.1f} points wide. "
         "Two models whose numbers differ by less cannot be told apart by these intervals; "
@@ -97,7 +99,10 @@ def more_hidden(metrics: Metrics) -> str:
     by_rate = {rate: metrics[task]["AP"] for task, rate in OCCLUSION_LEVELS.items()}
     by_rate = {rate: value for rate, value in by_rate.items() if value is not None}
     if not by_rate:
-        return "**Reading.** No object here is hidden by 15 % or more: nothing to compare."
+        return (
+            "**Reading.** Nothing to compare: no object is hidden by 15 % or more, or the model "
+            "predicts no visible mask, which these ask for."
+        )
     values = list(by_rate.values())
     falls = all(b < a for a, b in zip(values, values[1:], strict=False))
     trend = "falls the more is hidden" if falls else "does *not* fall at each step"
@@ -126,8 +131,13 @@ def ignored(objects: float, detections: float) -> str:
 def hidden_pieces(table: pd.DataFrame) -> str:
     """Notebooks 05 and 07, of :func:`arcnn.evaluation.piece_table`: is it drawn at all?"""
     lines = []
+    if not len(table):
+        return "No object that is hidden by 15 % or more was found."
     for model, rows in table.groupby("model", sort=False):
         empty, iou = rows["empty"].mean(), rows["occlusion"]
+        if iou.isna().all():
+            lines.append(f"- {model_name(model)} predicts no hidden piece.")
+            continue
         lines.append(
             f"- {model_name(model)}: {len(rows)} objects found; the hidden piece is empty for "
             f"{empty:.0%}, its IoU with the truth {iou.median():.2f} (median)"
@@ -143,7 +153,9 @@ def hidden_pieces(table: pd.DataFrame) -> str:
 def pieces_apart(table: pd.DataFrame) -> str:
     """Notebook 07, of :func:`arcnn.evaluation.piece_table`: in which mask do models differ?"""
     means = table.groupby("model", sort=False)[["visible", "occlusion", "amodal"]].mean()
-    means = means.dropna(axis="columns")
+    means = means.dropna(axis="columns", how="all").dropna()  # one that predicts no such mask
+    if not len(means):
+        return "**Reading.** There is no object that all of these models found."
     spread = (means.max() - means.min()).sort_values()
     easiest, hardest = means.mean().idxmax(), means.mean().idxmin()
     text = f"**Reading.** The easiest mask is the {easiest}, the hardest the {hardest} one."

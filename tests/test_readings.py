@@ -42,6 +42,10 @@ def test_points_are_lost_in_finding_or_in_drawing(loose, tight, where):
 def test_the_widths_of_the_intervals_are_those_of_the_images():
     text = readings.widths({"a": Interval(70, 69, 72), "b": Interval(50, 45, 55.5)})
     assert "3.0 to 10.5 points wide" in text
+    assert text == readings.widths(
+        {"a": Interval(70, 69, 72), "b": Interval(50, 45, 55.5), "c": None}
+    )
+    assert "Nothing was measured" in readings.widths({"a": None})
 
 
 def test_the_lowest_curve_is_named_and_where_it_ends():
@@ -71,7 +75,7 @@ def test_ap_by_occlusion_falls_or_does_not():
     rises = readings.more_hidden(by_rate(40, 50, 45, strict=41, piece=None))
     assert "does *not* fall" in rises and "1.0 points higher" in rises and "by itself" not in rises
     nothing = evaluate([], [], 1)
-    assert "nothing to compare" in readings.more_hidden(nothing)
+    assert "Nothing to compare" in readings.more_hidden(nothing)
 
 
 def pieces(**by_model):
@@ -96,6 +100,9 @@ def test_a_hidden_piece_is_missing_or_misplaced():
     assert "ORCNN: 1 objects found; the hidden piece is empty for 0%" in text
     empty = readings.hidden_pieces(pieces(arcnn=[(0.8, 0.0, 0.7, True)]))
     assert "empty for 100%" in empty and "where there is one" not in empty
+    none = readings.hidden_pieces(pieces(mask_rcnn=[(np.nan, np.nan, 0.7, True)]))
+    assert "Mask R-CNN predicts no hidden piece." in none
+    assert "No object" in readings.hidden_pieces(pieces(arcnn=[(0.8, 0.0, 0.7, True)])[:0])
 
 
 def test_models_differ_in_the_mask_in_which_they_do():
@@ -106,6 +113,7 @@ def test_models_differ_in_the_mask_in_which_they_do():
     visible = pieces(arcnn=[(0.3, 0.5, 0.7, False)], orcnn=[(0.8, 0.5, 0.7, False)])
     assert "most in the **visible** mask" in readings.pieces_apart(visible)
     assert "most in" not in readings.pieces_apart(hidden[:1])  # one model differs from nobody
+    assert "no object that all" in readings.pieces_apart(hidden[:0])
 
 
 def test_seams_are_shares_of_the_whole():

@@ -310,6 +310,8 @@ def test_a_hidden_piece_is_cut_at_the_threshold():
     for threshold, iou in ((0.3, "IoU 1.00"), (0.5, "IoU 0.00")):
         figure = visualization.hidden_at(image, truth, {"arcnn": {"occlusion": sure}}, threshold)
         assert figure.axes[0].texts[0].get_text() == iou
+    figure = visualization.hidden_at(image, truth, {"mask_rcnn": {"amodal": sure}})
+    assert figure.axes[0].texts[0].get_text() == "no hidden piece is predicted"
 
 
 def test_muted_weights_take_their_part_of_the_whole_away():

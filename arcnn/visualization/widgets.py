@@ -76,15 +76,24 @@ def hidden_at(
     Args:
         image: uint8 ``(H, W, 3)`` RGB.
         truth: the object's masks.
-        soft: by model, from :func:`arcnn.experiments.soft_masks`.
+        soft: by model, from :func:`arcnn.experiments.soft_masks`; one without a hidden piece is
+            left out.
         threshold: in [0, 1].
     """
-    drawn = {model: {"occlusion": masks["occlusion"] >= threshold} for model, masks in soft.items()}
+    drawn = {
+        model: {"occlusion": masks["occlusion"] >= threshold}
+        for model, masks in soft.items()
+        if "occlusion" in masks
+    }
     image, (true, *pieces) = crop(image, [truth, *drawn.values()], margin=0.1)
     width = 2.8 * min(image.shape[1] / image.shape[0], 1.3)
-    size = (max(width, 1.8) * len(pieces), 3.4)
-    figure, panels = plt.subplots(1, len(pieces), figsize=size, squeeze=False, layout="compressed")
-    for axes, model, masks in zip(panels[0], drawn, pieces, strict=True):
+    size = (max(width, 1.8) * max(len(pieces), 1), 3.4)
+    panels = max(len(pieces), 1)
+    figure, panels = plt.subplots(1, panels, figsize=size, squeeze=False, layout="compressed")
+    for axes in panels[0, len(pieces) :]:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no hidden piece is predicted", ha="center", va="center")
+    for axes, model, masks in zip(panels[0], drawn, pieces, strict=False):
         picture = fade(image, 0.5).astype(float)
         tint = np.array([int(MASK_COLORS["occlusion"][k : k + 2], 16) for k in (1, 3, 5)])
         picture[masks["occlusion"]] = 0.35 * picture[masks["occlusion"]] + 0.65 * tint
