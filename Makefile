@@ -24,7 +24,7 @@ $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce ablation start reference test bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce ablation start reference test test-lab bench lab lock clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -77,6 +77,10 @@ test: environment
 	    echo "Notebooks are kept without outputs; run: $(BIN)/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
+# Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
+test-lab: environment
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -m "long or not long" tests/test_lab.py
+
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
 
@@ -116,6 +120,7 @@ help:
 	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [SEEDS=5] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make test           style, notebook checks and tests"
+	@echo "make test-lab       every notebook in a real JupyterLab, by a browser (Chromium)"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
 	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...]"

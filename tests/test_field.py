@@ -77,7 +77,7 @@ def test_a_head_option_is_checked_by_name_and_type(two_looks: type) -> None:
         get_config("tabletop", "arcnn", options=["MODEL.HEAD.FIRST_LOSS_WEIGHT", "much", *named])
     with pytest.raises(ValueError, match="no option of ARCNNMaskHead; it has none"):
         get_config("tabletop", "arcnn", options=["MODEL.HEAD.FIRST_LOSS_WEIGHT", 1.0])
-    with pytest.raises(ValueError, match=r'"ThreeLooks"; there are .*ARCNNMaskHead.* Import'):
+    with pytest.raises(ValueError, match=r'"ThreeLooks"; there are .*ARCNNMaskHead.*belongs into'):
         get_config("tabletop", "arcnn", options=["MODEL.ROI_MASK_HEAD.NAME", "ThreeLooks"])
 
 

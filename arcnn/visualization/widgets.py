@@ -76,7 +76,7 @@ def hidden_at(
     Args:
         image: uint8 ``(H, W, 3)`` RGB.
         truth: the object's masks.
-        soft: by model, from :func:`arcnn.experiments.soft_masks`; one without a hidden piece is
+        soft: by model, from ``soft_masks`` of the experiments; one without a hidden piece is
             left out.
         threshold: in [0, 1].
     """

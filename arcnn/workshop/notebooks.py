@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, TextIO
+from unittest import mock
 
 import nbconvert
 import nbformat
@@ -119,8 +120,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="arcnn-") as sockets:
-        os.environ |= {"JUPYTER_RUNTIME_DIR": sockets, IN_BATCH: "1"}
+    with (
+        tempfile.TemporaryDirectory(prefix="arcnn-") as sockets,
+        mock.patch.dict(os.environ, {"JUPYTER_RUNTIME_DIR": sockets, IN_BATCH: "1"}),
+    ):
         executed = papermill.execute_notebook(
             str(notebook),
             str(output),
