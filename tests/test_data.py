@@ -22,9 +22,11 @@ from arcnn.data import (
     fingerprint,
     load_annotations,
     register_dataset,
+    registration,
     split_records,
 )
 from arcnn.data.reading import XYXY_ABS
+from arcnn.data.tabletop import make_tabletop
 from arcnn.modeling import mask_targets
 from arcnn.workshop.check import check
 
@@ -335,3 +337,18 @@ def test_an_image_that_is_left_out_changes_the_fingerprint_of_what_is_used(tmp_p
     content["annotations"][0]["visible_mask"] = content["annotations"][0]["segmentation"]
     file.write_text(json.dumps(content))
     assert taken()["used"]["train"]["used"] != after["used"]["train"]["used"]
+
+
+def test_tabletop_is_drawn_where_it_is_missing_only_if_asked(tmp_path, monkeypatch):
+    def draw(root):
+        return make_tabletop(root, train_images=2, val_images=1, workers=1)
+
+    monkeypatch.setattr(registration, "make_tabletop", draw)
+    with pytest.raises(FileNotFoundError, match="01_prepare_data draws it"):
+        register_dataset("tabletop", tmp_path)
+    assert register_dataset("tabletop", tmp_path, draw=True) == {
+        "train": "tabletop_train",
+        "val": "tabletop_val",
+    }
+    with pytest.raises(FileNotFoundError, match="data/README.md"):
+        register_dataset("kins", tmp_path, draw=True)

@@ -27,6 +27,7 @@ from arcnn.workshop.notebooks import (
 )
 
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+INDEX = NOTEBOOKS / "index.ipynb"
 
 
 def test_the_notebooks_are_numbered_without_a_gap() -> None:
@@ -59,7 +60,7 @@ def test_anatomy(source: Path) -> None:
                 assert (NOTEBOOKS / target).is_file(), target
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@pytest.mark.parametrize("source", [*SOURCES, INDEX], ids=lambda source: source.stem)
 def test_parameters_are_literals_with_comments_and_common_defaults(source: Path) -> None:
     cells = [c for c in nbformat.read(source, as_version=4).cells if c.cell_type == "code"]
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
@@ -238,7 +239,7 @@ def test_a_copy_that_is_worked_in_stays_and_an_old_one_is_named(tmp_path: Path) 
 
 
 def test_the_front_door_leads_everywhere() -> None:
-    index = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4)
+    index = nbformat.read(INDEX, as_version=4)
     text = "\n".join(cell.source for cell in index.cells)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (NOTEBOOKS / target).is_file(), target

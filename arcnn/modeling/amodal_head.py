@@ -117,7 +117,7 @@ class AmodalMaskHead(nn.Module, abc.ABC):
 
     def layers(self, x: Tensor) -> MaskLogits:
         """Map RoI features ``(R, channels, M/2, M/2)`` to mask logits."""
-        raise NotImplementedError(f"{type(self).__name__} has neither layers() nor logits()")
+        raise TypeError(f"{type(self).__name__} has neither layers() nor logits()")
 
     def logits(self, rois: RoIs) -> MaskLogits:
         """Map all that is known of the RoIs to mask logits."""
