@@ -643,8 +643,9 @@ def test_pieces_are_scored_on_the_hidden_objects_that_each_model_found():
     assert table["occlusion"].fillna(-1).tolist() == [1, 0, -1]
     assert table["empty"].tolist() == [False, True, True]
     assert (table["hidden pixels"] == 24 * 12).all() and (table["rate"] == 0.5).all()
-    slightly = a_record(an_object(BACK, 0.1), image_id=1)  # below the rate of Table 1
-    assert piece_table(occluded_examples([slightly], {"all": [exact]})).empty
+    slightly = a_record(an_object(BACK, 0.1, category=1), image_id=1)  # below Table 1's rate
+    (found,) = occluded_examples([slightly], {"all": [exact]})
+    assert found.matches["all"] and piece_table([found]).empty
 
 
 def test_what_the_occluded_protocol_leaves_out_is_counted():

@@ -191,15 +191,22 @@ def test_soft_masks_are_those_of_the_given_boxes_before_the_cut(tiny_config) -> 
     network = build_model(cfg).eval()
     for weight in network.roi_heads.mask_head.parameters():
         nn.init.normal_(weight, std=0.3)  # else all its maps are one half
-    record = split_records(cfg, "val")[0]
+    records = split_records(cfg, "val")
+    objects = [(record, a) for record in records for a in record["annotations"]]
     table = given_boxes(cfg, network)
-    annotation = record["annotations"][0]
+    place, (record, annotation) = max(enumerate(objects), key=lambda k: k[1][1]["category_id"])
     soft = soft_masks(cfg, network, record, annotation)
     assert set(soft) == set(MASK_KINDS)
     assert all(mask.shape == (record["height"], record["width"]) for mask in soft.values())
     drawn = soft["amodal"] >= 0.5
     iou = 100 * mask_iou(drawn, decode_masks(annotation)["amodal"])
-    assert iou == pytest.approx(table.amodal[0], abs=2)  # pasting by 8 bits rounds at the edge
+    assert iou == pytest.approx(table.amodal[place], abs=2)  # 8 bits round at the edge
+    joint, category = network.roi_heads.mask_head.amodal_head.conv, annotation["category_id"]
+    nn.init.zeros_(joint.weight)
+    nn.init.constant_(joint.bias, -5)
+    assert category > 0 and not (soft_masks(cfg, network, record, annotation)["amodal"] > 0.5).any()
+    joint.bias.data[category] = 5  # of the true class alone
+    assert (soft_masks(cfg, network, record, annotation)["amodal"] > 0.5).any()
 
 
 def test_the_logits_of_a_region_join_to_its_whole(tiny_config) -> None:
