@@ -73,7 +73,7 @@ rule all:
         "records/00_amodal_segmentation_and_the_jigsaw.json",
         expand("records/02_look_at_the_data.{dataset}.json", dataset=DATASETS),
         expand("records/03_anatomy_of_the_model.{dataset}.json", dataset=DATASETS),
-        expand("records/09_statistics_of_the_data.{dataset}.json", dataset=DATASETS),
+        "records/09_statistics_of_the_data.json",
         # Named here, so that one that is deleted is missed.
         expand("data/{dataset}.json", dataset=DATASETS),
         evaluations(DATASETS),
@@ -102,13 +102,12 @@ rule ablation:
 rule introduction:
     input:
         notebook=f"{NOTEBOOKS}/00_amodal_segmentation_and_the_jigsaw.ipynb",
-        data=f"data/{DATASETS[0]}.json",
     output:
         "records/00_amodal_segmentation_and_the_jigsaw.json",
     log:
         "notebooks/00_amodal_segmentation_and_the_jigsaw.ipynb",
     params:
-        own=own(dataset=DATASETS[0]),
+        own="",
     shell:
         RUN
 
@@ -145,16 +144,16 @@ rule look_at_the_data:
         RUN
 
 
-rule statistics_of_the_data:
+rule compare_data_sets:
     input:
         notebook=f"{NOTEBOOKS}/09_statistics_of_the_data.ipynb",
-        data="data/{dataset}.json",
+        data=expand("data/{dataset}.json", dataset=DATASETS),
     output:
-        "records/09_statistics_of_the_data.{dataset}.json",
+        "records/09_statistics_of_the_data.json",
     log:
-        "notebooks/09_statistics_of_the_data.{dataset}.ipynb",
+        "notebooks/09_statistics_of_the_data.ipynb",
     params:
-        own=lambda w: own(dataset=w.dataset),
+        own="",
     shell:
         RUN
 

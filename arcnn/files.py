@@ -20,6 +20,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 IN_BATCH = "ARCNN_BATCH"  # set in the environment of notebooks that nobody looks at while they run
 REFERENCE = ROOT / "results" / "reference"
+PHOTOS = ROOT / "data" / "photos"  # two photographs with outlines drawn by hand
 
 
 def own_models() -> Path:

@@ -18,7 +18,7 @@ from PIL import Image
 from arcnn.data import decode_masks, load_annotations
 from arcnn.data.__main__ import main
 from arcnn.data.registration import FILES
-from arcnn.files import ROOT
+from arcnn.files import PHOTOS, ROOT
 from arcnn.workshop import fetch as fetching
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
@@ -228,6 +228,18 @@ def test_labelme_files_become_an_annotation_file(tmp_path: Path, capsys) -> None
         a["source"] for a in json.loads((tmp_path / "own/train.json").read_text())["annotations"]
     ]
     assert sources == ["desk.json, group 1", "desk.json, shape 2"]
+
+
+def test_the_photographs_of_the_kit_came_this_way(tmp_path: Path) -> None:
+    target = tmp_path / "photos.json"
+    assert labelme_to_cocoa(sorted(PHOTOS.glob("*.json")), target)["annotations"] == 6
+    records, names, _, problems = load_annotations(target, PHOTOS)
+    assert not problems
+    rates = {
+        names[a["category_id"]]: a["occlusion_rate"] for r in records for a in r["annotations"]
+    }
+    assert rates["helmet"] == 0 < rates["cup"] < 0.02 < rates["spoon"] < rates["saucer"] < 0.5
+    assert sum(file.stat().st_size for file in PHOTOS.iterdir()) < 300_000
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ from arcnn.data import (
     objects_table,
     order_probabilities,
     split_summary,
+    told_by_class,
 )
 from arcnn.data.masks import encode
+from arcnn.data.rates import RateDistribution
 from arcnn.data.tabletop import TABLETOP_CLASSES, find_scene, scene_maps, scene_masks
 from arcnn.evaluation import (
     Evaluation,
@@ -175,6 +177,34 @@ def test_data_set_figures(record):
     classes = visualization.instances_per_class(objects, CLASSES)
     assert "1 of 3 have no object here" in texts(classes)
     assert "100\n(1)" in texts(visualization.who_covers_whom({"x": shares}, counts=counts))
+
+
+def test_data_sets_are_compared_without_colours(record):
+    objects = objects_table([record], CLASSES)
+    rates = {"one": RateDistribution(0.5, (0.5, *[0.0] * 9)), "two": RateDistribution.of([0, 0.95])}
+    figure = visualization.compare_rates(rates)
+    one, two = (line.get_ydata() for line in figure.axes[0].lines[:2])
+    assert one[0] == two[0] == 50 and one[1] == 0 and two[9] == 50 and two[10] == 0
+    assert len({line.get_marker() for line in figure.axes[0].lines[:2]}) == 2
+    (line,) = visualization.compare_sizes({"one": objects}).axes[0].lines
+    assert line.get_ydata().tolist() == [50, 100]
+    assert line.get_xdata().tolist() == sorted(100 * objects["image_share"])
+
+
+def test_classes_tell_the_order_as_often_as_they_do():
+    def table(**front):
+        return pd.DataFrame(
+            [[0, front["cats"], 0], [front["books"], 0, 0], [0, 0, front.get("cups", 0)]]
+        )
+
+    learned = table(cats=3, books=1)
+    assert told_by_class(learned, table(cats=8, books=2)) == 0.8
+    assert told_by_class(learned.T, table(cats=8, books=2)) == 0.2
+    assert (
+        told_by_class(learned, table(cats=8, books=2, cups=10)) == 0.65
+    )  # 8 and half of 10, of 20
+    assert told_by_class(0 * learned, table(cats=8, books=2)) == 0.5
+    assert np.isnan(told_by_class(learned, 0 * learned))
 
 
 @pytest.mark.parametrize("models", [["arcnn"], ["orcnn", "arcnn"], ["arcnn", "a new head"]])

@@ -126,6 +126,21 @@ def order_probabilities(counts: pd.DataFrame) -> pd.DataFrame:
     return counts / pairs.where(pairs > 0)
 
 
+def told_by_class(learned: pd.DataFrame, tested: pd.DataFrame) -> float:
+    """How often the two classes alone tell which of two objects is in front, in [0, 1].
+
+    The guess is the class that was in front more often among the pairs to learn from; where that
+    says nothing, as for two objects of one class, it is right half of the time. NaN: no pair.
+    Both from :func:`count_orders`, of images apart, as those of training and validation.
+
+    Example: learned from 3 cats in front of books and 1 behind, tested on 8 and 2: 0.8.
+    """
+    ahead = learned - learned.T
+    right = (1 + np.sign(ahead)) / 2 * tested
+    pairs = tested.to_numpy().sum()
+    return float(right.to_numpy().sum() / pairs) if pairs else float("nan")
+
+
 def front_shares(counts: pd.DataFrame) -> pd.Series:
     """How often a class is the one in front, of all its meetings with other classes, in [0, 1];
     one half for a class that meets none. From :func:`count_orders`."""

@@ -10,7 +10,9 @@ import lazy_loader
 PARTS = {
     "architecture": "figure3",
     "curves": "learning_curves",
-    "datasets": "image_grid instances_per_class object_sizes occlusion_rates",
+    "datasets": (
+        "compare_rates compare_sizes image_grid instances_per_class object_sizes occlusion_rates"
+    ),
     "evaluation": "ap_bars ap_by_occlusion mean_precision precision_recall",
     "experiments": "ablation agreements score_by_cost",
     "masks": "figure1 load_image mask_kinds show_masks",

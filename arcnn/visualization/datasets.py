@@ -4,7 +4,7 @@ The numbers come from :mod:`arcnn.data.statistics`; ``table`` is its ``objects_t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from arcnn.data import decode_masks
+from arcnn.data.rates import BINS, RateDistribution
 from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.masks import draw_masks, load_image
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, mask_legend, percent
 
+LINES = ("-o", "--s", ":^", "-.D", "-v", "--x")  # of data sets, told apart without colours
 COCO_SIZES = {32: "small | medium", 96: "medium | large"}  # square root of the area, pixels
 
 
@@ -103,4 +105,43 @@ def object_sizes(table: pd.DataFrame) -> Figure:
             axes.text(limit, 1.02, name, transform=place, ha="center", fontsize=9)
     axes.set(xlabel="square root of the amodal area [pixels]", ylabel="objects")
     axes.set_xlim(left=0)
+    return figure
+
+
+@figure_function
+def compare_rates(rates: Mapping[str, RateDistribution]) -> Figure:
+    """How much of the objects is hidden, data set by data set: the share hidden by more than that.
+
+    Args:
+        rates: by name, at most :data:`LINES` of them.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    edges = np.linspace(0, 1, BINS + 1)
+    for (name, found), line in zip(rates.items(), LINES, strict=False):
+        more = np.clip(1 - found.visible - np.cumsum([0, *found.shares]), 0, 1)
+        axes.plot(edges, 100 * more, line, color=INK, label=name, markersize=5)
+    axes.axvline(OCCLUSION_RATE, color=MASK_COLORS["occlusion"], linewidth=1)
+    axes.set(xlim=(0, 1), xlabel="occlusion rate", ylabel="objects hidden by more [%]")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+@figure_function
+def compare_sizes(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """How large the objects are for their image, data set by data set: the share that is smaller.
+
+    Args:
+        tables: by name, at most :data:`LINES` of them.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    for (name, table), line in zip(tables.items(), LINES, strict=False):
+        shares = np.sort(table["image_share"])
+        smaller = 100 * np.arange(1, len(shares) + 1) / len(shares)
+        every = max(len(shares) // 10, 1)
+        axes.plot(100 * shares, smaller, line, color=INK, label=name, markevery=every, markersize=5)
+    axes.set(xscale="log", xlim=(0.01, 100), ylim=(0, 100), ylabel="objects that are smaller [%]")
+    axes.set(xlabel="amodal area, share of the image [%]")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
     return figure

@@ -17,7 +17,7 @@ from pycocotools import mask as mask_util
 from scipy import ndimage
 
 from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path
-from arcnn.data.masks import RLE, encode, to_rle
+from arcnn.data.masks import RLE, area, encode, to_rle
 from arcnn.files import write_json
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -71,10 +71,11 @@ def forget_hidden_parts(amodal: str | Path, modal: str | Path) -> None:
     ``visible_mask`` becomes ``segmentation``, and objects of which nothing is seen are left out."""
     content = read_instances(amodal)
     kept = ("id", "image_id", "category_id", "iscrowd")
+    size = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     content["annotations"] = [
         {key: a.get(key, 0) for key in kept} | {"segmentation": a["visible_mask"]}
         for a in content["annotations"]
-        if mask_util.area(a["visible_mask"])
+        if area(to_rle(a["visible_mask"], *size[a["image_id"]])[0])
     ]
     write_json(Path(modal), content)
 
