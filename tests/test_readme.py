@@ -1,0 +1,163 @@
+"""What the documents promise: commands do something, messages exist, links are not dead."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from arcnn.data import find_splits
+from arcnn.data.tabletop import make_tabletop
+from arcnn.files import NOTEBOOKS, ROOT
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "TROUBLESHOOTING.md")),
+    *(NOTEBOOKS / "TEACHING.md", ROOT / "data/README.md", ROOT / "results/README.md"),
+    ROOT / "data/reference/formats.md",
+]
+
+
+def commands() -> list[str]:
+    """Every command of README: indented blocks, and `make ...` and `python ...` in the text."""
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"(?m)^    (\S.*)$", text)
+    lines += re.findall(r"`((?:make|(?:\.venv/bin/)?python) [^`]+)`", text.replace("\n", " "))
+    return sorted({re.sub(r"\s+", " ", line.split("#")[0]).strip() for line in lines})
+
+
+# Run by the tests that are named, on little data or with a stand-in.
+ELSEWHERE = {
+    "make test": "what runs this",
+    "make start": "test_start.py",
+    "make bench": "test_bench.py",
+    "make lab": "test_lab.py",
+    "make book": "test_book.py",
+    "make slides": "test_book.py",
+    'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",
+    "python -m arcnn.evaluation": "test_evaluation.py",
+}
+# What a placeholder stands for, and what makes a command short.
+SHORT = {"PROFILE=...": "PROFILE=demo", "PROFILE=": "PROFILE=smoke"}
+ITERATIONS = "-p options '[SOLVER.MAX_ITER, 1, SOLVER.WARMUP_ITERS, 1]'"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data: tabletop, and the same once more as COCOA-cls, as KINS and as data of one's own."""
+    root = tmp_path_factory.mktemp("readme")
+    made = make_tabletop(root, train_images=8, val_images=4, image_size=64, workers=1)
+    annotations = {split: file for split, (file, _) in find_splits("tabletop", root).items()}
+    assert made
+    for split, file in annotations.items():
+        for dataset, (images, name) in PLACES[split].items():
+            (root / dataset / images).parent.mkdir(parents=True, exist_ok=True)
+            (root / dataset / images).symlink_to(root / "tabletop" / split)
+            shutil.copy(file, root / dataset / name)
+    return root
+
+
+PLACES = {
+    "train": {
+        "own": ("train", "train.json"),
+        "cocoa_cls": ("train2014", "COCO_amodal_train2014_with_classes.json"),
+        "kins": ("training/image_2", "instances_train.json"),
+    },
+    "val": {
+        "own": ("val", "val.json"),
+        "cocoa_cls": ("val2014", "COCO_amodal_val2014_with_classes.json"),
+        "kins": ("testing/image_2", "instances_val.json"),
+    },
+}
+
+
+def shell(command: str) -> str:
+    """All that a command says, in the kit's folder with this Python's environment first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        command,
+        shell=True,
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, f"{command}: {ran.stderr[-2000:]}"
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE])
+def test_a_command_of_the_readme_does_what_it_is_for(
+    command: str, folder: Path, tmp_path: Path
+) -> None:
+    words = [SHORT.get(word, word) for word in command.split()]
+    words = [re.sub("^RESULTS=<folder>", f"RESULTS={tmp_path}", word) for word in words]
+    words = [word.replace("<folder>", str(folder)) for word in words]
+    if words[:2] == ["make", "setup"]:
+        assert "is ready" in shell(f"make setup BIN={Path(sys.executable).parent}")
+    elif words[0] == "make":
+        # The plan only: test_reproduce.py runs such a graph to its end.
+        planned = shell(f"make -n {' '.join(words[1:])} BIN={Path(sys.executable).parent}")
+        call = next(part for part in planned.splitlines() if "arcnn.workshop.reproduce" in part)
+        call = planned[planned.index(call) :].replace("\\\n", " ").strip()
+        places = f"--data-root {folder} --results-root {tmp_path} --dry-run"
+        said = shell(f"{call} {places}")
+        assert "train" in said and "evaluate" in said
+    elif "arcnn.notebooks" in command:
+        words = [str(tmp_path / word) if word == "out.ipynb" else word for word in words[1:]]
+        places = f"-p data_root {folder} -p results_root {tmp_path}"
+        shell(f"{sys.executable} {' '.join(words)} {places} {ITERATIONS}")
+        assert list(tmp_path.glob("demo/runs/tabletop/orcnn/seed1/train/model_final.pth"))
+    else:
+        file, images = find_splits("tabletop", folder)["val"]
+        assert "usable" in shell(f"{command} {file} --images {images}")
+
+
+def test_commands_that_are_run_elsewhere_are_still_there() -> None:
+    assert set(ELSEWHERE) <= set(commands())
+    for file in set(ELSEWHERE.values()) - {"what runs this"}:
+        assert (ROOT / "tests" / file).is_file()
+
+
+@cache
+def sentences() -> list[str]:
+    """Every text in the package's source, with dots for what is filled in."""
+    found = []
+    for file in (ROOT / "arcnn").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "..." for p in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return [re.sub(r"\s+", " ", text) for text in found]
+
+
+def test_every_message_with_a_cure_is_one_that_the_kit_says() -> None:
+    text = (ROOT / "TROUBLESHOOTING.md").read_text()
+    messages = re.findall(r"(?m)^\| `([^`]+)` \|", text)
+    assert len(messages) > 30
+    for message in messages:
+        parts = [part.strip() for part in message.split("...") if part.strip()]
+        pattern = ".*".join(map(re.escape, parts))
+        assert any(re.search(pattern, sentence) for sentence in sentences()), message
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_no_link_is_dead(document: Path) -> None:
+    text = document.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith("http"):
+            target, _, anchor = link.partition("#")
+            file = (document.parent / target).resolve() if target else document
+            assert file.exists(), link
+            if anchor and file.suffix == ".md":
+                heads = re.findall(r"(?m)^#+ (.*)$", file.read_text())
+                slugs = [
+                    re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads
+                ]
+                assert anchor in slugs, link
