@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, read_image
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, BoxMode
 from PIL import Image
 from pycocotools import mask as mask_util
 
@@ -26,6 +27,7 @@ from arcnn.data import (
     split_records,
 )
 from arcnn.data.reading import XYXY_ABS
+from arcnn.data.shared_masks import SharedMasks
 from arcnn.data.tabletop import make_tabletop
 from arcnn.modeling import mask_targets
 from arcnn.workshop.check import check
@@ -283,6 +285,40 @@ def test_resizing_keeps_the_pieces_together(square_record: dict, size: tuple[int
     targets = mask_targets([instances], side=28)
     assert (targets.visible | targets.occlusion).equal(targets.amodal)
     assert not (targets.visible & targets.occlusion).any()
+
+
+def test_masks_that_proposals_share_are_the_stock_ones_uncopied() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stock = BitMasks(torch.rand(4, 30, 40, generator=generator) > 0.6)
+    stock.tensor[2] = False
+    shared = SharedMasks(stock.tensor)
+    for item in (
+        torch.tensor([3, 0, 0, 2, 1, 3]),
+        torch.tensor([True, False, True, True, True, True]),
+        slice(1, 4),
+        2,
+    ):
+        stock, shared = stock[item], shared[item]
+        boxes = 30 * torch.rand(len(stock), 4, generator=generator)
+        boxes[:, 2:] += boxes[:, :2]
+        assert len(shared) == len(stock) and shared.tensor.equal(stock.tensor)
+        assert shared.nonempty().equal(stock.nonempty())
+        assert shared.crop_and_resize(boxes, 14).equal(stock.crop_and_resize(boxes, 14))
+        assert shared.get_bounding_boxes().tensor.equal(stock.get_bounding_boxes().tensor)
+    assert shared.objects.shape[0] == 4  # after all that, no more masks than objects
+    moved = shared.to("cpu")
+    assert moved.objects.data_ptr() == shared.objects.data_ptr() and len(moved) == len(shared)
+
+
+def test_sampling_proposals_copies_no_mask(square_record: dict) -> None:
+    instances = AmodalDatasetMapper(True, augmentations=[])(square_record)["instances"]
+    sampled = instances[torch.zeros(512, dtype=torch.int64)]
+    assert len(sampled.gt_masks) == len(sampled.gt_visible_masks) == 512
+    for before, after in (
+        (instances.gt_masks, sampled.gt_masks),
+        (instances.gt_visible_masks, sampled.gt_visible_masks),
+    ):
+        assert after.objects.data_ptr() == before.objects.data_ptr()
 
 
 def test_an_object_lost_by_resizing_is_left_out(square_record: dict) -> None:

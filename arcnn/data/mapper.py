@@ -9,11 +9,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from arcnn.data.image_files import UNREADABLE
+from arcnn.data.shared_masks import SharedMasks
 from arcnn.modeling.amodal_head import mask_head_class
 
 GroundTruth = Callable[[Instances, Sequence[dict]], dict[str, torch.Tensor]]
@@ -82,7 +83,7 @@ class AmodalDatasetMapper:
             further = self.ground_truth(instances, annotations) if self.ground_truth else {}
             for name, values in further.items():
                 if values.dim() == 3:
-                    instances.set(f"gt_{name}_masks", BitMasks(values))
+                    instances.set(f"gt_{name}_masks", SharedMasks(values))
                 else:
                     instances.set(f"gt_{name}", values)
             # Too small to be seen after resizing: no box, or no pixel.
@@ -124,6 +125,6 @@ def _instances(
     instances.gt_boxes = Boxes(transforms.apply_box(boxes) if len(boxes) else boxes)
     instances.gt_boxes.clip(image_size)
     instances.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
-    instances.gt_masks = BitMasks(codes > 0)
-    instances.gt_visible_masks = BitMasks(codes > 1)
+    instances.gt_masks = SharedMasks(codes > 0)
+    instances.gt_visible_masks = SharedMasks(codes > 1)
     return instances
