@@ -1,4 +1,7 @@
-"""A trained model on an image of one's own."""
+"""A trained model on an image of one's own; ``python -m arcnn.predict`` on a folder of them, see
+:mod:`arcnn.workshop.photos`."""
+
+import sys
 
 import numpy as np
 import torch
@@ -28,3 +31,9 @@ def predict_image(cfg: CfgNode, model: nn.Module, image: np.ndarray) -> list[dic
     model.eval()
     example = {"image": torch.from_numpy(pixels), "height": height, "width": width}
     return detections(model([example])[0]["instances"], image_id=0)
+
+
+if __name__ == "__main__":
+    from arcnn.workshop.photos import main
+
+    sys.exit(main())

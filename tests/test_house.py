@@ -13,7 +13,7 @@ import pytest
 from arcnn.files import ROOT
 
 PACKAGE = ROOT / "arcnn"
-DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.notebooks"}
+DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.notebooks", "arcnn.predict"}
 
 
 def module_name(file: Path) -> str:

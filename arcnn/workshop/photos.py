@@ -1,0 +1,311 @@
+"""A trained model on a folder of photos: masks, pictures, and a page to look at them.
+
+::
+
+    python -m arcnn.predict PHOTOS... --run results/demo/runs/tabletop/arcnn/seed0 --out FOLDER
+
+writes into FOLDER
+
+- ``predictions.json``: in the COCOA-cls format, as the kit reads it, and a ``score``
+- ``masks/<photo>.<k>.png``: of object k, with 0 or 255 in three channels: what is visible, what is
+  hidden, and the whole
+- ``index.html``: all photos on one page; each kind of mask can be switched on and off
+- ``photos/``: what the page shows, and for each finished photo a ``.json``
+
+One photo is in memory at a time. Run again, it goes on with what is not finished. A file that
+cannot be read is named and left out.
+"""
+
+import argparse
+import hashlib
+import html
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image, ImageOps
+from scipy import ndimage
+from tqdm import tqdm
+
+from arcnn.data.image_files import UNREADABLE
+from arcnn.data.tabletop import TABLETOP_CLASSES
+from arcnn.evaluation import prediction_masks
+from arcnn.files import write_atomically, write_json, write_text
+from arcnn.predict import predict_image
+from arcnn.visualization.style import MASK_COLORS
+from arcnn.weights import FINAL_WEIGHTS, TrainedModel, load_trained
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it
+CHANNELS = ("visible", "occlusion", "amodal")  # of a mask file
+DRAWINGS_ONLY = (
+    "This model was trained on tabletop: it knows ten drawn things and nothing else, and what it "
+    "finds in a photo is a curiosity."
+)
+ALPHA = {"visible": 90, "occlusion": 150, "amodal": 255}
+
+
+def find_photos(places: Sequence[str | Path]) -> dict[str, Path]:
+    """The images among files and in folders, at any depth, by a name of their own.
+
+    Raises:
+        FileNotFoundError: a place is not there, or nothing in it is an image.
+    """
+    found = {}
+    for place in map(Path, places):
+        if not place.exists():
+            raise FileNotFoundError(f"{place} is not there")
+        files = [place] if place.is_file() else sorted(place.rglob("*"))
+        root = place.parent if place.is_file() else place
+        for file in files:
+            if file.is_file() and file.suffix.lower() in ENDINGS:
+                name = "__".join(file.relative_to(root).parts)
+                while name in found and found[name] != file:  # of another place
+                    name = f"_{name}"
+                found[name] = file
+    if not found:
+        raise FileNotFoundError(f"no image in {', '.join(map(str, places))}")
+    return found
+
+
+def open_photo(file: Path) -> np.ndarray:
+    """A photo upright, uint8 ``(H, W, 3)`` RGB, of :data:`MAX_PIXELS` at most; the first image of
+    an animation, 16 bits as 8.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            scale = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
+            size = [max(round(scale * side), 1) for side in image.size]
+            image.draft("RGB", size)  # a JPEG is decoded at a half or a quarter of its size
+            if image.mode.startswith("I") or image.mode == "F":
+                values = np.asarray(image, dtype=np.float64)
+                values = values / 256 if values.max() > 255 else values
+                image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+            rgb = image.convert("RGB")
+            if scale < 1:
+                rgb = rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+            rgb.info["exif"] = image.info.get("exif", b"")
+            return np.asarray(ImageOps.exif_transpose(rgb))
+    except UNREADABLE as error:
+        raise OSError(f"{file} cannot be read: {error}") from error
+
+
+def class_names(run: Path, trained: TrainedModel) -> list[str]:
+    """What the classes are called: as the run says, else by number."""
+    said = run / "train" / "classes.json"
+    if said.is_file():
+        return json.loads(said.read_text())
+    if _knows_drawings_only(trained):
+        return list(TABLETOP_CLASSES)
+    return [f"class {k}" for k in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+
+
+def _knows_drawings_only(trained: TrainedModel) -> bool:
+    return "tabletop_train" in trained.cfg.DATASETS.TRAIN
+
+
+def predict_photos(
+    run: Path,
+    places: Sequence[str | Path],
+    out: Path,
+    *,
+    score: float = 0.5,
+    device: str | None = None,
+) -> dict[str, int]:
+    """Predict every photo that is not finished, and write what the module's docstring says.
+
+    Args:
+        run: a training's folder, ``results/<profile>/runs/<dataset>/<model>/seed<k>``.
+        places: images, and folders of images.
+        score: of a detection that is kept, at least; in [0, 1].
+
+    Returns:
+        Counts: photos, of them new, objects, left out.
+
+    Raises:
+        FileNotFoundError: no image, or the run was not trained to its end.
+        ValueError: the folder holds predictions of another run, or with another score.
+    """
+    photos, trained = find_photos(places), load_trained(run, device=device)
+    names = class_names(run, trained)
+    made_by = {"run": str(run.resolve()), "weights": _fingerprint(run), "score": score}
+    if _knows_drawings_only(trained):
+        made_by["note"] = DRAWINGS_ONLY
+        tqdm.write(DRAWINGS_ONLY, file=sys.stderr)
+    _check_folder(out, made_by)
+    counts = {"photos": 0, "new": 0, "objects": 0, "left out": 0}
+    for name, file in tqdm(photos.items(), unit="photo"):
+        finished = out / "photos" / f"{name}.json"
+        if not finished.is_file():
+            try:
+                image = open_photo(file)
+            except OSError as error:
+                tqdm.write(f"left out: {error}", file=sys.stderr)
+                counts["left out"] += 1
+                continue
+            found = [one for one in predict_image(*trained, image) if one["score"] >= score]
+            found.sort(key=lambda one: -one["score"])
+            _draw(out, name, image, found)
+            height, width = image.shape[:2]
+            # Last, since it says that the photo is finished.
+            photo = {"file_name": f"photos/{name}.jpg", "height": height, "width": width}
+            write_json(finished, photo | {"source": str(file.resolve()), "objects": found})
+            counts["new"] += 1
+        counts["photos"] += 1
+    counts["objects"] = _collect(out, list(photos), names, made_by)
+    return counts
+
+
+def _fingerprint(run: Path) -> str:
+    with (run / "train" / FINAL_WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_folder(out: Path, made_by: dict[str, Any]) -> None:
+    said = out / "photos" / "made_by.json"
+    if not said.is_file():
+        write_json(said, made_by)
+    elif json.loads(said.read_text()) != made_by:
+        raise ValueError(
+            f"{out} holds predictions of another run, or with another score; choose another folder."
+        )
+
+
+def _draw(out: Path, name: str, image: np.ndarray, objects: list[dict]) -> None:
+    """The masks, and the layers that the page lays over the photo."""
+    layers = {kind: np.zeros((*image.shape[:2], 4), np.uint8) for kind in ALPHA}
+    for k, one in enumerate(objects):
+        masks = prediction_masks(one)
+        channels = np.stack([masks[kind] for kind in CHANNELS], axis=-1)
+        _save(out / "masks" / f"{name}.{k}.png", channels.astype(np.uint8) * 255, "PNG")
+        for kind, layer in layers.items():
+            where = masks[kind]
+            if kind == "amodal":  # a line
+                inside = ndimage.binary_erosion(where, iterations=max(image.shape[1] // 300, 1))
+                where = where & ~inside
+            color = MASK_COLORS[kind]
+            layer[where] = (*(int(color[i : i + 2], 16) for i in (1, 3, 5)), ALPHA[kind])
+    _save(out / "photos" / f"{name}.jpg", image, "JPEG")
+    for kind, layer in layers.items():
+        _save(out / "photos" / f"{name}.{kind}.png", layer, "PNG")
+
+
+def _save(file: Path, pixels: np.ndarray, kind: str) -> None:
+    write_atomically(file, lambda partial: Image.fromarray(pixels).save(partial, kind))
+
+
+def _collect(out: Path, names: Sequence[str], classes: Sequence[str], made_by: dict) -> int:
+    """Write ``predictions.json`` and the page, a photo at a time; returns the number of objects."""
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, start=1)]
+    images, figures, objects = [], [], 0
+
+    def write(partial: Path) -> None:
+        nonlocal objects
+        with partial.open("w") as file:
+            file.write('{"annotations": [')
+            for number, name in enumerate(names, start=1):
+                part = out / "photos" / f"{name}.json"
+                if not part.is_file():
+                    continue
+                photo = json.loads(part.read_text())
+                found = photo.pop("objects")
+                images.append({"id": number} | photo)
+                figures.append(_figure(name, found, classes))
+                for one in found:
+                    objects += 1
+                    own = {"id": objects, "image_id": number, "iscrowd": 0}
+                    one |= own | {"category_id": one["category_id"] + 1}
+                    file.write(",\n" * (objects > 1) + json.dumps(one))
+            rest = {"images": images, "categories": categories, "info": made_by}
+            file.write("],\n" + json.dumps(rest)[1:])
+
+    write_atomically(out / "predictions.json", write)
+    write_text(out / "index.html", _page(figures, made_by.get("note", "")))
+    return objects
+
+
+def _figure(name: str, objects: list[dict], classes: Sequence[str]) -> str:
+    said = ", ".join(f"{classes[o['category_id']]} {o['score']:.2f}" for o in objects)
+    source = f"photos/{quote(name)}"
+    layers = "".join(
+        f'<img class="{k}" src="{source}.{k}.png" alt="" loading="lazy">' for k in ALPHA
+    )
+    text = html.escape(f"{name}: {said or 'nothing found'}")
+    return (
+        f'<figure><div><img src="{source}.jpg" alt="{text}" loading="lazy">{layers}</div>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Amodal masks</title>
+<style>
+body { font: 15px sans-serif; margin: 1em; color: #333 }
+nav { position: sticky; top: 0; background: white; padding: .6em 0; z-index: 1 }
+label { margin-right: 1.5em; border-bottom: 3px solid }
+figure { display: inline-block; vertical-align: top; width: min(100%, 600px); margin: 0 1em 1em 0 }
+figure div { position: relative }
+img { width: 100%; display: block }
+div img + img { position: absolute; left: 0; top: 0 }
+RULES
+</style>
+<nav>SWITCHES</nav>
+<p>NOTE</p>
+FIGURES
+</html>
+"""
+
+
+def _page(figures: Sequence[str], note: str) -> str:
+    words = {"visible": "visible", "occlusion": "hidden", "amodal": "the whole"}
+    rules = [f"body:has(#{k}:not(:checked)) img.{k} {{ display: none }}" for k in words]
+    switches = [
+        f'<label style="border-color: {MASK_COLORS[k]}">'
+        f'<input type="checkbox" id="{k}" checked> {word}</label>'
+        for k, word in words.items()
+    ]
+    parts = {"RULES": rules, "SWITCHES": switches, "NOTE": [note], "FIGURES": figures}
+    page = PAGE
+    for name, lines in parts.items():
+        page = page.replace(name, "\n".join(lines))
+    return page
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m arcnn.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("photos", nargs="+", help="images, and folders of images")
+    top.add_argument("--run", type=Path, required=True, help="folder of a training")
+    top.add_argument("--out", type=Path, required=True)
+    top.add_argument("--score", type=float, default=0.5, help="at least, of a detection (0.5)")
+    top.add_argument("--device", choices=("cpu", "cuda"), help="by default the GPU if there is one")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    started = time.perf_counter()
+    try:
+        options = {"score": given.score, "device": given.device}
+        counts = predict_photos(given.run, given.photos, given.out, **options)
+    except (OSError, ValueError) as error:
+        print(f"predict: {error}", file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - started
+    print(", ".join(f"{number} {what}" for what, number in counts.items()))
+    print(f"{counts['new'] / seconds:.2f} photos a second. Open {given.out / 'index.html'}.")
+    return 0
