@@ -18,13 +18,14 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 from torch import nn
-from tqdm import tqdm
 
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_records
 from arcnn.files import hold, write_json
+from arcnn.film import Camera, Filming, Show, Showing
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import MASK_KINDS
+from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
 from arcnn.weights import (
@@ -56,7 +57,7 @@ class Stopped(KeyboardInterrupt):
         return [str(self)]
 
 
-def train(cfg: CfgNode) -> Training:
+def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
     """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
 
     Goes on from the last checkpoint found there. On a CPU, the same seed and number of threads
@@ -65,10 +66,12 @@ def train(cfg: CfgNode) -> Training:
 
     ``OUTPUT_DIR`` then holds ``model_final.pth``, the weights; ``config.yaml``, all settings;
     ``metrics.json``, the losses, one JSON object a line (:func:`read_log`); ``data.json``, the
-    fingerprint of the training split; and ``sessions.json``, when what was trained on which device.
+    fingerprint of the training split; ``sessions.json``, when what was trained on which device; and
+    ``film.npz``, what it drew meanwhile (:mod:`arcnn.film`).
 
     Args:
         cfg: from :func:`arcnn.get_config`, with its data set registered.
+        show: called now and then with the log and the masks of now, for somebody who looks on.
 
     Raises:
         FileNotFoundError: data or initial weights are missing; says what to put where.
@@ -83,13 +86,13 @@ def train(cfg: CfgNode) -> Training:
     output.mkdir(parents=True, exist_ok=True)
     with hold(output / ".lock", "trains"):
         _check_same_run(cfg, output)
-        trained = _train(cfg, output)
+        trained = _train(cfg, output, show)
     # The caller may be a notebook, which lives on: give the GPU's memory back.
     torch.cuda.empty_cache()
     return trained
 
 
-def _train(cfg: CfgNode, output: Path) -> Training:
+def _train(cfg: CfgNode, output: Path, show: Show | None) -> Training:
     weights, last = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER
     if weights.is_file():
         weights.touch()  # as new as what was changed without a difference to it
@@ -112,6 +115,7 @@ def _train(cfg: CfgNode, output: Path) -> Training:
             Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
             ProgressBar(),
+            *_filming(cfg, model, output, show),
         ]
     )
     first, start = 0, "Started from random weights."
@@ -140,6 +144,17 @@ def _train(cfg: CfgNode, output: Path) -> Training:
         ) from error
     session.end(last)
     return Training(weights, last - first, start)
+
+
+def _filming(cfg: CfgNode, model: nn.Module, output: Path, show: Show | None) -> list[HookBase]:
+    """The hooks that look on. They are no part of a training: what cannot be filmed is trained."""
+    try:
+        camera = Camera(cfg, model)
+    except (OSError, ValueError) as error:
+        logger.warning("no film of this training: %s", error)
+        return []
+    showing = [Showing(camera, show, lambda: read_log(output))] if show else []
+    return [Filming(camera, output), *showing]
 
 
 def precision(cfg: CfgNode) -> torch.dtype:
@@ -323,7 +338,11 @@ def _log_lines(log: Path) -> Iterator[dict]:
 
 
 def read_log(output_dir: str | Path) -> pd.DataFrame:
-    """The training log, indexed by iteration: every loss by name, learning rate, times."""
-    log = pd.DataFrame(_log_lines(Path(output_dir) / "metrics.json"))
+    """The training log, indexed by iteration: every loss by name, learning rate, times. Empty
+    before its first line."""
+    file = Path(output_dir) / "metrics.json"
+    log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
+    if log.empty:
+        return log
     # A resumed run has logged some iterations twice; the later line is the one that counts.
     return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()

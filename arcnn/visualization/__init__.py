@@ -13,6 +13,7 @@ PARTS = {
     "datasets": "image_grid instances_per_class object_sizes occlusion_rates",
     "evaluation": "ap_bars ap_by_occlusion mean_precision precision_recall",
     "experiments": "ablation agreements score_by_cost",
+    "film": "film_strip live training_now",
     "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
     "pieces": "jigsaw jigsaw_rows",

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from PIL import Image
 from pycocotools import mask as mask_utils
-from tqdm import tqdm
 
 from arcnn.data.masks import encode
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.tabletop import scenes
 from arcnn.files import compact_json, lock
 from arcnn.names import SPLITS
+from arcnn.progress import tqdm
 
 
 def make_tabletop(
