@@ -15,6 +15,8 @@ import yaml
 if TYPE_CHECKING:
     import pandas as pd
 
+from arcnn.errors import BusyError, FileError
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
@@ -58,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise OSError(
+        raise FileError(
             f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
             "same again: what is finished is kept."
         ) from error
@@ -143,7 +145,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """
     held = lock(path)
     if held is None:
-        raise BlockingIOError(
+        raise BusyError(
             f"process {path.read_text().strip() or 'unknown'} {what} in {path.parent} already; "
             "wait until it is done, or end it and run the same again."
         )

@@ -36,6 +36,7 @@ from pycocotools import mask as mask_util
 from torch import nn
 
 from arcnn.data import decode_masks, split_name, split_records
+from arcnn.errors import InputError, MissingError
 from arcnn.evaluation import Example, occluded_examples
 from arcnn.files import write_atomically
 from arcnn.names import MASK_KEYS, MASK_KINDS
@@ -246,7 +247,7 @@ def read_film(output_dir: str | Path) -> Film:
     """
     file = Path(output_dir) / FILE
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: no film was made of this training.")
+        raise MissingError(f"{file} is not there: no film was made of this training.")
     try:
         with np.load(file, allow_pickle=False) as arrays:
             kinds = arrays["kinds"].tolist()
@@ -261,26 +262,32 @@ def read_film(output_dir: str | Path) -> Film:
             ]
             return Film(arrays["iterations"].tolist(), objects)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} cannot be read ({error}).") from error
+        raise InputError(f"{file} cannot be read ({error}).") from error
 
 
-def film_or_last_state(run: Path) -> tuple[Film, str]:
+def film_or_last_state(run: Path) -> tuple[Film | None, str]:
     """The film of a run's training, or what it ended with where there is none; and a sentence.
 
     Args:
         run: ``.../seed<k>``, its data set registered.
 
+    Returns:
+        No film where the data have nothing to film.
+
     Raises:
-        FileNotFoundError: it was not trained to its end, or there is nothing to film.
-        ValueError: its weights do not fit, or no object is occluded.
+        FileNotFoundError: it was not trained to its end.
+        ValueError: its weights do not fit.
     """
     try:
         film = read_film(run / "train")
         return film, f"{len(film.iterations)} moments of the training, kept while it went on."
     except (FileNotFoundError, ValueError):
         cfg, model = load_trained(run)
+    try:
         camera = Camera(cfg, model)
-        return camera.film({cfg.SOLVER.MAX_ITER: camera.frame()}), (
-            "There is no film of this training: it was made elsewhere, or by an older version of "
-            "the kit. This is how it ended."
-        )
+    except (OSError, ValueError) as error:
+        return None, f"There is nothing to film: {error}"
+    return camera.film({cfg.SOLVER.MAX_ITER: camera.frame()}), (
+        "There is no film of this training: it was made elsewhere, or by an older version of the "
+        "kit. This is how it ended."
+    )

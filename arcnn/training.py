@@ -21,6 +21,7 @@ from torch import nn
 
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_records
+from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
 from arcnn.modeling.amodal_head import mask_head_class
@@ -50,11 +51,12 @@ class Training(NamedTuple):
     start: str  # a sentence: what the weights started from
 
 
-class Stopped(KeyboardInterrupt):
-    """Somebody stopped a training: no fault, so that a notebook shows the sentence alone."""
+class Stopped(Told, KeyboardInterrupt):
+    """Somebody stopped a training: no fault."""
 
-    def _render_traceback_(self) -> list[str]:  # asked by IPython
-        return [str(self)]
+
+class Diverged(Told, FloatingPointError):
+    """A loss is infinite or no number."""
 
 
 def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
@@ -138,7 +140,7 @@ def _train(cfg: CfgNode, output: Path, show: Show | None) -> Training:
             f"last checkpoint, of which there is one every {period} iterations."
         ) from None
     except FloatingPointError as error:
-        raise FloatingPointError(
+        raise Diverged(
             f"{error}\nIt was computed in {session.line['precision']}: the options "
             '["SOLVER.AMP.ENABLED", False] compute in float32; a lower SOLVER.BASE_LR may help too.'
         ) from error
@@ -214,7 +216,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
     file, data_file = output / "config.yaml", output / "data.json"
     now, data = settings(cfg), trained_on(cfg)
     if next(output.glob("model_*.pth"), None) and not (file.is_file() and data_file.is_file()):
-        raise ValueError(
+        raise InputError(
             f"{output} holds weights without the config.yaml and data.json that tell of them. "
             "Delete that folder to train anew, or choose another results folder to keep it."
         )
@@ -227,7 +229,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
         if data_file.is_file():
             changed += _data_difference(data, json.loads(data_file.read_text()))
         if changed:
-            raise ValueError(
+            raise InputError(
                 f"{output} holds a run with other settings or data ({'; '.join(changed)}). "
                 "Delete that folder to train anew, or choose another results folder to keep both."
             )
@@ -285,7 +287,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return solver.build_optimizer(cfg, model)
     if cfg.SOLVER.OPTIMIZER != "AdamW":
-        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
+        raise InputError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
     parameters = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,

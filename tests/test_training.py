@@ -402,7 +402,7 @@ def test_no_code_in_a_configuration_is_run(tiny_config, tmp_path: Path) -> None:
 
 def test_filming_and_showing_change_no_bit_of_a_training(tiny_config, monkeypatch) -> None:
     shown = []
-    for model in ("arcnn", "vrs_sp"):
+    for model in ("arcnn", "asn"):
         one, other = (tiny_config(model, run=f"{model} {how}") for how in ("filmed", "alone"))
         filmed = train(one, show=lambda log, film: shown.append((len(log), film.iterations)))
         with monkeypatch.context() as patch:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +32,25 @@ def device() -> str:
 
 
 def about() -> str:
-    """:func:`versions` and :func:`device` in one line."""
-    return ", ".join([*(f"{name} {version}" for name, version in versions().items()), device()])
+    """:func:`versions`, :func:`device` and the environment in one line, and a second one if this
+    is another copy of the kit than the one that the notebook lies in."""
+    environment = Path(sys.prefix)
+    if environment.is_relative_to(ROOT):
+        environment = environment.relative_to(ROOT)
+    of = [f"{name} {version}" for name, version in versions().items()]
+    lines = [", ".join([*of, device(), f"in {environment}"])]
+    if (here := _kit_around(Path.cwd())) != ROOT:
+        lines.append(
+            f"Mind: you are in {here}, and what runs is the kit in {ROOT}. `make lab` in {here} "
+            "runs its own."
+        )
+    return "\n".join(lines)
+
+
+def _kit_around(folder: Path) -> Path:
+    """The copy of the kit that a folder lies in; the one that runs, if it lies in none."""
+    around = (folder, *folder.parents)
+    return next((f for f in around if (f / "arcnn" / "__init__.py").is_file()), ROOT)
 
 
 def commit() -> str | None:
