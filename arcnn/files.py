@@ -67,8 +67,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece, see :func:`write_atomically`."""
-    write_atomically(path, lambda partial: partial.write_text(text))
+    """Write a text file in one piece, see :func:`write_atomically`.
+
+    One that has this text already is left alone: it is no newer, and nothing that was made of it is
+    out of date.
+    """
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,7 @@
 """The record that ends every notebook: what was run, on what, with what, and what came out."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 
 from arcnn.data.registration import fingerprint
-from arcnn.files import ROOT, write_json
+from arcnn.files import ROOT, compact_json, write_json
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
+
+# Of a record, what another run of the same has otherwise.
+CIRCUMSTANCES = ("commit", "versions", "device", "started", "finished", "seconds")
 
 
 def versions() -> dict[str, str]:
@@ -89,6 +93,8 @@ def write_record(
 ) -> Record:
     """Write the record of a notebook's run, its last act, as JSON, and return it.
 
+    If what is there differs in :data:`CIRCUMSTANCES` alone, it stays: nothing is newer than it was.
+
     Args:
         parameters: of the notebook, as they were.
         started: ``time.time()`` of the start.
@@ -112,5 +118,19 @@ def write_record(
         "finished": moment(now),
         "seconds": round(now - started, 1),
     }
-    write_json(path, record)
+    if _content(_read(path)) != _content(record):
+        write_json(path, record)
     return record
+
+
+def _content(record: dict[str, Any]) -> str:
+    return compact_json({k: v for k, v in record.items() if k not in CIRCUMSTANCES})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier record; empty if there is none, or one that was cut off."""
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return earlier if isinstance(earlier, dict) else {}
