@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
+from arcnn.errors import InputError, MissingError
 from arcnn.files import own_models
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS, PUBLISHED
@@ -48,7 +49,7 @@ def models_of(dataset: str) -> tuple[str, ...]:
         for folder in (CONFIG_DIR / "models", own_models())
     )
     if taken := set(kits) & set(own):
-        raise ValueError(f"{own_models() / min(taken)}.yaml: the kit has a {min(taken)}; rename it")
+        raise InputError(f"{own_models() / min(taken)}.yaml: the kit has a {min(taken)}; rename it")
     published = sorted(file.stem for file in (CONFIG_DIR / "published" / dataset).glob("*.yaml"))
     return (*kits, *own, *(f"{model}{PUBLISHED}" for model in published))
 
@@ -106,12 +107,12 @@ def get_config(
             :data:`NO_OPTIONS`.
     """
     if dataset not in DATASETS:
-        raise ValueError(f'unknown dataset "{dataset}"; choose one of {", ".join(DATASETS)}')
+        raise InputError(f'unknown dataset "{dataset}"; choose one of {", ".join(DATASETS)}')
     if model not in (known := models_of(dataset)):
-        raise ValueError(f'unknown model "{model}"; {dataset} has {", ".join(known)}')
+        raise InputError(f'unknown model "{model}"; {dataset} has {", ".join(known)}')
     for key in options[::2]:
         if key in NO_OPTIONS:
-            raise ValueError(f"options: {key} is none, {NO_OPTIONS[key]}.")
+            raise InputError(f"options: {key} is none, {NO_OPTIONS[key]}.")
     cfg = get_cfg()
     add_arcnn_config(cfg)
     bare = model.removesuffix(PUBLISHED)
@@ -128,7 +129,7 @@ def get_config(
         cfg.merge_from_list(others)
         _merge_head_options(cfg, of_head)
     except (AssertionError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"options {list(options)} do not fit: {error}. They are KEY, VALUE pairs of "
             "detectron2's configuration or of arcnn/config.py."
         ) from error
@@ -145,14 +146,14 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
     """
     file = Path(output_dir) / "config.yaml"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: run notebook 04_train for it first.")
+        raise MissingError(f"{file} is not there: run notebook 04_train for it first.")
     cfg = get_cfg()
     add_arcnn_config(cfg)
     try:
         cfg.merge_from_file(str(file), allow_unsafe=False)
         _merge_head_options(cfg, [])
     except (AssertionError, AttributeError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is no configuration of this kit ({error}).") from error
+        raise InputError(f"{file} is no configuration of this kit ({error}).") from error
     return _on_this_machine(cfg, device, output_dir)
 
 
@@ -177,7 +178,7 @@ def _merge_head_options(cfg: CfgNode, options: Sequence) -> None:
         if key not in head.OPTIONS:
             near = get_close_matches(str(key), head.OPTIONS, n=1, cutoff=0)
             cure = f"the nearest that it has is {near[0]}" if near else "it has none"
-            raise ValueError(f"{HEAD_OPTION}{key} is no option of {head.__name__}; {cure}.")
+            raise InputError(f"{HEAD_OPTION}{key} is no option of {head.__name__}; {cure}.")
     cfg.MODEL.HEAD.merge_from_list(given)
 
 

@@ -15,6 +15,8 @@ import yaml
 if TYPE_CHECKING:
     import pandas as pd
 
+from arcnn.errors import BusyError, FileError
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
@@ -59,15 +61,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise OSError(
+        raise FileError(
             f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
             "same again: what is finished is kept."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece, see :func:`write_atomically`."""
-    write_atomically(path, lambda partial: partial.write_text(text))
+    """Write a text file in one piece, see :func:`write_atomically`.
+
+    One that has this text already is left alone: it is no newer, and nothing that was made of it is
+    out of date.
+    """
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -144,7 +151,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """
     held = lock(path)
     if held is None:
-        raise BlockingIOError(
+        raise BusyError(
             f"process {path.read_text().strip() or 'unknown'} {what} in {path.parent} already; "
             "wait until it is done, or end it and run the same again."
         )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from arcnn.config import get_config, load_config
 from arcnn.data import split_fingerprint, split_name
+from arcnn.errors import InputError, MissingError
 from arcnn.evaluation import predict, to_results
 from arcnn.experiments.runs import HEAD
 from arcnn.experiments.variants import DEFAULT
@@ -63,14 +64,14 @@ def results_or_reference(results: Path, needed: str, reference: str = "demo") ->
             if folder != results:
                 which = f"There is no {results / needed}: these are the kit's reference results."
             return folder, which
-    raise FileNotFoundError(f"there is no {results / needed}, and no reference result")
+    raise MissingError(f"there is no {results / needed}, and no reference result")
 
 
 def _publish(run: Path, dataset: str, model: str) -> None:
     """Write a published model as the run folder of a training."""
     kept = REFERENCE / "demo" / "ablation" / dataset / VARIANT.get(model, model) / "seed0"
     if not (kept / HEAD).is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{run / 'train' / FINAL_WEIGHTS} is not there, and no {model} is published for "
             f"{dataset}: run notebook 04_train for it first."
         )
@@ -108,12 +109,12 @@ def runs_to_show(
         return folder, list(models), [which]
     collected = collect_runs(results, [dataset], models, [seed])
     if not collected.runs:
-        raise FileNotFoundError(f"no finished run in {results / 'runs'}: run 05_evaluate first")
+        raise MissingError(f"no finished run in {results / 'runs'}: run 05_evaluate first")
     shown = [model for _, model, _ in collected.runs]
     cfg = load_config(run_folder(results, dataset, shown[0], seed) / "train")
     tested_on = next(iter(collected.runs.values())).data
     if split_fingerprint(cfg, "val")["used"] != tested_on["used"]:
-        raise ValueError(
+        raise InputError(
             f"{dataset} is not what the predictions were made on: run 05_evaluate again"
         )
     return results, shown, [which, *(f"left out: {sentence}" for sentence in collected.left_out)]

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from arcnn.errors import InputError
 from arcnn.files import compact_json, write_text
 
 Settings = dict[str, Any]
@@ -41,9 +42,9 @@ def read_settings(file: Path) -> Settings:
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML ({error})") from error
+        raise InputError(f"{file} is not YAML ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no configuration")
+        raise InputError(f"{file} holds no configuration")
     return _flat(content)
 
 

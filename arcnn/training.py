@@ -18,13 +18,15 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 from torch import nn
-from tqdm import tqdm
 
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_records
+from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
+from arcnn.film import Camera, Filming, Show, Showing
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import MASK_KINDS
+from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
 from arcnn.weights import (
@@ -49,14 +51,15 @@ class Training(NamedTuple):
     start: str  # a sentence: what the weights started from
 
 
-class Stopped(KeyboardInterrupt):
-    """Somebody stopped a training: no fault, so that a notebook shows the sentence alone."""
-
-    def _render_traceback_(self) -> list[str]:  # asked by IPython
-        return [str(self)]
+class Stopped(Told, KeyboardInterrupt):
+    """Somebody stopped a training: no fault."""
 
 
-def train(cfg: CfgNode) -> Training:
+class Diverged(Told, FloatingPointError):
+    """A loss is infinite or no number."""
+
+
+def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
     """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
 
     Goes on from the last checkpoint found there. On a CPU, the same seed and number of threads
@@ -65,10 +68,12 @@ def train(cfg: CfgNode) -> Training:
 
     ``OUTPUT_DIR`` then holds ``model_final.pth``, the weights; ``config.yaml``, all settings;
     ``metrics.json``, the losses, one JSON object a line (:func:`read_log`); ``data.json``, the
-    fingerprint of the training split; and ``sessions.json``, when what was trained on which device.
+    fingerprint of the training split; ``sessions.json``, when what was trained on which device; and
+    ``film.npz``, what it drew meanwhile (:mod:`arcnn.film`).
 
     Args:
         cfg: from :func:`arcnn.get_config`, with its data set registered.
+        show: called now and then with the log and the masks of now, for somebody who looks on.
 
     Raises:
         FileNotFoundError: data or initial weights are missing; says what to put where.
@@ -83,13 +88,13 @@ def train(cfg: CfgNode) -> Training:
     output.mkdir(parents=True, exist_ok=True)
     with hold(output / ".lock", "trains"):
         _check_same_run(cfg, output)
-        trained = _train(cfg, output)
+        trained = _train(cfg, output, show)
     # The caller may be a notebook, which lives on: give the GPU's memory back.
     torch.cuda.empty_cache()
     return trained
 
 
-def _train(cfg: CfgNode, output: Path) -> Training:
+def _train(cfg: CfgNode, output: Path, show: Show | None) -> Training:
     weights, last = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER
     if weights.is_file():
         weights.touch()  # as new as what was changed without a difference to it
@@ -112,6 +117,7 @@ def _train(cfg: CfgNode, output: Path) -> Training:
             Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
             hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
             ProgressBar(),
+            *_filming(cfg, model, output, show),
         ]
     )
     first, start = 0, "Started from random weights."
@@ -134,12 +140,23 @@ def _train(cfg: CfgNode, output: Path) -> Training:
             f"last checkpoint, of which there is one every {period} iterations."
         ) from None
     except FloatingPointError as error:
-        raise FloatingPointError(
+        raise Diverged(
             f"{error}\nIt was computed in {session.line['precision']}: the options "
             '["SOLVER.AMP.ENABLED", False] compute in float32; a lower SOLVER.BASE_LR may help too.'
         ) from error
     session.end(last)
     return Training(weights, last - first, start)
+
+
+def _filming(cfg: CfgNode, model: nn.Module, output: Path, show: Show | None) -> list[HookBase]:
+    """The hooks that look on. They are no part of a training: what cannot be filmed is trained."""
+    try:
+        camera = Camera(cfg, model)
+    except (OSError, ValueError) as error:
+        logger.warning("no film of this training: %s", error)
+        return []
+    showing = [Showing(camera, show, lambda: read_log(output))] if show else []
+    return [Filming(camera, output), *showing]
 
 
 def precision(cfg: CfgNode) -> torch.dtype:
@@ -199,7 +216,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
     file, data_file = output / "config.yaml", output / "data.json"
     now, data = settings(cfg), trained_on(cfg)
     if next(output.glob("model_*.pth"), None) and not (file.is_file() and data_file.is_file()):
-        raise ValueError(
+        raise InputError(
             f"{output} holds weights without the config.yaml and data.json that tell of them. "
             "Delete that folder to train anew, or choose another results folder to keep it."
         )
@@ -212,7 +229,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
         if data_file.is_file():
             changed += _data_difference(data, json.loads(data_file.read_text()))
         if changed:
-            raise ValueError(
+            raise InputError(
                 f"{output} holds a run with other settings or data ({'; '.join(changed)}). "
                 "Delete that folder to train anew, or choose another results folder to keep both."
             )
@@ -270,7 +287,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return solver.build_optimizer(cfg, model)
     if cfg.SOLVER.OPTIMIZER != "AdamW":
-        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
+        raise InputError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}"; choose "SGD" or "AdamW"')
     parameters = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -323,7 +340,11 @@ def _log_lines(log: Path) -> Iterator[dict]:
 
 
 def read_log(output_dir: str | Path) -> pd.DataFrame:
-    """The training log, indexed by iteration: every loss by name, learning rate, times."""
-    log = pd.DataFrame(_log_lines(Path(output_dir) / "metrics.json"))
+    """The training log, indexed by iteration: every loss by name, learning rate, times. Empty
+    before its first line."""
+    file = Path(output_dir) / "metrics.json"
+    log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
+    if log.empty:
+        return log
     # A resumed run has logged some iterations twice; the later line is the one that counts.
     return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()

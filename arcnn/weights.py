@@ -20,6 +20,7 @@ from torch import nn
 
 from arcnn.config import get_config, load_config
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
+from arcnn.errors import InputError, MissingError
 from arcnn.files import ROOT, sha256, write_atomically
 from arcnn.modeling.amodal_head import mask_head_class
 
@@ -195,7 +196,7 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
         needed = [key for key in new if not key.startswith(heads_own)] + reshaped
     if needed := sorted(needed):
         more = f" and {len(needed) - 1} others" if len(needed) > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"MODEL.WEIGHTS, {cfg.MODEL.WEIGHTS}, does not fit this network: it has no "
             f"{needed[0]}{more} of this shape. Give weights of a ResNet-"
             f"{cfg.MODEL.RESNETS.DEPTH} as detectron2 or its model zoo names them, or "
@@ -218,7 +219,7 @@ def start_record(cfg: CfgNode) -> dict[str, Any]:
         return {}
     file = Path(initial_weights(cfg)).with_suffix(".json")
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: {REMAKE_START}")
+        raise MissingError(f"{file} is not there: {REMAKE_START}")
     return json.loads(file.read_text())
 
 
@@ -254,15 +255,15 @@ def check_start(file: Path, cfg: CfgNode) -> None:
         ValueError: it is cut off or altered, or is for other data.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: {REMAKE_START}")
+        raise MissingError(f"{file} is not there: {REMAKE_START}")
     if sha256(file) != start_record(cfg)["sha256"]:
-        raise ValueError(f"{file} is cut off or altered: {REMAKE_START}")
+        raise InputError(f"{file} is cut off or altered: {REMAKE_START}")
     with safe_open(file, "pt") as weights:
         made_for = weights.metadata()
     classes = ",".join(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     for what, now in (("classes", classes), ("drawing", str(DRAWING_VERSION))):
         if made_for.get(what) != now:
-            raise ValueError(
+            raise InputError(
                 f"{file} was trained on {what} {made_for.get(what)}, and the data have {now}. "
                 'Make another start with `make start`, or take "" as MODEL.WEIGHTS.'
             )
@@ -279,10 +280,10 @@ def initial_weights(cfg: CfgNode) -> str:
         return PathManager.get_local_path(weights)
     except Exception as error:  # urllib, http and OS errors of every kind end up here
         if not weights.startswith(Detectron2Handler.PREFIX):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: {weights} is not there ({error})") from error
+            raise MissingError(f"MODEL.WEIGHTS: {weights} is not there ({error})") from error
         name = weights.removeprefix(Detectron2Handler.PREFIX)
         place = Path(get_cache_dir()) / "detectron2" / name
-        raise FileNotFoundError(
+        raise MissingError(
             f"The initial weights could not be fetched ({error}). Download "
             f"{Detectron2Handler.S3_DETECTRON2_PREFIX}{name} where there is a network and put it "
             f"at {place}, or name a local file with the option MODEL.WEIGHTS."
@@ -306,13 +307,13 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
     """
     weights = Path(run) / "train" / FINAL_WEIGHTS
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} is not there: run notebook 04_train for it first.")
+        raise MissingError(f"{weights} is not there: run notebook 04_train for it first.")
     cfg = load_config(weights.parent, device=device)
     model = build_model(cfg)
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
     except Exception as error:  # a pickle, a zip or a tensor that is broken, or no weights at all
-        raise ValueError(f"{weights} cannot be read ({error}); train it again.") from error
+        raise InputError(f"{weights} cannot be read ({error}); train it again.") from error
     _check_fit(model.state_dict(), state, weights)
     model.load_state_dict(state)
     return TrainedModel(cfg, model.eval())
@@ -328,7 +329,7 @@ def _check_fit(wanted: dict, given: dict, file: Path) -> None:
     ]
     if misfits:
         more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"{file} does not fit the config.yaml beside it: {misfits[0]}{more}. One of the two "
             "is of another run; train it again, or bring back the file that belongs there."
         )

@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.kernelspec import NoSuchKernel
 
 from arcnn.files import NOTEBOOKS
@@ -45,7 +46,7 @@ def test_anatomy(source: Path) -> None:
     assert title.startswith(f"# {source.name[:2]} ") and all(part in title for part in parts)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert "write_record(" in cells[-1].source
-    (imports,) = (c for c in cells if "imports" in c.metadata.get("tags", []))
+    _, imports = (c for c in cells if "imports" in c.metadata.get("tags", []))
     assert imports.metadata.jupyter.source_hidden and imports.source.endswith("print(about())")
     first = next(line for line in imports.source.splitlines() if "import" in line)
     assert "arcnn" in first  # it silences warnings that importing detectron2 would show
@@ -74,6 +75,85 @@ def test_parameters_are_literals_with_comments_and_common_defaults(source: Path)
     common["profile"] = '"field"' if source.stem == "13_the_field" else '"demo"'
     for name, value in (common | {"results_root": '""', "options": "[]"}).items():
         assert found.get(name, value) == value
+
+
+# The second cell of each notebook: is this the kit's Python, and are these its parameters?
+FIRST_LOOK = """try:
+    from arcnn.parameters import check_own_parameters
+except ImportError as error:  # the kernel of another environment
+    import sys
+
+    said = f"{error} (Python: {sys.executable}). Choose Kernel > Change Kernel..., or `make lab`."
+    error._render_traceback_ = lambda: [said]
+    raise
+check_own_parameters()"""
+
+
+@pytest.mark.parametrize("source", [*SOURCES, INDEX], ids=lambda source: source.stem)
+def test_every_notebook_looks_first_where_it_runs_and_with_what(source: Path) -> None:
+    cells = [c for c in nbformat.read(source, as_version=4).cells if c.cell_type == "code"]
+    assert cells[1].source == FIRST_LOOK
+    assert cells[1].metadata.tags == ["imports"] and cells[1].metadata.jupyter.source_hidden
+
+
+def in_ipython(capsys: pytest.CaptureFixture, *cells: str) -> str:
+    """What IPython prints, from a fresh start, of cells run one after the other."""
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    capsys.readouterr()
+    for cell in cells:
+        shell.run_cell(cell, store_history=True)
+    return capsys.readouterr().out
+
+
+def test_a_kernel_without_the_kit_is_told_by_name(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "arcnn.parameters", None)
+    said = in_ipython(capsys, FIRST_LOOK)
+    assert "arcnn" in said and f"(Python: {sys.executable}). Choose Kernel" in said
+    assert "Traceback" not in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        (["a: int = 1  # x", "# Parameters\na = 2"], ""),
+        (
+            ["max_iter: int = 1  # x", "# Parameters\nmax_itr = 2"],
+            'Did you mean "max_iter"? It has',
+        ),
+        (["a: int = 1  # x", '# Parameters\na = "2"'], "This notebook: a is of type int, not '2'"),
+        (['seeds: list = "0"  # x'], "seeds is of type list, not '0'; write ['0']."),
+        (['seeds: list = "0"  # x', 'seeds: list = ["0"]  # x'], ""),
+        (["a: int = 1  # x", "mine = 3", "b = a", "!true", "x: str = str(a); y = 1"], ""),
+        ([], "The first cell, which has the parameters, was not run"),
+    ],
+)
+def test_a_notebook_refuses_what_it_does_not_know(cells, sentence, capsys) -> None:
+    said = in_ipython(capsys, *cells, FIRST_LOOK.splitlines()[1].strip() + "\n" + LOOK)
+    assert sentence in " ".join(said.split()) and bool(sentence) == bool(said.strip())
+    assert "Traceback" not in said
+
+
+LOOK = FIRST_LOOK.splitlines()[-1]
+
+
+def test_papermill_alone_does_not_run_on_with_a_misspelt_name(tiny_notebook: Path) -> None:
+    notebook = nbformat.read(tiny_notebook, as_version=4)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(FIRST_LOOK))
+    nbformat.write(notebook, tiny_notebook)
+    output = tiny_notebook.with_name("out.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError) as failed:
+        papermill.execute_notebook(str(tiny_notebook), str(output), {"max_itr": 2})
+    assert failed.value.ename == "ParameterError" and "max_itr" in failed.value.evalue
+
+
+def test_an_error_that_tells_is_one_sentence_in_a_notebook(capsys) -> None:
+    said = in_ipython(
+        capsys,
+        "from arcnn.errors import MissingError",
+        'raise MissingError("x is not there: run notebook 01 first.")',
+    )
+    assert said == "x is not there: run notebook 01 first.\n"
 
 
 @pytest.fixture

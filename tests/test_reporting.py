@@ -1,6 +1,7 @@
 """Table 1: what counts as a run, what may be said, and where every number comes from."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from arcnn.config import get_config
 from arcnn.evaluation import intervals, mean_of_trainings
-from arcnn.files import run_folder, write_table
+from arcnn.files import ROOT, run_folder, write_table, write_text
 from arcnn.names import DATASETS, TABLE_1, model_name
 from arcnn.reporting import (
     about,
@@ -86,6 +87,39 @@ def nine_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_run(folder, "kins", "orcnn", seed, 20 + seed)
         make_run(folder, "kins", "arcnn_add", seed, 30.1 + seed)
     return folder
+
+
+def test_a_record_with_the_same_content_is_no_newer(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    given = {"parameters": {"seed": 0}, "metrics": {"AP": 1.5, "classes": (1, 2)}}
+    write_record(file, started=time.time() - 100, **given)
+    before = file.read_text(), file.stat().st_mtime_ns
+    again = write_record(file, started=time.time(), **given)
+    assert (file.read_text(), file.stat().st_mtime_ns) == before and again.file == file
+    write_record(file, started=time.time(), **given, further=1)
+    assert json.loads(file.read_text())["further"] == 1
+    file.write_text('{"parameters":')
+    write_record(file, started=time.time(), **given)
+    assert json.loads(file.read_text())["seed"] == 0
+    text = tmp_path / "table.md"
+    write_text(text, "ä")
+    os.utime(text, ns=(0, 0))
+    write_text(text, "ä")
+    assert text.stat().st_mtime_ns == 0
+    write_text(text, "b")
+    assert text.stat().st_mtime_ns > 0 and text.read_text() == "b"
+
+
+def test_who_runs_another_copy_of_the_kit_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(about().splitlines()) == 1
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert len(about().splitlines()) == 1
+    (tmp_path / "arcnn").mkdir()
+    (tmp_path / "arcnn/__init__.py").touch()
+    (tmp_path / "lab").mkdir()
+    monkeypatch.chdir(tmp_path / "lab")
+    assert about().splitlines()[1].startswith(f"Mind: you are in {tmp_path}, and what runs is")
 
 
 @pytest.fixture

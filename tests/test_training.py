@@ -18,6 +18,7 @@ from torch import nn
 from arcnn import training, weights
 from arcnn.data import split_records
 from arcnn.data.loader import ExampleOrder
+from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
 from arcnn.training import build_optimizer, read_log, read_sessions, train
 from arcnn.weights import initial_weights, load_trained
 
@@ -394,3 +395,66 @@ def test_no_code_in_a_configuration_is_run(tiny_config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no configuration"):
         load_trained(run)
     assert not trap.exists()
+
+
+# --- the film -----------------------------------------------------------------------------------
+
+
+def test_filming_and_showing_change_no_bit_of_a_training(tiny_config, monkeypatch) -> None:
+    shown = []
+    for model in ("arcnn", "asn"):
+        one, other = (tiny_config(model, run=f"{model} {how}") for how in ("filmed", "alone"))
+        filmed = train(one, show=lambda log, film: shown.append((len(log), film.iterations)))
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "Camera", no_camera)
+            alone = train(other)
+        assert filmed.weights.read_bytes() == alone.weights.read_bytes()
+        assert names(one.OUTPUT_DIR, "film*") == ["film.npz"]
+        assert not names(other.OUTPUT_DIR, "film*")
+    assert shown[0] == (0, [0]) and shown[-1][1] == [6]
+
+
+def no_camera(*_: object) -> None:
+    raise FileNotFoundError("no test split")
+
+
+def test_a_film_shows_the_same_objects_from_the_first_step_to_the_last(tiny_config) -> None:
+    cfg = tiny_config()
+    train(cfg)
+    film = read_film(cfg.OUTPUT_DIR)
+    assert film.iterations == moments(6) and film.iterations[0] == 0 and film.iterations[-1] == 6
+    assert len({filmed.name for filmed in film.objects}) == len(film.objects) == 3
+    run = Path(cfg.OUTPUT_DIR).parent
+    camera = Camera(*load_trained(run))
+    for filmed, now, blank in zip(film.objects, camera.frame(), camera.blank, strict=True):
+        assert len(filmed.frames) == len(film.iterations)
+        assert filmed.truth["occlusion"].any() and np.array_equal(filmed.image, blank.image)
+        for kind, mask in filmed.frames[-1].items():
+            assert mask.shape == filmed.image.shape[:2] == filmed.truth[kind].shape
+            assert np.array_equal(mask, now[kind])
+    (Path(cfg.OUTPUT_DIR) / "film.npz").write_bytes(b"half a file")
+    last, sentence = film_or_last_state(run)
+    assert last.iterations == [6] and "no film of this training" in sentence
+    assert all(
+        np.array_equal(one.frames[0]["amodal"], other.frames[-1]["amodal"])
+        for one, other in zip(last.objects, film.objects, strict=True)
+    )
+
+
+def test_an_interrupted_training_keeps_the_frames_that_it_has(tiny_config, monkeypatch) -> None:
+    cfg, whole = tiny_config(), tiny_config(run="undisturbed")
+    train(whole)
+    interrupt(cfg, monkeypatch, 5)  # goes on at 4; the frame of 5 was not taken
+    assert read_film(cfg.OUTPUT_DIR).iterations == [0, 1, 2, 3, 4]
+    taken = []
+    frame = Camera.frame
+    monkeypatch.setattr(Camera, "frame", lambda self: taken.append(1) or frame(self))
+    train(cfg)
+    assert len(taken) == 1
+    kept = [(Path(c.OUTPUT_DIR) / "film.npz").read_bytes() for c in (cfg, whole)]
+    assert kept[0] == kept[1]
+
+
+def test_frames_come_close_at_first_and_never_twice() -> None:
+    assert moments(400) == [0, 8, 33, 73, 131, 204, 294, 400]
+    assert len(moments(90_000)) == FRAMES and moments(2) == [0, 1, 2]

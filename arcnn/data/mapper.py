@@ -15,6 +15,7 @@ from pycocotools import mask as mask_util
 
 from arcnn.data.image_files import UNREADABLE
 from arcnn.data.shared_masks import SharedMasks
+from arcnn.errors import FileError
 from arcnn.modeling.amodal_head import mask_head_class
 
 GroundTruth = Callable[[Instances, Sequence[dict]], dict[str, torch.Tensor]]
@@ -102,7 +103,7 @@ def _read_image(file_name: str, image_format: str) -> np.ndarray:
             ImageOps.exif_transpose(image, in_place=True)
             return utils.convert_PIL_to_numpy(image, image_format)
     except UNREADABLE as error:
-        raise OSError(
+        raise FileError(
             f"{file_name} cannot be read ({error}). Get the image again, or remove it: registering "
             "then leaves it out. `python -m arcnn.data check FILE --images DIR --decode` finds all "
             "images of this kind."

@@ -42,6 +42,7 @@ from arcnn.data.image_files import Problem, check_image, image_path, missing_ima
 from arcnn.data.masks import RLE, area, intersection, to_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.schemas import FileObject, Schema, count_objects
+from arcnn.errors import InputError, MissingError
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
@@ -50,7 +51,7 @@ LARGEST_SIDE = 65_535  # pixels: JPEG's limit; more overflows the run lengths of
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS; importing it would bring torch into every worker
 
 
-class AnnotationError(ValueError):
+class AnnotationError(InputError):
     """An annotation file cannot be used; the message names file, record and cure.
 
     ``problem`` says the same for a list of problems.
@@ -100,7 +101,7 @@ def load_annotations(
     """
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
-        raise FileNotFoundError(f"{json_file}: {sentence}. {cure}")
+        raise MissingError(f"{json_file}: {sentence}. {cure}")
     folder = ImageFolder(str(image_root), look_at_images)
     records, problems = [], []
     for index in index_files(json_file):
@@ -215,7 +216,7 @@ def index_files(json_file: str | Path) -> Iterator[FileIndex | AnnotationError]:
     folder = json_file.is_dir()
     files = sorted(json_file.glob("*.json")) if folder else [json_file] * json_file.exists()
     if not files:
-        raise FileNotFoundError(f"{json_file} {'holds no *.json' if folder else 'is not there'}")
+        raise MissingError(f"{json_file} {'holds no *.json' if folder else 'is not there'}")
     for file in files:
         name = file.name if file != json_file else ""
         try:

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 
 from arcnn.data.reading import MAX_SKIPPED, load_annotations
 from arcnn.data.tabletop import make_tabletop
+from arcnn.errors import InputError, MissingError
 from arcnn.files import sha256
 
 # What of an annotation a model is trained and scored with.
@@ -77,7 +78,7 @@ def find_splits(dataset: str, root: str | Path) -> dict[str, tuple[Path, Path]]:
         cure = "data/README.md says where to get it; DATA_ROOT names another folder."
         if dataset == "tabletop":
             cure = "Notebook 01_prepare_data draws it."
-        raise FileNotFoundError(f"{dataset}: no {names} in {folders[0]} or {folders[1]}. {cure}")
+        raise MissingError(f"{dataset}: no {names} in {folders[0]} or {folders[1]}. {cure}")
     return found
 
 
@@ -140,7 +141,7 @@ def split_name(cfg: CfgNode, split: str) -> str:
         candidates = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         name = next((each for each in candidates if each in registered), name)
     if name not in registered:
-        raise FileNotFoundError(
+        raise MissingError(
             f"{name} is not there: notebook 01_prepare_data says what is missing and where to get "
             "it. With the one split at hand, the profile `overfit` checks the wiring."
         )
@@ -157,7 +158,7 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
     name = split_name(cfg, split)
     classes, heads = len(MetadataCatalog.get(name).thing_classes), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes != heads:
-        raise ValueError(
+        raise InputError(
             f"{name} has {classes} classes, the model {heads}: give the options "
             f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
         )

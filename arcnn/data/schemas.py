@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from arcnn.errors import InputError
+
 
 @dataclass
 class FileObject:
@@ -151,7 +153,7 @@ def find_schema(fields: set[str]) -> Schema:
         if schema.field in fields:
             return schema
     known = ", ".join(f"{schema.field} ({schema.title})" for schema in reversed(SCHEMAS))
-    raise ValueError(
+    raise InputError(
         f"unknown schema: none of the fields {known}; the annotations have "
         f"{', '.join(sorted(map(str, fields))) or 'no field'}. From an ordinary (modal) COCO file, "
         "`python -m arcnn.data synthesize` makes amodal data"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from arcnn.data.masks import area, intersection
+from arcnn.errors import InputError
 from arcnn.names import OCCLUSION_RATE
 
 MIN_OVERLAP = 10  # pixels: below, masks of two objects touch rather than tell an order
@@ -23,7 +24,7 @@ def class_index(class_names: Sequence[str], class_name: str) -> int:
         ValueError: the data set has no such class; names those it has.
     """
     if class_name not in class_names:
-        raise ValueError(
+        raise InputError(
             f'class_name is "{class_name}", but the data set has the classes '
             f"{', '.join(class_names)}. Choose one of them."
         )

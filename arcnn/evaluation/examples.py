@@ -15,6 +15,7 @@ import pandas as pd
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
+from arcnn.errors import InputError, MissingError
 from arcnn.evaluation.protocol import visible_fraction
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, OCCLUSION_RATE
@@ -68,7 +69,7 @@ def load_predictions(
     order = [m for m in MODEL_NAMES if m in files] + [m for m in files if m not in MODEL_NAMES]
     by_model = {m: json.loads(files[m].read_text()) for m in order if files[m].is_file()}
     if not by_model:
-        raise FileNotFoundError(
+        raise MissingError(
             f"There is no {' nor '.join(map(str, files.values()))}: run notebooks 04_train and "
             "05_evaluate for at least one model first."
         )
@@ -138,7 +139,7 @@ def occluded_examples(
                 matches = {model: by_object.get((n, k)) for model, by_object in found.items()}
                 examples.append(Example(record, annotation, matches, share))
     if not examples:
-        raise ValueError("no object of these records is occluded: there is nothing to compare")
+        raise InputError("no object of these records is occluded: there is nothing to compare")
     return sorted(examples, key=lambda e: e.hidden_share, reverse=True)
 
 

@@ -6,29 +6,26 @@ is its masks.
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.layers import paste_masks_in_image
-from detectron2.structures import Boxes, Instances
 from torch import nn
-from tqdm import tqdm
 
-from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.data import split_records
 from arcnn.evaluation import piece_ious
-from arcnn.evaluation.evaluator import detections
 from arcnn.experiments.runs import Collected
 from arcnn.files import run_folder, write_table
 from arcnn.names import MASK_KINDS
+from arcnn.predict import GivenBoxes
+from arcnn.progress import tqdm
 from arcnn.reporting.runs import Runs, read_complete
 from arcnn.weights import load_trained
 
 FILE = "given_boxes.csv"  # in a run's folder
 
 
-@torch.no_grad()
 def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
     """IoU of every object's masks, drawn in its true amodal box for its true class, percent.
 
@@ -41,33 +38,23 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
         mask kind, over the pixels of the image; NaN where the object has no such part, or the model
         no such mask.
     """
-    mapper, rows = AmodalDatasetMapper(cfg, is_train=False), []
-    with inference_context(model):
-        records = split_records(cfg, "val")
-        for record in tqdm(records, desc="given boxes", unit="image", mininterval=2):
-            objects = [a for a in record["annotations"] if not a["iscrowd"]]
-            example = mapper(record)
-            found = model.inference([example], [_found(example, objects)])[0]["instances"]
-            predicted = detections(found, record["image_id"])
-            # Post-processing leaves out boxes that have no area in the image.
-            for place, masks in zip(found.place.tolist(), predicted, strict=True):
-                a = objects[place]
-                row = {"image": record["image_id"], "class": a["category_id"]}
-                ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
-                rows.append(row | {"rate": a["occlusion_rate"]} | ious)
+    rows, records = [], split_records(cfg, "val")
+    for record in tqdm(records, desc="given boxes", unit="image", mininterval=2):
+        objects = [a for a in record["annotations"] if not a["iscrowd"]]
+        for a, masks in GivenBoxes(cfg, record, objects).predict(model):
+            row = {"image": record["image_id"], "class": a["category_id"]}
+            ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
+            rows.append(row | {"rate": a["occlusion_rate"]} | ious)
     return pd.DataFrame(rows, columns=["image", "class", "rate", *MASK_KINDS])
 
 
-@torch.no_grad()
 def soft_masks(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict) -> dict:
     """An object's masks before they are thresholded, in its true amodal box, for its true class.
 
     Returns:
         By mask kind that the model predicts, probabilities in the image, float ``(H, W)``.
     """
-    example = AmodalDatasetMapper(cfg, is_train=False)(record)
-    with inference_context(model):
-        found = model.inference([example], [_found(example, [annotation])])[0]["instances"]
+    found = GivenBoxes(cfg, record, [annotation]).outputs(model)
     maps = {k: found.get(f"pred_{k}_masks") for k in MASK_KINDS if found.has(f"pred_{k}_masks")}
     pasted = {
         kind: paste_masks_in_image(probs, found.pred_boxes, found.image_size, threshold=-1)
@@ -83,10 +70,10 @@ def region_logits(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict
     Returns:
         By mask kind, float ``(C, M, M)``.
     """
-    example = AmodalDatasetMapper(cfg, is_train=False)(record)
-    boxes = [_found(example, [annotation]).pred_boxes.to(model.device)]
+    given = GivenBoxes(cfg, record, [annotation])
+    boxes = [given.instances().pred_boxes.to(model.device)]
     with inference_context(model):
-        features = model.backbone(model.preprocess_image([example]).tensor)
+        features = model.backbone(model.preprocess_image([given.example]).tensor)
         heads = model.roi_heads
         x = heads.mask_pooler([features[level] for level in heads.mask_in_features], boxes)
         maps = heads.mask_head.layers(x).kinds()
@@ -105,16 +92,3 @@ def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
 def write_given_boxes(run: Path) -> None:
     """:func:`given_boxes` of a finished run, whose data set is registered, into its folder."""
     write_table(run / FILE, given_boxes(*load_trained(run)).round(3))
-
-
-def _found(example: dict, objects: list[dict]) -> Instances:
-    """The objects as a detector would have found them in the resized image."""
-    height, width = example["image"].shape[1:]
-    scale = np.array([width / example["width"], height / example["height"]] * 2)
-    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4) * scale
-    found = Instances((height, width))
-    found.pred_boxes = Boxes(torch.from_numpy(boxes).float())
-    found.pred_classes = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
-    found.scores = torch.ones(len(objects))
-    found.place = torch.arange(len(objects))
-    return found

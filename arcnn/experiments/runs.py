@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset
+from arcnn.errors import InputError, MissingError
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.experiments.frozen import (
     RoIFeatures,
@@ -102,7 +103,7 @@ def head_config(dataset: str, variant: str, options: Sequence, seed: int = 0) ->
         ValueError: no such variant.
     """
     if variant not in VARIANTS:
-        raise ValueError(f'unknown variant "{variant}"; choose one of {", ".join(VARIANTS)}')
+        raise InputError(f'unknown variant "{variant}"; choose one of {", ".join(VARIANTS)}')
     chosen = VARIANTS[variant]
     options = [*options, *chosen.options]
     # On a CPU, since the heads are small and the features are there.
@@ -136,7 +137,7 @@ def run_variant(
     cfg = head_config(dataset, variant, options, seed)
     files = [folder / FEATURES.format(split) for split in SPLITS]
     if missing := [file for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"{missing[0]} is not there: `make ablation` makes it.")
+        raise MissingError(f"{missing[0]} is not there: `make ablation` makes it.")
     train, val = (RoIFeatures(**torch.load(file, weights_only=True)) for file in files)
     origin = json.loads((folder / "features.json").read_text())
     head = train_head(cfg, train)
@@ -245,7 +246,7 @@ def head_differences(
         by_image = scored(objects, score).groupby(objects.image)
         tables.setdefault(variant, {})[k] = by_image.sum(), by_image.count()
     if reference not in tables:
-        raise ValueError(f"the reference {reference} has no run to compare with")
+        raise InputError(f"the reference {reference} has no run to compare with")
     rng = np.random.default_rng(0)
     rows = {}
     for variant, runs in tables.items():

@@ -61,6 +61,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from arcnn.errors import InputError
 from arcnn.files import own_models
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_losses, mask_targets, own_class
 
@@ -185,7 +186,7 @@ def mask_head_class(cfg: CfgNode) -> type[AmodalMaskHead]:
     name = cfg.MODEL.ROI_MASK_HEAD.NAME
     heads = {key: head for key, head in ROI_MASK_HEAD_REGISTRY if issubclass(head, AmodalMaskHead)}
     if name not in heads:
-        raise ValueError(
+        raise InputError(
             f'MODEL.ROI_MASK_HEAD.NAME is "{name}"; there are {", ".join(heads)}. '
             f"The file that registers one of your own belongs into {own_models()}."
         )

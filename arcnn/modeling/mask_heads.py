@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, piece_head, subtract
 from arcnn.modeling.losses import MaskLogits
 from arcnn.names import MASK_KINDS
@@ -76,7 +77,7 @@ class JigsawConv(nn.Module):
                 start = torch.ones(num_classes, 2) if own_class else full
                 self.conv.weight.copy_(start[:, :, None, None])
         else:
-            raise ValueError(f'MODEL.ARCNN.INIT is "{init}"; choose "normal" or "identity"')
+            raise InputError(f'MODEL.ARCNN.INIT is "{init}"; choose "normal" or "identity"')
         if bias:
             nn.init.zeros_(self.conv.bias)
 
@@ -145,7 +146,7 @@ class ARCNNMaskHead(JigsawMaskHead):
     ) -> None:
         super().__init__(**pieces)
         if joint_input not in ("logits", "probs"):
-            raise ValueError(f'MODEL.ARCNN.INPUT is "{joint_input}"; choose "logits" or "probs"')
+            raise InputError(f'MODEL.ARCNN.INPUT is "{joint_input}"; choose "logits" or "probs"')
         self.amodal_head = amodal_head
         self.joint_input = joint_input
 
@@ -184,7 +185,7 @@ class ARCNNAddMaskHead(JigsawMaskHead):
     def __init__(self, *, sum_of: str = "logits", **pieces: Any) -> None:
         super().__init__(**pieces)
         if sum_of not in ("logits", "probs", "noisy_or"):
-            raise ValueError(
+            raise InputError(
                 f'MODEL.ARCNN_ADD.SUM is "{sum_of}"; choose "logits", "probs" or "noisy_or"'
             )
         self.sum_of = sum_of

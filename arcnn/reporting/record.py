@@ -1,8 +1,10 @@
 """The record that ends every notebook: what was run, on what, with what, and what came out."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any
 import torch
 
 from arcnn.data.registration import fingerprint
-from arcnn.files import ROOT, write_json
+from arcnn.files import ROOT, compact_json, write_json
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
+
+# Of a record, what another run of the same has otherwise.
+CIRCUMSTANCES = ("commit", "versions", "device", "started", "finished", "seconds")
 
 
 def versions() -> dict[str, str]:
@@ -31,8 +36,25 @@ def device() -> str:
 
 
 def about() -> str:
-    """:func:`versions` and :func:`device` in one line."""
-    return ", ".join([*(f"{name} {version}" for name, version in versions().items()), device()])
+    """:func:`versions`, :func:`device` and the environment in one line, and a second one if this
+    is another copy of the kit than the one that the notebook lies in."""
+    environment = Path(sys.prefix)
+    if environment.is_relative_to(ROOT):
+        environment = environment.relative_to(ROOT)
+    of = [f"{name} {version}" for name, version in versions().items()]
+    lines = [", ".join([*of, device(), f"in {environment}"])]
+    if (here := _kit_around(Path.cwd())) != ROOT:
+        lines.append(
+            f"Mind: you are in {here}, and what runs is the kit in {ROOT}. `make lab` in {here} "
+            "runs its own."
+        )
+    return "\n".join(lines)
+
+
+def _kit_around(folder: Path) -> Path:
+    """The copy of the kit that a folder lies in; the one that runs, if it lies in none."""
+    around = (folder, *folder.parents)
+    return next((f for f in around if (f / "arcnn" / "__init__.py").is_file()), ROOT)
 
 
 def commit() -> str | None:
@@ -71,6 +93,8 @@ def write_record(
 ) -> Record:
     """Write the record of a notebook's run, its last act, as JSON, and return it.
 
+    If what is there differs in :data:`CIRCUMSTANCES` alone, it stays: nothing is newer than it was.
+
     Args:
         parameters: of the notebook, as they were.
         started: ``time.time()`` of the start.
@@ -94,5 +118,19 @@ def write_record(
         "finished": moment(now),
         "seconds": round(now - started, 1),
     }
-    write_json(path, record)
+    if _content(_read(path)) != _content(record):
+        write_json(path, record)
     return record
+
+
+def _content(record: dict[str, Any]) -> str:
+    return compact_json({k: v for k, v in record.items() if k not in CIRCUMSTANCES})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier record; empty if there is none, or one that was cut off."""
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return earlier if isinstance(earlier, dict) else {}

@@ -15,6 +15,7 @@ PARTS = {
     ),
     "evaluation": "ap_bars ap_by_occlusion mean_precision precision_recall",
     "experiments": "ablation agreements score_by_cost",
+    "film": "film_strip live training_now",
     "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
     "pieces": "jigsaw jigsaw_rows",

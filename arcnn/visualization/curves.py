@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from arcnn.errors import InputError
 from arcnn.names import model_name
 from arcnn.visualization.style import figure_function, model_style
 
@@ -36,7 +37,7 @@ def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     new = sorted(name for name in logged - LOSSES.keys() if name.startswith("loss_"))
     present = [name for name in LOSSES if name in logged] + new  # a new head's by their own names
     if not present:
-        raise ValueError("the training logs hold no losses yet")
+        raise InputError("the training logs hold no losses yet")
     columns = min(4, len(present))
     rows = math.ceil(len(present) / columns)
     size = (2.6 * columns, 2.1 * rows + 0.5)

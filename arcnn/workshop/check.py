@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from arcnn.data.image_files import Problem, missing_images
 from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
+from arcnn.progress import tqdm
 from arcnn.reporting.paper import COUNTS, MISPRINT
 
 

@@ -27,6 +27,7 @@ from traitlets import default
 from traitlets.config import Config
 
 from arcnn.files import IN_BATCH, read_yaml, write_text
+from arcnn.parameters import ParameterError, check
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -51,14 +52,6 @@ class IpcKernelManager(AsyncKernelManager):
             await super()._async_interrupt_kernel()
 
 
-TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "bool": bool}
-
-
-class ParameterError(ValueError):
-    """A parameter that the notebook does not have, or not of that type; papermill alone would
-    ignore the one, and hand the other over."""
-
-
 def parameters_of(notebook: Path) -> dict[str, str]:
     """The names in a notebook's ``parameters`` cell, and their types as annotated there."""
     # papermill logs a warning for every literal that it cannot type, such as a list.
@@ -68,23 +61,13 @@ def parameters_of(notebook: Path) -> dict[str, str]:
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook's ``parameters`` cell does not define.
+    """Refuse parameters that the notebook's ``parameters`` cell does not define; papermill alone
+    would ignore them.
 
     Raises:
-        ParameterError: naming the notebook, the name, and those it has, or the type.
+        ParameterError: see :func:`arcnn.parameters.check`.
     """
-    known = parameters_of(notebook)
-    for name, value in parameters.items():
-        if name not in known:
-            raise ParameterError(
-                f'{notebook.name} has no parameter "{name}". It has: {", ".join(known)}.'
-            )
-        right = isinstance(value, TYPES.get(known[name], object))
-        if not right or (isinstance(value, bool) and known[name] in ("int", "float")):
-            raise ParameterError(
-                f"{notebook.name}: {name} is of type {known[name]}, not {value!r}"
-                + (f"; write [{value}]." if known[name] == "list" else ".")
-            )
+    check(parameters_of(notebook), parameters, notebook.name)
 
 
 class ProgressLines(io.TextIOBase):

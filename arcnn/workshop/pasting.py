@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 from pycocotools import mask as mask_util
-from tqdm import tqdm
 
 from arcnn.data.image_files import Problem
 from arcnn.data.masks import area, encode
@@ -27,6 +26,7 @@ from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.files import compact_json, write_json, write_text
 from arcnn.names import SPLITS
+from arcnn.progress import tqdm
 from arcnn.workshop import cutouts
 from arcnn.workshop.cutouts import Photo, PhotoObject
 

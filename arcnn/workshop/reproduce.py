@@ -155,9 +155,7 @@ def write_parameters(profile: dict[str, Any], results: Path) -> Path:
     """
 
     def write(file: Path, content: dict[str, Any]) -> Path:
-        text = yaml.safe_dump(content, sort_keys=False)
-        if not file.is_file() or file.read_text() != text:
-            write_text(file, text)
+        write_text(file, yaml.safe_dump(content, sort_keys=False))
         return file
 
     for name in profile["ablation"]["networks"]:

@@ -17,13 +17,14 @@ from pathlib import Path
 
 from PIL import Image
 from pycocotools import mask as mask_utils
-from tqdm import tqdm
 
 from arcnn.data.masks import encode
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.tabletop import scenes
+from arcnn.errors import InputError
 from arcnn.files import compact_json, lock
 from arcnn.names import SPLITS
+from arcnn.progress import tqdm
 
 
 def make_tabletop(
@@ -49,7 +50,7 @@ def make_tabletop(
     recipe |= {"seed": seed, "version": scenes.VERSION}
     if min(train_images, val_images) < 1 or image_size < scenes.MIN_IMAGE_SIZE or seed < 0:
         least = f"1 image of each split, {scenes.MIN_IMAGE_SIZE} pixels and seed 0"
-        raise ValueError(f"make_tabletop needs at least {least}; got {recipe}")
+        raise InputError(f"make_tabletop needs at least {least}; got {recipe}")
     folder = Path(root).expanduser().resolve() / "tabletop"
     try:
         if not folder.exists():
@@ -58,7 +59,7 @@ def make_tabletop(
         cure = "Free some space, choose a root that you may write to, or try workers=1."
         raise OSError(f"cannot write tabletop in {folder.parent}: {error}. {cure}") from error
     if problem := _problem(folder, recipe):
-        raise ValueError(f"{folder} {problem}. Delete that folder, or choose another root.")
+        raise InputError(f"{folder} {problem}. Delete that folder, or choose another root.")
     return folder
 
 

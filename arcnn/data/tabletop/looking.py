@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import BitMasks
 
 from arcnn.data.tabletop.scenes import TABLETOP_CLASSES, Scene, draw_scene
+from arcnn.errors import InputError
 from arcnn.names import MASK_KINDS
 
 RATES = 0.2, 0.65  # occlusion rates between which an object shows what is hidden and what is not
@@ -24,7 +25,7 @@ def find_scene(
     """
     for name in (front, behind):
         if name not in TABLETOP_CLASSES:
-            raise ValueError(f'no class "{name}"; choose among {", ".join(TABLETOP_CLASSES)}')
+            raise InputError(f'no class "{name}"; choose among {", ".join(TABLETOP_CLASSES)}')
     for index in range(tries):
         scene = draw_scene(seed, "val", index, image_size)
         names = [TABLETOP_CLASSES[k] for k in scene.class_ids]
@@ -33,7 +34,7 @@ def find_scene(
             fits = RATES[0] <= scene.occlusion_rates[i] <= RATES[1]
             if name == behind and covers == [front] and fits:
                 return scene, i
-    raise ValueError(f"no {front} that alone covers a {behind} in {tries} scenes")
+    raise InputError(f"no {front} that alone covers a {behind} in {tries} scenes")
 
 
 def scene_masks(scene: Scene) -> list[dict[str, np.ndarray]]:

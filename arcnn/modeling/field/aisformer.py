@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MLP
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
 from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders, those_with
 from arcnn.modeling.losses import MaskLogits, mask_loss
@@ -156,9 +157,9 @@ class AISFormerMaskHead(AmodalMaskHead):
 
 def _check(options: CfgNode, width: int, side: int) -> None:
     if width % 2 or width % options.HEADS:
-        raise ValueError(
+        raise InputError(
             f"MODEL.ROI_MASK_HEAD.CONV_DIM is {width}; it has to be even, and a multiple of "
             f"MODEL.HEAD.HEADS, {options.HEADS}"
         )
     if not 0 <= options.TOKENS <= side:
-        raise ValueError(f"MODEL.HEAD.TOKENS is {options.TOKENS}; choose 0 to {side}")
+        raise InputError(f"MODEL.HEAD.TOKENS is {options.TOKENS}; choose 0 to {side}")

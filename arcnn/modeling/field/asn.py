@@ -21,6 +21,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.losses import MaskLogits
 
@@ -54,7 +55,7 @@ class ASNROIHeads(StandardROIHeads):
     ) -> None:
         super().__init__(**kwargs)
         if self.train_on_pred_boxes:
-            raise ValueError("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES has to be False for this head")
+            raise InputError("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES has to be False for this head")
         self.box_occlusion_head = box_occlusion_head
         self.box_occlusion_predictor = box_occlusion_predictor
         self.occlusion_loss_weight = occlusion_loss_weight
@@ -135,7 +136,7 @@ def _hand_over(maps: list[Tensor], instances: list[Instances]) -> None:
 
 def _check_place(option: str, place: int, head: str, num_conv: int) -> None:
     if not 0 <= place < num_conv:
-        raise ValueError(
+        raise InputError(
             f"MODEL.HEAD.{option} is {place}; MODEL.{head}.NUM_CONV is {num_conv}, "
             "and the first convolution is 0"
         )
@@ -230,10 +231,10 @@ class ASNMaskHead(AmodalMaskHead):
         mask, fusion = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.HEAD.FUSION
         name = cfg.MODEL.ROI_HEADS.NAME
         if not issubclass(ROI_HEADS_REGISTRY.get(name), ASNROIHeads):
-            raise ValueError(f'MODEL.ROI_HEADS.NAME is "{name}"; this mask head needs ASNROIHeads')
+            raise InputError(f'MODEL.ROI_HEADS.NAME is "{name}"; this mask head needs ASNROIHeads')
         _check_place("FUSION", fusion, "ROI_MASK_HEAD", mask.NUM_CONV)
         if mask.POOLER_RESOLUTION != 2 * cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION is {mask.POOLER_RESOLUTION}; it has to be "
                 f"twice that of ROI_BOX_HEAD, {cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION}"
             )

@@ -17,6 +17,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.field.ground_truth import check_occluders, occluder_masks, occluders, those_with
 from arcnn.modeling.losses import MaskLogits, mask_loss
@@ -124,7 +125,7 @@ class BCNetMaskHead(AmodalMaskHead):
     ) -> None:
         super().__init__()
         if sides not in ("inner", "both"):
-            raise ValueError(f'MODEL.HEAD.BOUNDARY is "{sides}"; choose "inner" or "both"')
+            raise InputError(f'MODEL.HEAD.BOUNDARY is "{sides}"; choose "inner" or "both"')
         self.occluder, self.occludee, self.visible_head = occluder, occludee, visible_head
         self.weights, self.sides = weights, sides
 

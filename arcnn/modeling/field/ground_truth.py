@@ -10,6 +10,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from pycocotools import mask as mask_util
 from torch import Tensor
 
+from arcnn.errors import InputError
+
 OCCLUDERS = ("neighbours", "in_front")
 MIN_OCCLUDER_IOU = 0.05  # of boxes; AISFormer's public code, as the next
 MIN_OCCLUDER_AREA = 20  # pixels
@@ -25,7 +27,7 @@ def in_front(annotations: Sequence[dict]) -> Tensor:
     told = torch.zeros(len(annotations), len(annotations), dtype=torch.bool)
     for k, annotation in enumerate(annotations):
         if "occluders" not in annotation:
-            raise ValueError(f"annotation {annotation['id']} does not say who lies in front of it")
+            raise InputError(f"annotation {annotation['id']} does not say who lies in front of it")
         told[k, [places[front] for front in annotation["occluders"] if front in places]] = True
     return told
 
@@ -52,12 +54,12 @@ def check_occluders(choice: str, records: Sequence[dict]) -> None:
         ValueError: no such choice; the data do not name occluders; or no object has one.
     """
     if choice not in OCCLUDERS:
-        raise ValueError(f'MODEL.HEAD.OCCLUDERS is "{choice}"; choose "neighbours" or "in_front"')
+        raise InputError(f'MODEL.HEAD.OCCLUDERS is "{choice}"; choose "neighbours" or "in_front"')
     if choice == "in_front":
         check_order(records, 'MODEL.HEAD.OCCLUDERS "in_front"', '"neighbours"')
     images = [_objects(record) for record in records]
     if not any(_has_occluder(choice, image) for image in images):  # looks at the first few, mostly
-        raise ValueError(
+        raise InputError(
             f"no object of the {len(records):,} training images has an occluder to learn from. It "
             "takes images of several objects that overlap, or, with MODEL.HEAD.OCCLUDERS "
             f'"neighbours", lie close to each other (it is "{choice}").'
@@ -77,7 +79,7 @@ def check_order(records: Sequence[dict], what: str, without: str) -> None:
     objects = [a for record in records for a in _objects(record)]
     silent = [a["id"] for a in objects if "occluders" not in a]
     if silent:
-        raise ValueError(
+        raise InputError(
             f"{len(silent):,} of {len(objects):,} objects, annotation {silent[0]} first of all, do "
             f"not say who lies in front of them, as {what} needs. tabletop, KINS of 2020, raw "
             f"COCOA and data with pasted objects tell; {without} does without."

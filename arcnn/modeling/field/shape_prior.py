@@ -23,6 +23,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcnn.errors import InputError, MissingError
 from arcnn.files import hold, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class ShapePrior(nn.Module):
             FileNotFoundError: it is not there.
         """
         if not file.is_file():
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{file} is not there: the codebook of shapes is made before the first step of "
                 "arcnn.training.train; a loop of your own calls the mask head's prepare() first."
             )
@@ -161,10 +162,10 @@ def _check(file: Path, made_from: dict[str, str]) -> None:
         with safe_open(file, "pt") as stored:
             before = stored.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{file} is cut off, or no codebook ({error}). {cure}") from error
+        raise InputError(f"{file} is cut off, or no codebook ({error}). {cure}") from error
     for what, now in made_from.items():
         if before.get(what) != now:
-            raise ValueError(
+            raise InputError(
                 f"{file} is a codebook of other {what}: {before.get(what, 'none')}, and this "
                 f"training has {now}. {cure}"
             )
@@ -194,7 +195,7 @@ def make_codebook(
     """
     masks, classes = crop_masks(records, side)
     if not len(masks):
-        raise ValueError("No object of the training split has an amodal mask to learn shapes from.")
+        raise InputError("No object of the training split has an amodal mask to learn shapes from.")
     # On a CPU whatever the training runs on: the same codebook for all of them.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -18,6 +18,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs
 from arcnn.modeling.field.ground_truth import check_order, in_front
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_loss
@@ -87,7 +88,7 @@ class SLNMaskHead(AmodalMaskHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         layers = cfg.MODEL.HEAD.LAYERS
         if layers < FEWEST_LAYERS:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.HEAD.LAYERS is {layers}; give {FEWEST_LAYERS} (visible, hidden) or more"
             )
         return {"trunk": MaskRCNNConvUpsampleHead(cfg, input_shape, num_classes=layers)}

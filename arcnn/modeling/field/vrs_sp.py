@@ -21,6 +21,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arcnn.errors import InputError
 from arcnn.modeling.amodal_head import AmodalMaskHead, RoIs, piece_head
 from arcnn.modeling.field.shape_prior import ShapePrior, prepare_codebook
 from arcnn.modeling.losses import MaskLogits, mask_loss, mask_losses, own_class
@@ -288,13 +289,13 @@ def check_options(options: CfgNode) -> CfgNode:
     """
     for stage, base in NEEDS.items():
         if options[stage] and not options[base]:
-            raise ValueError(
+            raise InputError(
                 f"MODEL.HEAD.{stage} is on and {base} is off, which it is built on: "
                 f"give MODEL.HEAD.{stage} False too."
             )
     for key in ("NEAREST", "CODES", "ENCODER_CONVS", "PRIOR_EPOCHS"):
         if options[key] < 1:
-            raise ValueError(f"MODEL.HEAD.{key} is {options[key]}; it is at least 1.")
+            raise InputError(f"MODEL.HEAD.{key} is {options[key]}; it is at least 1.")
     if options.ALPHA_TEST <= 1:  # no distance between masks in [0, 1] is greater
-        raise ValueError(f"MODEL.HEAD.ALPHA_TEST is {options.ALPHA_TEST}; it is greater than 1.")
+        raise InputError(f"MODEL.HEAD.ALPHA_TEST is {options.ALPHA_TEST}; it is greater than 1.")
     return options
