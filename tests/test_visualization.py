@@ -1,5 +1,6 @@
 """Figures, and the numbers of a data set that they draw: for any number of models and classes."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from arcnn.evaluation import (
 )
 from arcnn.files import IN_BATCH
 from arcnn.names import MASK_KINDS, MODEL_NAMES
+from arcnn.visualization import widgets
 from arcnn.visualization.pieces import cut_out
 from arcnn.visualization.style import MASK_COLORS, model_style
 
@@ -330,11 +332,43 @@ def test_muted_weights_take_their_part_of_the_whole_away():
     assert weights[1].tolist() == [1, 0]
 
 
-def test_sliders_are_for_those_who_can_move_them(monkeypatch):
-    moved = []
-    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: moved.append(controls))
-    monkeypatch.delenv(IN_BATCH, raising=False)
-    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+@pytest.mark.parametrize(
+    ("task", "threshold", "panels", "said"),
+    [
+        ("amodal", 0.5, [1, 1, 0, 1], "2 detections, precision 0.50, recall 0.50"),
+        ("amodal", 0.1, [1, 2, 0, 1], "3 detections, precision 0.33, recall 0.50"),
+        ("amodal", 0.95, [0, 0, 0, 2], "no detection"),
+        # The cat is whole: what it is taken for is ignored, or false in the strict reading.
+        ("occluded", 0.5, [1, 0, 1, 0], "2 detections, precision 1.00, recall 1.00"),
+        ("occluded_strict", 0.5, [1, 1, 0, 0], "2 detections, precision 0.50, recall 1.00"),
+    ],
+)
+def test_what_a_score_threshold_does_to_detections(record, task, threshold, panels, said):
+    found = prediction(1, LAPTOP, LAPTOP_VISIBLE)
+    elsewhere = prediction(0, rectangle(0, 5, 0, 5), rectangle(0, 5, 0, 5), 0.8)
+    twice = prediction(1, LAPTOP, LAPTOP_VISIBLE, 0.2)
+    predictions = [twice, elsewhere, found]
+    evaluation = Evaluation([record], predictions, len(CLASSES), class_names=CLASSES)
+    figure = visualization.at_score(evaluation, predictions, record, threshold, task)
+    curve, *images = figure.axes
+    assert said in curve.get_title()
+    titles = dict(zip(["true", "false", "ignored", "missed"], panels, strict=True))
+    assert [int(axes.get_title().split(": ")[1]) for axes in images] == list(titles.values())
+    assert [len(axes.texts) for axes in images] == panels  # each has its outline and name
+    assert "laptop 0.90" in texts(figure) or threshold > 0.9
+
+
+def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     monkeypatch.setenv(IN_BATCH, "1")
     visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))
-    assert moved == [{"bias": (-1.0, 1.0)}]
+    assert not shown
+    monkeypatch.delenv(IN_BATCH)
+    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+    (bundle,) = shown
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["text/plain"] == widgets.NO_SLIDERS  # for a viewer that has no widgets
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
+    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+    assert len(shown) == 1 and capsys.readouterr().out.endswith(widgets.NO_SLIDERS + "\n")

@@ -11,7 +11,7 @@ PARTS = {
     "architecture": "figure3",
     "curves": "learning_curves",
     "datasets": "image_grid instances_per_class object_sizes occlusion_rates",
-    "evaluation": "ap_bars ap_by_occlusion mean_precision precision_recall",
+    "evaluation": "ap_bars ap_by_occlusion at_score mean_precision precision_recall",
     "experiments": "ablation agreements score_by_cost",
     "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
