@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -358,8 +359,28 @@ def test_what_a_score_threshold_does_to_detections(record, task, threshold, pane
     assert "laptop 0.90" in texts(figure) or threshold > 0.9
 
 
+def test_a_bootstrap_grows_draw_by_draw():
+    draws = pd.Series([2.0, 1.0, np.nan, 5.0, 9.0], name="AP")  # of all images, then four draws
+    for count, said in (
+        (1, "+2.0 [+1.0, +1.0] after 1 of 3 draws"),
+        (2, "+2.0 [+1.1, +4.9] after 2 of 3 draws"),
+        (500, "+2.0 [+1.2, +8.8] after 3 of 3 draws"),
+    ):
+        figure = visualization.bootstrap(draws, count, "the difference")
+        assert figure.get_suptitle() == f"the difference: {said}"
+        histogram, interval = figure.axes
+        assert sum(bar.get_height() for bar in histogram.containers[0]) == min(count, 3)
+        assert interval.lines[0].get_xdata()[-1] == min(count, 3)
+
+
 def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
-    shown = []
+    shown, moved = [], []
+
+    def interactive(draw, **controls):
+        moved.append(controls)
+        return ipywidgets.widgets.interactive(draw, **controls)
+
+    monkeypatch.setattr(ipywidgets, "interactive", interactive)
     monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     monkeypatch.setenv(IN_BATCH, "1")
     visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))
@@ -367,8 +388,12 @@ def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
     monkeypatch.delenv(IN_BATCH)
     visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
     (bundle,) = shown
+    assert moved == [{"bias": (-1.0, 1.0)}]
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/plain"] == widgets.NO_SLIDERS  # for a viewer that has no widgets
+    visualization.explore(lambda count: plt.figure(), count=[1, 10, 100])
+    slider = moved[1]["count"]
+    assert slider.value == 1 and slider.options == (1, 10, 100)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
     visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
-    assert len(shown) == 1 and capsys.readouterr().out.endswith(widgets.NO_SLIDERS + "\n")
+    assert len(shown) == 2 and capsys.readouterr().out.endswith(widgets.NO_SLIDERS + "\n")
