@@ -22,6 +22,7 @@ from arcnn.data import (
     most_occluded_class,
     objects_table,
     order_probabilities,
+    ordered_pairs,
     split_summary,
 )
 from arcnn.data.masks import encode
@@ -145,6 +146,8 @@ def test_find_scene_says_what_is_wrong():
 def test_who_is_in_front_is_read_from_masks_or_names(record):
     counts = count_orders([record], CLASSES)
     assert counts.loc["cat", "laptop"] == 1 and counts.to_numpy().sum() == 1
+    ((found, front, behind),) = ordered_pairs([record])
+    assert found is record and [front, behind] == record["annotations"][::-1]
     shares = order_probabilities(counts)
     assert shares.loc["cat", "laptop"] == 1 and shares.loc["laptop", "cat"] == 0
     assert np.isnan(shares.loc["car", "cat"])
