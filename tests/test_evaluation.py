@@ -29,12 +29,14 @@ from arcnn.evaluation import (
     found_rates,
     ignored_shares,
     image_draws,
+    image_outcomes,
     intervals,
     load_predictions,
     mask_iou,
     mean_of_trainings,
     occluded_examples,
     piece_table,
+    pooled_curve,
     predict,
     prediction_masks,
     protocol,
@@ -199,6 +201,38 @@ def test_equal_to_pycocotools(seed: int, monkeypatch):
         expected = peer_evaluate(records, predictions, 3, task, areas=limits)
         of_size = {f"AP{size}": expected["AP"], f"AR{size}": expected["AR@100"]}
         assert_same(metrics, of_size, task)
+
+
+@pytest.mark.parametrize("task", ["amodal", "visible", "occluded", "occluded_strict"])
+def test_outcomes_of_single_detections_are_those_that_the_numbers_come_from(task: str):
+    for seed in range(8):
+        records, predictions = random_case(seed)
+        evaluation = Evaluation(records, predictions, 3)
+        matches = evaluation.matches[task]
+        for score in (0.0, 0.4):
+            taken = matches.score >= score
+            outcomes = [
+                image_outcomes(evaluation, predictions, record, task, score) for record in records
+            ]
+            true, false, ignored, missed = (sum(map(len, k)) for k in zip(*outcomes, strict=True))
+            assert true == (matches.true[0] & taken).sum()
+            assert false == (matches.false[0] & taken).sum()
+            assert ignored == taken.sum() - true - false
+            assert missed == matches.positives.sum() - true
+            for outcome, record in zip(outcomes, records, strict=True):
+                assert all(entry["image_id"] == record["image_id"] for entry in outcome.true)
+        scores, precision, recall = pooled_curve(matches)
+        last = (scores >= 0.4).sum() - 1
+        assert precision[last] == pytest.approx(true / (true + false))
+        assert recall[last] == pytest.approx(true / matches.positives.sum())
+
+
+def test_a_true_positive_takes_the_object_that_it_overlaps_most():
+    near, far = an_object((10, 10, 20, 20)), an_object((13, 10, 20, 20))
+    found = [detected((12, 10, 20, 20), score=0.9)]
+    record = a_record(near, far)
+    left = image_outcomes(Evaluation([record], found, 1), found, record, "amodal", 0.5).missed
+    assert left == [near]
 
 
 def test_the_worked_example_of_the_matching():

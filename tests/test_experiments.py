@@ -13,7 +13,16 @@ from detectron2.modeling import build_model
 
 import arcnn
 from arcnn import experiments
-from arcnn.experiments import DEFAULT, VARIANTS, agreement, collect, head_differences, meetings
+from arcnn.experiments import (
+    DEFAULT,
+    VARIANTS,
+    agreement,
+    collect,
+    head_differences,
+    meetings,
+    p_value,
+    permuted_correlations,
+)
 from arcnn.experiments.__main__ import main
 from arcnn.experiments.frozen import build_head, extract, predict, score, summary, train_head
 from arcnn.experiments.order import constant_context, take_apart
@@ -21,7 +30,7 @@ from arcnn.experiments.runs import head_config
 from arcnn.files import run_folder
 from arcnn.modeling import MaskTargets
 from arcnn.settings import write_settings
-from arcnn.visualization import ablation, agreements
+from arcnn.visualization import ablation, agreements, permutations
 from arcnn.workshop.profiles import load_profile
 
 HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]
@@ -128,6 +137,22 @@ def test_agreement_tells_order_from_chance():
     assert agreement([np.eye(8)], truth, shuffles=10).rho == 0  # no context at all
     truth[0, 1:4] = truth[1:4, 0] = 0  # never meet
     assert agreement([truth], truth, shuffles=10).pairs == 50
+
+
+def test_permutations_that_are_drawn_one_by_one_are_those_of_the_test():
+    truth, weights = known_order(), [np.random.default_rng(k).normal(size=(8, 8)) for k in (1, 2)]
+    test = agreement(weights, truth, shuffles=60)
+    correlations = permuted_correlations(weights, truth, shuffles=60)
+    assert correlations.shape == (2, 61) and tuple(correlations[:, 0]) == test.by_seed
+    assert p_value(test.rho, correlations[:, 1:].mean(0)) == test.p
+    # By hand: of -0.9, 0.1 and 0.5 two are at least 0.5 away from zero, and so is what was found.
+    assert p_value(0.5, np.array([-0.9, 0.1, 0.5])) == 3 / 4
+    assert p_value(0.99, np.zeros(20)) == 1 / 21  # never 0
+    for count, said in ((1, "of 1 permutations"), (60, f"p = {test.p:.4f}")):
+        figure = permutations(correlations, count, "order")
+        assert said in figure.get_suptitle()
+        bars = figure.axes[0].containers[0]
+        assert sum(bar.get_height() for bar in bars) == count
 
 
 def test_agreement_tells_pairs_from_classes():

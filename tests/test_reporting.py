@@ -21,6 +21,7 @@ from arcnn.reporting import (
     collect_runs,
     compare,
     device,
+    difference_draws,
     model_differences,
     paper_table,
     table1,
@@ -191,6 +192,8 @@ def test_draws_are_paired_by_images_and_take_the_trainings_in(results: Path) -> 
     assert intervals(mean_of_trainings(draws))["amodal AP"].value == pytest.approx(31)
     alone = intervals(draws[0] - runs.of("kins", "orcnn")[0].draws)["amodal AP"]
     both = model_differences(runs, ["kins"]).iloc[0]
+    same = intervals(difference_draws(runs, "kins", both["first"], both["second"]))[both.metric]
+    assert tuple(same) == (both.difference, both.low, both.high)
     # The images' luck, a deviation of 2, cancels; that of the trainings, about 1, does not.
     assert alone.high - alone.low < 1.5 < both.high - both.low < 6
 

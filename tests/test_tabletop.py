@@ -139,6 +139,24 @@ def test_scene_depends_on_its_key_alone() -> None:
         assert not np.array_equal(one.image, other.image)
 
 
+def test_a_moved_object_gives_back_what_it_hid(scenes) -> None:
+    for scene in scenes[:8]:
+        still = draw_scene(*scene.drawn_from, moved={0: (0, 0)})
+        for name, value in vars(scene).items():
+            assert np.array_equal(np.sort(getattr(still, name), 0), np.sort(value, 0)), name
+    scene = next(scene for scene in scenes if scene.in_front)
+    front, behind = scene.in_front[0]
+    away = draw_scene(*scene.drawn_from, moved={front: (0, 500)})  # out of the image
+    others = [k for k in range(len(scene.class_ids)) if k != front]
+    assert np.array_equal(away.amodal_masks[others], scene.amodal_masks[others])
+    assert not away.amodal_masks[front].any()
+    assert away.in_front == [pair for pair in away.in_front if front not in pair]
+    hid = scene.amodal_masks[front] & scene.amodal_masks[behind]
+    seen = away.visible_masks[behind] & ~scene.visible_masks[behind]
+    assert seen.any() and not (seen & ~hid).any()
+    assert (away.visible_masks.sum(0) <= 1).all()
+
+
 def test_scenes_of_another_size_or_split() -> None:
     scene = draw_scene(0, "train", 0, image_size=256)
     assert scene.image.shape == (256, 256, 3)

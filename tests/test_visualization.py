@@ -1,7 +1,9 @@
 """Figures, and the numbers of a data set that they draw: for any number of models and classes."""
 
+import sys
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from arcnn.data import (
     most_occluded_class,
     objects_table,
     order_probabilities,
+    ordered_pairs,
     split_summary,
     told_by_class,
 )
@@ -35,6 +38,7 @@ from arcnn.evaluation import (
 )
 from arcnn.files import IN_BATCH
 from arcnn.names import MASK_KINDS, MODEL_NAMES
+from arcnn.visualization import widgets
 from arcnn.visualization.pieces import cut_out
 from arcnn.visualization.style import MASK_COLORS, model_style
 
@@ -144,6 +148,8 @@ def test_find_scene_says_what_is_wrong():
 def test_who_is_in_front_is_read_from_masks_or_names(record):
     counts = count_orders([record], CLASSES)
     assert counts.loc["cat", "laptop"] == 1 and counts.to_numpy().sum() == 1
+    ((found, front, behind),) = ordered_pairs([record])
+    assert found is record and [front, behind] == record["annotations"][::-1]
     shares = order_probabilities(counts)
     assert shares.loc["cat", "laptop"] == 1 and shares.loc["laptop", "cat"] == 0
     assert np.isnan(shares.loc["car", "cat"])
@@ -360,11 +366,67 @@ def test_muted_weights_take_their_part_of_the_whole_away():
     assert weights[1].tolist() == [1, 0]
 
 
-def test_sliders_are_for_those_who_can_move_them(monkeypatch):
-    moved = []
-    monkeypatch.setattr("ipywidgets.interact", lambda draw, **controls: moved.append(controls))
-    monkeypatch.delenv(IN_BATCH, raising=False)
-    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+@pytest.mark.parametrize(
+    ("task", "threshold", "panels", "said"),
+    [
+        ("amodal", 0.5, [1, 1, 0, 1], "2 detections, precision 0.50, recall 0.50"),
+        ("amodal", 0.1, [1, 2, 0, 1], "3 detections, precision 0.33, recall 0.50"),
+        ("amodal", 0.95, [0, 0, 0, 2], "no detection"),
+        # The cat is whole: what it is taken for is ignored, or false in the strict reading.
+        ("occluded", 0.5, [1, 0, 1, 0], "2 detections, precision 1.00, recall 1.00"),
+        ("occluded_strict", 0.5, [1, 1, 0, 0], "2 detections, precision 0.50, recall 1.00"),
+    ],
+)
+def test_what_a_score_threshold_does_to_detections(record, task, threshold, panels, said):
+    found = prediction(1, LAPTOP, LAPTOP_VISIBLE)
+    elsewhere = prediction(0, rectangle(0, 5, 0, 5), rectangle(0, 5, 0, 5), 0.8)
+    twice = prediction(1, LAPTOP, LAPTOP_VISIBLE, 0.2)
+    predictions = [twice, elsewhere, found]
+    evaluation = Evaluation([record], predictions, len(CLASSES), class_names=CLASSES)
+    figure = visualization.at_score(evaluation, predictions, record, threshold, task)
+    curve, *images = figure.axes
+    assert said in curve.get_title()
+    titles = dict(zip(["true", "false", "ignored", "missed"], panels, strict=True))
+    assert [int(axes.get_title().split(": ")[1]) for axes in images] == list(titles.values())
+    assert [len(axes.texts) for axes in images] == panels  # each has its outline and name
+    assert "laptop 0.90" in texts(figure) or threshold > 0.9
+
+
+def test_a_bootstrap_grows_draw_by_draw():
+    draws = pd.Series([2.0, 1.0, np.nan, 5.0, 9.0], name="AP")  # of all images, then four draws
+    for count, said in (
+        (1, "+2.0 [+1.0, +1.0] after 1 of 3 draws"),
+        (2, "+2.0 [+1.1, +4.9] after 2 of 3 draws"),
+        (500, "+2.0 [+1.2, +8.8] after 3 of 3 draws"),
+    ):
+        figure = visualization.bootstrap(draws, count, "the difference")
+        assert figure.get_suptitle() == f"the difference: {said}"
+        histogram, interval = figure.axes
+        assert sum(bar.get_height() for bar in histogram.containers[0]) == min(count, 3)
+        assert interval.lines[0].get_xdata()[-1] == min(count, 3)
+
+
+def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
+    shown, moved = [], []
+
+    def interactive(draw, **controls):
+        moved.append(controls)
+        return ipywidgets.widgets.interactive(draw, **controls)
+
+    monkeypatch.setattr(ipywidgets, "interactive", interactive)
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     monkeypatch.setenv(IN_BATCH, "1")
     visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))
+    assert not shown
+    monkeypatch.delenv(IN_BATCH)
+    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+    (bundle,) = shown
     assert moved == [{"bias": (-1.0, 1.0)}]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["text/plain"] == widgets.NO_SLIDERS  # for a viewer that has no widgets
+    visualization.explore(lambda count: plt.figure(), count=[1, 10, 100])
+    slider = moved[1]["count"]
+    assert slider.value == 1 and slider.options == (1, 10, 100)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
+    visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
+    assert len(shown) == 2 and capsys.readouterr().out.endswith(widgets.NO_SLIDERS + "\n")

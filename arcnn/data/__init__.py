@@ -16,7 +16,7 @@ PARTS = {
     ),
     "statistics": (
         "class_index count_named_occluders count_orders front_shares most_occluded_class "
-        "objects_table order_probabilities split_summary told_by_class"
+        "objects_table order_probabilities ordered_pairs split_summary told_by_class"
     ),
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

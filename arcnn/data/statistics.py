@@ -79,9 +79,19 @@ def most_occluded_class(records: Sequence[dict], class_names: Sequence[str]) -> 
 def count_orders(records: Sequence[dict], class_names: Sequence[str]) -> pd.DataFrame:
     """How often an object of the row's class lies in front of one of the column's, ``(C, C)``.
 
-    Read from the masks alone: where two amodal masks overlap, the object that is visible there is
-    in front. Pairs whose whole overlap is hidden by a third object tell nothing and are left out,
-    and so are overlaps below :data:`MIN_OVERLAP`.
+    Read from the masks alone, see :func:`ordered_pairs`.
+    """
+    pairs = ordered_pairs(records)
+    return _count_pairs([(a["category_id"], b["category_id"]) for _, a, b in pairs], class_names)
+
+
+def ordered_pairs(records: Sequence[dict]) -> list[tuple[dict, dict, dict]]:
+    """Pairs of objects of which one covers the other: the record, the annotation of the object in
+    front, and that of the one behind.
+
+    Where two amodal masks overlap, the object that is visible there is in front. Pairs whose whole
+    overlap is hidden by a third object tell nothing and are left out, and so are overlaps below
+    :data:`MIN_OVERLAP`.
     """
     pairs = []
     for record in records:
@@ -92,8 +102,8 @@ def count_orders(records: Sequence[dict], class_names: Sequence[str]) -> pd.Data
             visible_a, visible_b = (area(intersection(overlap, o["visible_mask"])) for o in (a, b))
             if visible_a != visible_b:
                 front, behind = (a, b) if visible_a > visible_b else (b, a)
-                pairs.append((front["category_id"], behind["category_id"]))
-    return _count_pairs(pairs, class_names)
+                pairs.append((record, front, behind))
+    return pairs
 
 
 def count_named_occluders(

@@ -9,6 +9,7 @@ PARTS = {
         "Example Match best_and_worst choose_examples found_rates ignored_shares load_predictions "
         "mask_iou occluded_examples piece_ious piece_table prediction_masks"
     ),
+    "outcomes": "Outcomes image_outcomes pooled_curve",
     "predictions": "PredictionError to_results",
     "protocol": "ALL_TASKS METRICS TASKS Evaluation evaluate protocol_version visible_fraction",
     "uncertainty": "image_draws intervals mean_of_trainings",

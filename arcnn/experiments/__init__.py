@@ -6,7 +6,7 @@ import lazy_loader
 PARTS = {
     "frozen": "SCORES",
     "given_boxes": "collect_given_boxes region_logits soft_masks",
-    "order": "Agreement agreement meetings",
+    "order": "Agreement agreement meetings p_value permuted_correlations",
     "runs": "CONSTANT_CONTEXT collect head_differences network_differences",
     "variants": "DEFAULT NO_BIAS VARIANTS",
 }

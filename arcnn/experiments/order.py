@@ -52,27 +52,50 @@ def agreement(
             map everything weighs alike, agrees with the truth without any knowledge of pairs.
         shuffles: number of random permutations, the same ones in every call.
     """
-    count = len(truth)
-    rng = np.random.default_rng(0)
-    orders = [np.arange(count), *(rng.permutation(count) for _ in range(shuffles))]
-    # Other names in the truth are the same as the old ones elsewhere in the weights.
-    places = np.argsort(orders, axis=1)  # (1 + shuffles, C)
-    rows, columns = np.nonzero((truth + truth.T > 0) & ~np.eye(count, dtype=bool))
-    left = _beyond_classes(rows, columns, count) if pairs_only else lambda values: values
-    true = left(truth[rows, columns])
-    of_seeds = [left(w[places[:, rows], places[:, columns]]) for w in weights]
-    correlations = np.array([_spearman(values, true) for values in of_seeds])
+    correlations = permuted_correlations(weights, truth, pairs_only=pairs_only, shuffles=shuffles)
     found, chance = correlations[:, 0], correlations[:, 1:].mean(0)
     low, high = np.percentile(chance, [2.5, 97.5])
-    as_far = np.sum(np.abs(chance) >= abs(found.mean()) - 1e-12)
     return Agreement(
         rho=float(found.mean()),
         by_seed=tuple(found.tolist()),
         low=float(low),
         high=float(high),
-        p=float((1 + as_far) / (1 + shuffles)),
-        pairs=len(rows),
+        p=p_value(float(found.mean()), chance),
+        pairs=len(_cells(truth)[0]),
     )
+
+
+def permuted_correlations(
+    weights: Sequence[np.ndarray],
+    truth: np.ndarray,
+    *,
+    pairs_only: bool = False,
+    shuffles: int = 5000,
+) -> np.ndarray:
+    """The correlations that :func:`agreement` judges, of each seed's weights with the truth, float
+    ``(seeds, 1 + shuffles)``: with the names as they are, then with permuted ones."""
+    count = len(truth)
+    rng = np.random.default_rng(0)
+    orders = [np.arange(count), *(rng.permutation(count) for _ in range(shuffles))]
+    # Other names in the truth are the same as the old ones elsewhere in the weights.
+    places = np.argsort(orders, axis=1)  # (1 + shuffles, C)
+    rows, columns = _cells(truth)
+    left = _beyond_classes(rows, columns, count) if pairs_only else lambda values: values
+    true = left(truth[rows, columns])
+    of_seeds = [left(w[places[:, rows], places[:, columns]]) for w in weights]
+    return np.array([_spearman(values, true) for values in of_seeds])
+
+
+def p_value(found: float, chance: np.ndarray) -> float:
+    """Share of what chance gave, float ``(shuffles,)``, that is at least as far from zero. What was
+    found counts among them, so that n permutations give no less than 1 / (1 + n)."""
+    as_far = np.sum(np.abs(chance) >= abs(found) - 1e-12)
+    return float((1 + as_far) / (1 + len(chance)))
+
+
+def _cells(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs of different classes that ever meet."""
+    return np.nonzero((truth + truth.T > 0) & ~np.eye(len(truth), dtype=bool))
 
 
 def _beyond_classes(

@@ -73,18 +73,26 @@ def model_differences(runs: Runs, datasets: Sequence[str], against: str = "") ->
         others = [model for model in runs.models(dataset) if against or model not in MODELS]
         second = against or "arcnn"
         for first, second in (*pairs, *((other, second) for other in others if other != second)):
-            pair = [list(runs.of(dataset, model).values()) for model in (first, second)]
+            pair = [runs.of(dataset, model) for model in (first, second)]
             if not all(pair):
                 continue
-            # Different seeds of the drawing of trainings: two models' trainings are not paired.
-            one, other = (
-                mean_of_trainings([run.draws for run in own], seed=k) for k, own in enumerate(pair)
-            )
-            for metric, interval in intervals(one - other).items():
+            draws = difference_draws(runs, dataset, first, second)
+            for metric, interval in intervals(draws).items():
                 if interval:
                     bounds = interval.value, interval.low, interval.high
                     rows.append((dataset, first, second, metric, *bounds, min(map(len, pair))))
     return pd.DataFrame(rows, columns=DIFFERENCES)
+
+
+def difference_draws(runs: Runs, dataset: str, first: str, second: str) -> pd.DataFrame:
+    """:func:`arcnn.evaluation.image_draws` of the difference first - second, in points, over the
+    draws that both models share; each has a run."""
+    # Different seeds of the drawing of trainings: two models' trainings are not paired.
+    one, other = (
+        mean_of_trainings([run.draws for run in runs.of(dataset, model).values()], seed=seed)
+        for seed, model in enumerate((first, second))
+    )
+    return one - other
 
 
 def sentences(differences: pd.DataFrame) -> list[str]:

@@ -13,8 +13,9 @@ PARTS = {
     "datasets": (
         "compare_rates compare_sizes image_grid instances_per_class object_sizes occlusion_rates"
     ),
-    "evaluation": "ap_bars ap_by_occlusion mean_precision precision_recall",
-    "experiments": "ablation agreements score_by_cost",
+    "draws": "STEPS bootstrap",
+    "evaluation": "ap_bars ap_by_occlusion at_score mean_precision precision_recall",
+    "experiments": "ablation agreements permutations score_by_cost",
     "film": "film_strip live training_now",
     "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",

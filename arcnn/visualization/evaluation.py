@@ -3,19 +3,30 @@
 ``metrics`` are those of :func:`arcnn.evaluation.evaluate`: by task and name, percent or ``None``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pycocotools import mask as mask_util
 
 from arcnn.evaluation.matching import RECALL_LEVELS
-from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
-from arcnn.names import OCCLUSION_RATE
-from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function
+from arcnn.evaluation.outcomes import image_outcomes, pooled_curve
+from arcnn.evaluation.protocol import OCCLUSION_LEVELS, PROTOCOL, TASKS, Evaluation
+from arcnn.names import MASK_KEYS, OCCLUSION_RATE
+from arcnn.visualization.masks import draw_contour, fade, load_image, show_image
+from arcnn.visualization.style import INK, MASK_COLORS, PAPER, TASK_COLORS, figure_function
 
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
 Metrics = Mapping[str, Mapping[str, float | None]]
+# No mask kind's colours, and told apart by their lines in grey too.
+OUTCOME_LOOKS = {
+    "true": ("true positives", "#222222", "-"),
+    "false": ("false positives", "#CC3377", "--"),
+    "ignored": ("ignored", "#777777", ":"),
+    "missed": ("missed objects", "#6A3D9A", "-."),
+}
 
 
 @figure_function
@@ -71,3 +82,58 @@ def ap_by_occlusion(metrics: Metrics) -> Figure:
     axes.invert_yaxis()
     axes.set(xlim=(0, 108), xlabel="AP, percent")
     return figure
+
+
+@figure_function
+def at_score(
+    evaluation: Evaluation,
+    predictions: Sequence[dict],
+    record: dict,
+    threshold: float = 0.5,
+    task: str = "amodal",
+) -> Figure:
+    """One score threshold: its place on the curve of precision and recall, and one image's
+    detections, true, false, ignored or lacking, at an IoU of 0.50.
+
+    Args:
+        evaluation: of these ``predictions``.
+        record: the image's.
+        threshold: of the scores, in [0, 1].
+        task: any with a number but ``occlusion``.
+    """
+    score, precision, recall = pooled_curve(evaluation.matches[task])
+    places = [["curve", "true", "false"], ["curve", "ignored", "missed"]]
+    figure, panels = plt.subplot_mosaic(places, figsize=(9.4, 4.6), width_ratios=[1.5, 1, 1])
+    axes = panels["curve"]
+    axes.plot(recall, precision, color=TASK_COLORS.get(task, INK), lw=2)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
+    axes.grid()
+    said = "no detection"
+    if taken := int(np.sum(score >= threshold)):
+        place = recall[taken - 1], precision[taken - 1]
+        axes.plot(*place, "o", color=INK, markersize=10, markerfacecolor="white", mew=2)
+        said = "{} detections, precision {:.2f}, recall {:.2f}".format(taken, *reversed(place))
+    axes.set_title(f"{task}, score {threshold:.2f} or more:\n{said}")
+    image = fade(load_image(record), 0.6)
+    outcomes = image_outcomes(evaluation, predictions, record, task, threshold)
+    for kind, entries in outcomes._asdict().items():
+        name, color, line = OUTCOME_LOOKS[kind]
+        show_image(panels[kind], image)
+        panels[kind].set_title(f"{name}: {len(entries)}", color=color)
+        for entry in entries:
+            mask = mask_util.decode(entry[MASK_KEYS[PROTOCOL[task].kind]]).astype(bool)
+            said = evaluation.class_names[entry["category_id"]]
+            said += f" {entry['score']:.2f}" if "score" in entry else ""
+            draw_contour(panels[kind], mask, color, 1.6, line)
+            _name_at_top(panels[kind], mask, said, color)
+        panels[kind].set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    return figure
+
+
+def _name_at_top(axes: Axes, mask: np.ndarray, text: str, color: str) -> None:
+    """A word at the top of an outline, inside the image."""
+    if mask.any():
+        y, x = (k[0] for k in np.nonzero(mask))
+        x = np.clip(x, 0.2 * mask.shape[1], 0.8 * mask.shape[1])
+        look = {"color": color, "fontsize": 7.5, "ha": "center", "va": "center"}
+        axes.text(x, max(y, 0.05 * mask.shape[0]), text, bbox=PAPER | {"pad": 0.8}, **look)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arcnn.experiments import DEFAULT, VARIANTS, Agreement
+from arcnn.experiments import DEFAULT, VARIANTS, Agreement, p_value
 from arcnn.names import model_name
+from arcnn.visualization.draws import growing
 from arcnn.visualization.style import INK, MASK_COLORS, figure_function, model_style
 
 LONG = "trained twice as long"
@@ -127,4 +129,35 @@ def agreements(tests: Mapping[str, Agreement]) -> Figure:
     axes.axvline(0, color=INK, linewidth=1)
     axes.invert_yaxis()
     axes.set(xlim=(-1, 1), xlabel="Spearman's rank correlation")
+    return figure
+
+
+@figure_function
+def permutations(correlations: np.ndarray, count: int, sentence: str) -> Figure:
+    """What the first permutations of the class names give, the correlation that was found, and the
+    p-value as it stands.
+
+    Args:
+        correlations: from :func:`arcnn.experiments.permuted_correlations`, ``(seeds, 1 + N)``.
+        count: permutations to show, 1 to N.
+        sentence: that is tested.
+    """
+    found, chance = float(correlations[:, 0].mean()), correlations[:, 1:].mean(0)
+    far = np.abs(chance) >= abs(found)
+    figure, left, right, numbers, said = growing(
+        chance, count, lambda n: (p_value(found, chance[:n]),), far
+    )
+    green, p = MASK_COLORS["amodal"], said[-1, 0]
+    left.axvline(found, color=green, lw=2.5, label=f"found: {found:+.2f}")
+    left.axvline(-found, color=green, lw=1.5, ls="--", label="as far on the other side")
+    left.set(xlim=(-1, 1), xlabel="Spearman's rank correlation")
+    right.plot(numbers, said[:, 0], color=green, lw=2)
+    right.plot(numbers, 1 / (1 + numbers), color=INK, lw=1, ls=":", label="the smallest possible")
+    right.set(yscale="log", ylim=(0.5 / (1 + len(chance)), 1.2), title="p so far")
+    right.set_yticks(ticks := [1, 0.1, 0.01, 0.001], [f"{tick:g}" for tick in ticks])
+    right.yaxis.minorticks_off()
+    right.legend(loc="lower left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    as_far = round(p * (1 + count)) - 1
+    figure.suptitle(f"{sentence}: {as_far:,} of {count:,} permutations as far, p = {p:.4f}")
     return figure

@@ -74,7 +74,9 @@ def fill(
     axes.imshow(overlay)
 
 
-def draw_contour(axes: Axes, mask: np.ndarray, color: str, width: float = 2.0) -> None:
+def draw_contour(
+    axes: Axes, mask: np.ndarray, color: str, width: float = 2.0, line: str = "solid"
+) -> None:
     """The outline of a bool mask ``(H, W)``, closed also along the image border."""
     if mask.any():
         axes.contour(
@@ -84,6 +86,7 @@ def draw_contour(axes: Axes, mask: np.ndarray, color: str, width: float = 2.0) -
             levels=[0.5],
             colors=[color],
             linewidths=width,
+            linestyles=line,
             path_effects=[withStroke(linewidth=width + 1.4, foreground="white")],
         )
 

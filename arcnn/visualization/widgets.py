@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -24,13 +25,33 @@ SURE = 10.0  # a confident logit
 CORNERS = {"visible": (SURE, -SURE), "hidden": (-SURE, SURE), "background": (-SURE, -SURE)}
 
 
-def explore(draw: Callable[..., Figure], **controls: Any) -> None:
-    """Sliders, menus and boxes for the keyword arguments of a figure function, as ipywidgets'
-    ``interact`` makes them; nothing in a batch run, where nobody could move them."""
-    if IN_BATCH not in os.environ:
-        from ipywidgets import interact
+NO_SLIDERS = (
+    "Here would be sliders or menus that redraw the figure above. They need a running notebook in "
+    "JupyterLab with ipywidgets: `make lab` opens one."
+)
 
-        interact(draw, **controls)
+
+def explore(draw: Callable[..., Figure], **controls: Any) -> None:
+    """Sliders, menus and boxes for the keyword arguments of a figure function; nothing in a batch
+    run, where nobody could move them, and a sentence where they cannot be shown.
+
+    Args:
+        controls: as of ipywidgets' ``interactive``; a list of int is a slider from one to the next,
+            beginning at the first.
+    """
+    if IN_BATCH in os.environ:
+        return
+    try:
+        from ipywidgets import SelectionSlider, interactive
+    except ImportError:
+        print(NO_SLIDERS)
+        return
+    for name, values in controls.items():
+        if isinstance(values, list) and isinstance(values[0], int):
+            controls[name] = SelectionSlider(options=values, description=name)
+    # A viewer that has no widgets shows the text, which would be a list of Python objects.
+    moved = interactive(draw, **controls)._repr_mimebundle_()
+    display(moved | {"text/plain": NO_SLIDERS}, raw=True)
 
 
 @figure_function

@@ -9,7 +9,7 @@ Shapes: N objects of a scene, C classes, H and W pixels (H = W = image_size).
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -173,6 +173,7 @@ class Scene:
     visible_masks: np.ndarray  # (N, H, W) bool
     depth_order: list[int]  # object indices, back to front, as they are painted
     in_front: list[tuple[int, int]]  # (front, behind) for each pair whose amodal masks overlap
+    drawn_from: tuple[int, str, int, int]  # draw_scene's arguments
 
     @property
     def occlusion_masks(self) -> np.ndarray:
@@ -185,8 +186,19 @@ class Scene:
         return self.occlusion_masks.sum((1, 2)) / self.amodal_masks.sum((1, 2))
 
 
-def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scene:
-    """Draws an image of the split "train" or "val": these four decide alone how it looks.
+def draw_scene(
+    seed: int,
+    split: str,
+    index: int,
+    image_size: int = 160,
+    *,
+    moved: Mapping[int, tuple[int, int]] | None = None,
+) -> Scene:
+    """Draws an image of the split "train" or "val": the first four decide alone how it looks.
+
+    Args:
+        moved: by object, how far it is moved to the right and down, in pixels, and else nothing: a
+            scene that the data set does not have. What was painted later lies in front.
 
     Raises ValueError for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
     """
@@ -196,13 +208,34 @@ def draw_scene(seed: int, split: str, index: int, image_size: int = 160) -> Scen
         raise ValueError(f"image_size is {image_size}: it must be at least {MIN_IMAGE_SIZE} pixels")
     key = [seed, SPLITS.index(split), index]
     layout = lay_out(Dice(np.random.default_rng([*key, 0])), image_size)
+    order = layout.back_to_front()
+    if moved:
+        _move(layout, moved, order)
     # A stream of its own for what only colours pixels: a change of looks leaves the masks alone.
     looks = np.random.default_rng([*key, 1])
     canvas = draw_background(looks, image_size)
-    order = layout.back_to_front()
     for i in order:
         composite(canvas, layout.sprites[i], looks)
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     class_ids = np.array([sprite.class_id for sprite in layout.sprites])
     amodal, hidden = np.stack(layout.masks), np.stack(layout.hidden)
-    return Scene(image, class_ids, amodal, amodal & ~hidden, order, layout.in_front)
+    origin = seed, split, index, image_size
+    return Scene(image, class_ids, amodal, amodal & ~hidden, order, layout.in_front, origin)
+
+
+def _move(layout: Layout, moved: Mapping[int, tuple[int, int]], order: list[int]) -> None:
+    """Shift objects of a layout; who hides whom follows anew from the order of painting."""
+    for i, (right, down) in moved.items():
+        sprite = layout.sprites[i]
+        sprite.x, sprite.y = sprite.x + right, sprite.y + down
+        layout.masks[i] = sprite.paste(layout.size)
+    overlaps = [
+        (front, behind)
+        for place, behind in enumerate(order)
+        for front in order[place + 1 :]
+        if (layout.masks[front] & layout.masks[behind]).any()
+    ]
+    layout.in_front[:] = overlaps
+    layout.hidden[:] = [np.zeros_like(mask) for mask in layout.masks]
+    for front, behind in overlaps:
+        layout.hidden[behind] |= layout.masks[front] & layout.masks[behind]
