@@ -13,11 +13,13 @@ BENCH_ARGS :=
 LOCK_ARGS :=
 # The Python that the environment is made with; empty: the first one found that is new enough.
 PYTHON    ?=
+# An index of PyTorch's CPU builds, or a folder with them: an environment without CUDA.
+TORCH_CPU ?=
 # Give BIN=<environment>/bin to use an environment of your own as it is (the conda route).
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON TORCH_CPU BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
@@ -37,6 +39,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 bin := $(if $(filter /%,$(BIN)),$(BIN),$(CURDIR)/$(BIN))
 own := $(findstring command,$(origin BIN))
+torch_cpu = $(if $(filter command environment,$(origin TORCH_CPU)),"$(TORCH_CPU)")
 in_env := PATH="$(bin):$$PATH"
 python := $(in_env) "$(bin)/python"
 
@@ -46,7 +49,7 @@ python := $(in_env) "$(bin)/python"
 environment:
 	@for python in "$(bin)/python" $(if $(PYTHON),"$(PYTHON)") python3 python3.11 python3.12 python3.13 python; do \
 	  "$$python" -ISc 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && \
-	    exec "$$python" -IS arcnn/workshop/environment.py $(if $(own),--own "$(BIN)","$(PYTHON)"); \
+	    exec "$$python" -IS arcnn/workshop/environment.py $(if $(own),--own "$(BIN)","$(PYTHON)" $(torch_cpu)); \
 	done; \
 	echo "Set-up: no Python 3.11 to 3.13 was found; install one, or say where it is: make setup PYTHON=/path/to/python3." >&2; exit 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,33 @@ def test_lock_pins_what_pyproject_asks_for_with_hashes_and_names_no_place():
     assert not re.search(r"^\s*-(-index-url|-extra-index-url|-find-links|i|f|e)\b", LOCK, re.M)
 
 
+def test_cpu_environment_lacks_what_only_cuda_needs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    builds, cuda, rest = environment.without_cuda()
+    assert builds == CPU_BUILDS
+    # As they stand in the lock, with their hashes.
+    dropped = {*cuda, "torch", "torchvision"}
+    kept = [entry for entry in lock_entries() if entry.partition("==")[0] not in dropped]
+    assert rest.rstrip("\n") == "\n".join(kept).rstrip("\n")
+    assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in cuda)
+    # torch's own word on what it needs, and on what of it on Linux alone.
+    for needed in map(Requirement, importlib.metadata.requires("torch")):
+        if "extra" not in str(needed.marker):
+            on_linux_alone = "Linux" in str(needed.marker)
+            assert (canonicalize_name(needed.name) in cuda) == on_linux_alone, needed
+
+
+def test_what_others_ask_for_too_is_no_part_of_cuda(kit: Path):
+    linux = "==1 ; sys_platform == 'linux' \\\n    --hash=sha256:0\n    # via"
+    environment.LOCK.write_text(
+        f"a{linux} b\nb{linux} torch\nc{linux}\n    #   arcnn (pyproject.toml)\n    #   torch\n"
+        f"d{linux}\n    #   a\n    #   b\ne==1 \\\n    # via torch\nf{linux} c\ntorch==2 \\\n"
+    )
+    _, cuda, rest = environment.without_cuda()
+    assert cuda == ["a", "b", "d"] and re.findall(r"(?m)^\w", rest) == ["c", "e", "f"]
+
+
 def test_conda_file_has_the_packages_and_the_python_of_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["channels"] == ["conda-forge"]
@@ -77,6 +106,11 @@ def test_conda_file_has_the_packages_and_the_python_of_pyproject():
 
 STEPS = ["-m venv --clear .venv", "setuptools.lock", "requirements.lock", "install_detectron2.py"]
 STEPS += ["--editable ."]
+# With TORCH_CPU, and how the first of them is begun where an environment is there already.
+CPU_BUILDS = [f"{requirement}+cpu" for requirement in PROJECT["dependencies"][:2]]
+CPU_STEPS = [STEPS[0], " ".join(CPU_BUILDS), "uninstall", STEPS[1], "cpu.lock", "import torch"]
+CPU_STEPS += STEPS[3:]
+TRIED = "--dry-run"
 CHANGED, GONE = "echo >> requirements.lock", "rm -r .venv"
 
 
@@ -93,7 +127,7 @@ def kit(tmp_path: Path, monkeypatch) -> Path:
     return kit
 
 
-def set_up(monkeypatch, fails: str = "nothing") -> list[str]:
+def set_up(monkeypatch, fails: str = "nothing", torch_cpu: str | None = None) -> list[str]:
     """Set up with a stand-in for all commands, where those with ``fails`` in them fail.
 
     Returns:
@@ -103,7 +137,8 @@ def set_up(monkeypatch, fails: str = "nothing") -> list[str]:
 
     def run(command: tuple, env: dict, **_) -> subprocess.CompletedProcess:
         line = " ".join(map(str, command))
-        made.extend(step for step in STEPS if step in line)
+        steps = [TRIED] if TRIED in line else dict.fromkeys(STEPS + CPU_STEPS)
+        made.extend(step for step in steps if step in line)
         with pytest.raises(SystemExit, match="another set-up is at work here; wait for it"):
             environment.claim()
         assert env["PIP_USER"] == "0" and "PYTHONPATH" not in env
@@ -117,8 +152,8 @@ def set_up(monkeypatch, fails: str = "nothing") -> list[str]:
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", "elsewhere")
         patch.setattr(environment.subprocess, "run", run)
-        patch.setattr(environment, "SPACE_NEEDED", 10**9 if fails == "disk" else 0)
-        environment.set_up()
+        patch.setenv("space_needed", str(10**9 if fails == "disk" else 0))
+        environment.set_up("", torch_cpu)
     return made
 
 
@@ -162,6 +197,96 @@ def test_setup_goes_by_what_it_finds(kit: Path, monkeypatch, happens, fails, end
             set_up(monkeypatch, fails)
         if fails != "nothing":
             assert set_up(monkeypatch) == STEPS  # from the start
+
+
+@pytest.fixture
+def wheels(kit: Path, monkeypatch) -> str:
+    """A folder for CPU builds, beside a kit with the real lock, on Linux."""
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    environment.LOCK.write_text(LOCK)
+    (kit / "wheels").mkdir()
+    return "wheels"
+
+
+def test_cpu_environment_stays_one(kit: Path, wheels: str, monkeypatch, capfd):
+    assert set_up(monkeypatch, torch_cpu=wheels) == CPU_STEPS
+    assert re.findall(r"Set-up (\d)/4: ", capfd.readouterr().out) == list("1234")
+    assert Path(".venv/cpu.lock").read_text() == environment.without_cuda()[2]
+    assert set_up(monkeypatch) == set_up(monkeypatch, torch_cpu=f"{kit}/wheels") == []
+    subprocess.run(CHANGED, shell=True, check=True)
+    assert set_up(monkeypatch) == [TRIED, *CPU_STEPS[1:]]
+    subprocess.run("mv ../*kit ../moved", shell=True, check=True)
+    assert set_up(monkeypatch) == CPU_STEPS
+    shutil.rmtree(".venv")
+    assert set_up(monkeypatch) == STEPS
+
+
+def test_interrupted_it_goes_on_as_cpu_environment(wheels: str, monkeypatch):
+    with pytest.raises(SystemExit, match="Is the network up"):
+        set_up(monkeypatch, "cpu.lock", torch_cpu=wheels)
+    assert set_up(monkeypatch) == CPU_STEPS
+
+
+def test_finished_environment_becomes_one_without_cuda(wheels: str, monkeypatch):
+    set_up(monkeypatch)
+    with pytest.raises(SystemExit, match="TORCH_CPU=https://no.such did not give torch==2"):
+        set_up(monkeypatch, TRIED, torch_cpu="https://no.such")
+    assert set_up(monkeypatch) == []  # that took nothing away
+    assert set_up(monkeypatch, torch_cpu=wheels) == [TRIED, *CPU_STEPS[1:]]
+    assert set_up(monkeypatch) == []
+    with pytest.raises(SystemExit, match="wheels gave does not work as a CPU build of PyTorch"):
+        Path(".venv/.ready").unlink()
+        set_up(monkeypatch, "import torch")
+
+
+@pytest.mark.parametrize("given", ["", "whels", "requirements.lock", "download.example/cpu"])
+def test_place_that_is_none_is_refused(wheels: str, monkeypatch, given: str):
+    set_up(monkeypatch)
+    with pytest.raises(SystemExit, match=f"TORCH_CPU={given} is neither an address .* nor a"):
+        set_up(monkeypatch, torch_cpu=given)
+    assert set_up(monkeypatch) == []
+
+
+def made_wheel(name: str, cuda: str | None = None) -> None:
+    """A wheel of one module, which says what it is built for; ``name`` is package-version."""
+    package, version = name.split("-")
+    info = f"{name}.dist-info"
+    with zipfile.ZipFile(f"wheels/{name}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{package}.py", f"class version:\n    cuda = {cuda!r}\n")
+        archive.writestr(f"{info}/METADATA", f"Name: {package}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def test_pip_takes_cpu_builds_of_the_locks_versions_and_no_others(kit, wheels, monkeypatch, capfd):
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    torch, vision = (build.replace("==", "-") for build in CPU_BUILDS)
+
+    def install(place: str) -> int:
+        environment.install_torch(place, "--target", "site")
+        look = [sys.executable, "-c", environment.LOOK_AT_TORCH]
+        return subprocess.run(look, cwd="site").returncode
+
+    for name in (vision, torch.replace("+cpu", ""), torch.replace("cpu", "cu130"), "torch-2+cpu"):
+        made_wheel(name)
+    for place in ("wheels", "http://127.0.0.1:9/simple"):
+        with pytest.raises(SystemExit, match=f"TORCH_CPU={place} did not give torch==2"):
+            install(place)
+        assert "ERROR: " in capfd.readouterr().err and not Path("site").exists()
+    made_wheel(torch)
+    assert install("wheels") == 0
+    assert Path(f"site/{torch}.dist-info").exists() and Path(f"site/{vision}.dist-info").exists()
+    # The same as an index; and a wheel that is not what its name says.
+    made_wheel(torch, cuda="13.0")
+    shutil.rmtree("site")
+    for name in (torch, vision):
+        page = Path("index", name.split("-")[0], "index.html")
+        page.parent.mkdir(parents=True)
+        page.write_text(f'<a href="../../wheels/{name}-py3-none-any.whl">{name}</a>')
+    assert install((kit / "index").as_uri()) == 1
+    assert "torch is built for CUDA 13.0" in capfd.readouterr().err
 
 
 def test_first_python_that_is_new_enough_is_taken(monkeypatch):
@@ -215,6 +340,19 @@ def test_make_finds_a_python_and_sets_up_once(kit: Path):
     code, said, asked = make("setup", **tools)
     assert code == 0 and all(step in line for step, line in zip(STEPS, asked, strict=True)), said
     assert make("setup", **tools) == (0, "The environment is ready: .venv/bin\n", [])
+
+
+def test_make_passes_on_where_cpu_builds_are(kit: Path, wheels: str):
+    script("tools/python3.11")
+    path = {"PATH": f"{kit}/tools:{os.environ['PATH']}"}
+    code, said, asked = make("setup", "TORCH_CPU=", "PYTHON=python3.11", **path)
+    assert code != 0 and "TORCH_CPU= is neither an address" in said and not asked
+    Path("torch.py").write_text("class version:\n    cuda = None\n")
+    Path("torchvision.py").write_text("")
+    code, said, asked = make("setup", f"TORCH_CPU={wheels}", "PYTHON=python3.11", **path)
+    assert code == 0 and f"--find-links {kit}/wheels torch==" in "\n".join(asked), said
+    assert make("setup") == (0, "The environment is ready: .venv/bin\n", [])
+    assert make("setup", TORCH_CPU="wheels") == (0, "The environment is ready: .venv/bin\n", [])
 
 
 def test_environment_of_ones_own_is_only_looked_at(kit: Path):

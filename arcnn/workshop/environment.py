@@ -2,8 +2,12 @@
 
 Run as a file, by any Python from 3.8 on; it picks the one that the environment is made with:
 
-    python arcnn/workshop/environment.py [PYTHON]     make .venv, with this Python if one is given
-    python arcnn/workshop/environment.py --own BIN    only look at an environment of the user's own
+    python arcnn/workshop/environment.py [PYTHON [TORCH_CPU]]
+    python arcnn/workshop/environment.py --own BIN
+
+The first makes .venv, with this Python if one is given. TORCH_CPU, the address of an index of
+PyTorch's CPU builds or a folder with them, makes it an environment without CUDA, and is remembered.
+The second only looks at an environment of the user's own.
 
 Standard library only, in the syntax of Python 3.8. Where it fails, the exit code is not 0 and the
 last line on stderr says what is wrong and what to do.
@@ -27,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = Path(".venv")
 PYTHON = VENV / "bin/python"
 READY = VENV / ".ready"  # written when the environment is complete: what it was made from, where
+CPU_FROM = VENV / "torch-cpu"  # where the CPU builds of torch come from; empty without TORCH_CPU
 LOCK = Path("requirements.lock")
 DETECTRON2 = Path("arcnn/workshop/install_detectron2.py")
 MADE_FROM = (LOCK, Path("pyproject.toml"), DETECTRON2)
@@ -38,8 +43,12 @@ SUPPORTED = "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 LOOK = """from importlib.util import find_spec
 arcnn, *others = map(find_spec, ("arcnn", "detectron2", "torch"))
 print(arcnn.origin if arcnn and all(others) else "")"""
-# In MB: the Linux build of PyTorch brings its CUDA libraries along. make hands on another number.
-SPACE_NEEDED = os.environ.get("space_needed", 7000 if sys.platform == "linux" else 2500)  # noqa: SIM112
+TORCH = ("torch", "torchvision")
+# Whether what came as a CPU build is one, and works.
+LOOK_AT_TORCH = """import torch, torchvision
+raise SystemExit(torch.version.cuda and f"torch is built for CUDA {torch.version.cuda}.")"""
+# In MB: the Linux build of PyTorch brings its CUDA libraries along.
+SPACE_NEEDED, SPACE_NEEDED_CPU = 7000 if sys.platform == "linux" else 2500, 2500
 AGAIN = "then run the same command again"
 
 
@@ -62,10 +71,27 @@ def run(*command: str | Path, quiet: bool = False) -> bool:
     return ended.returncode == 0
 
 
-def fingerprint() -> list[bytes]:
+def fingerprint(torch_cpu: str) -> list[bytes]:
     """What the environment is made from, by contents, and where it lies: it cannot be moved."""
     contents = hashlib.sha256(b"".join(path.read_bytes() for path in MADE_FROM))
+    contents.update(os.fsencode(torch_cpu))
     return [contents.hexdigest().encode(), os.fsencode(os.getcwd())]
+
+
+def choose_torch(given: str | None) -> str:
+    """Where the CPU builds of torch come from: as given, else as remembered; empty for none."""
+    if given is None:
+        return CPU_FROM.read_text() if CPU_FROM.is_file() else ""
+    if "://" in given:
+        return given
+    folder = Path(given).expanduser().resolve()
+    if not (given and folder.is_dir()):
+        raise failure(
+            f"TORCH_CPU={given} is neither an address (https://...) nor a folder; give that of "
+            "PyTorch's CPU builds, or leave TORCH_CPU out (and remove an environment that was made "
+            "with it: make clean)."
+        )
+    return str(folder)
 
 
 def claim() -> IO[bytes]:
@@ -98,7 +124,7 @@ def choose_python(given: str) -> str:
     )
 
 
-def make_anew(python: str) -> None:
+def make_anew(python: str, torch_cpu: str) -> None:
     """Step 1: an empty environment in the place of whatever is there."""
     if not run(python, "-c", "import venv, ensurepip", quiet=True):
         raise failure(
@@ -106,31 +132,85 @@ def make_anew(python: str) -> None:
             "Ubuntu install the package python3-venv, then try again."
         )
     free = shutil.disk_usage(".").free // 2**20
-    if free < int(SPACE_NEEDED):
+    # make hands on another number.
+    needed = os.environ.get("space_needed", SPACE_NEEDED_CPU if torch_cpu else SPACE_NEEDED)  # noqa: SIM112
+    if free < int(needed):
         raise failure(
-            f"{free} MB are free here, about {SPACE_NEEDED} are needed; free some space, or put "
-            "the kit on a larger disk."
+            f"{free} MB are free here, about {needed} are needed; free some space, or put the kit "
+            "on a larger disk."
         )
     print(f"Set-up 1/4: a new environment in .venv, with {python}.")
     if not run(python, "-m", "venv", "--clear", VENV):
         raise failure(f"the environment could not be made (see above); put that right, {AGAIN}.")
+    CPU_FROM.write_text(torch_cpu)  # interrupted, it goes on as it was begun
 
 
-def install() -> None:
+def without_cuda() -> tuple[list[str], list[str], str]:
+    """What a CPU environment makes of requirements.lock.
+
+    Returns:
+        torch and torchvision as their CPU builds; the names of what only a CUDA build needs; the
+        lock of all the rest.
+    """
+    entries = {}  # by text, the name
+    on_linux = {}  # by name, who asks for it
+    for entry in re.split(r"(?m)^(?=\w)", LOCK.read_text()):
+        name = entries[entry] = entry.partition("==")[0]
+        first, _, below = entry.partition("\n")
+        if "sys_platform == 'linux'" in first:
+            on_linux[name] = set(re.findall(r"[\w.-]+", below.partition("# via")[2]))
+    # What torch alone asks for, at first or second hand, and on Linux alone.
+    cuda = {"torch"}
+    while more := {name for name, asked in on_linux.items() if set() < asked <= cuda} - cuda:
+        cuda |= more
+    # PyTorch marks its CPU builds for Linux; elsewhere there are no others.
+    mark = "+cpu" if sys.platform == "linux" else ""
+    builds = [entry.split()[0] + mark for entry, name in entries.items() if name in TORCH]
+    rest = [entry for entry, name in entries.items() if name not in cuda | {*TORCH}]
+    return builds, sorted(cuda - {*TORCH}), "".join(rest)
+
+
+def install_torch(torch_cpu: str, *options: str) -> None:
+    """The two packages that a CPU environment has from elsewhere; the lock has no hash of them."""
+    builds = without_cuda()[0]
+    where = ("--index-url",) if "://" in torch_cpu else ("--no-index", "--find-links")
+    pip_install = (PYTHON, "-m", "pip", "install", "-qq", "--no-deps", *options)
+    if not run(*pip_install, *where, torch_cpu, *builds):
+        raise failure(
+            f"TORCH_CPU={torch_cpu} did not give {' and '.join(builds)} (pip's words are above). "
+            "Does it answer, has it these CPU builds for this Python and this machine, and is "
+            f"there room? Give a place that has them, {AGAIN}."
+        )
+
+
+def install(torch_cpu: str) -> None:
     """Steps 2 to 4: whatever the environment lacks, or has in another version than the lock."""
     pip_install = (PYTHON, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation")
+    locked = LOCK
     print("Set-up 2/4: the packages of requirements.lock, several minutes the first time.")
+    if torch_cpu:
+        print(f"torch and torchvision are CPU builds from {torch_cpu}.")
+        install_torch(torch_cpu)  # first, since the address may be wrong
+        _, cuda, rest = without_cuda()
+        locked = VENV / "cpu.lock"
+        locked.write_text(rest)
+        run(PYTHON, "-m", "pip", "uninstall", "-qq", "--yes", *cuda)
     # Some packages come as Python source alone. They are built with the setuptools of the lock,
     # installed first, not with whatever setuptools is the newest today.
     first = VENV / "setuptools.lock"
     first.write_text("".join(re.findall(r"(?ms)^setuptools==.*?(?=^[^ #]|\Z)", LOCK.read_text())))
-    for lock in (first, LOCK):
+    for lock in (first, locked):
         if not run(*pip_install, "--require-hashes", "--use-pep517", "--requirement", lock):
             raise failure(
                 "the packages could not be installed (pip's words are above). Is the network up, "
                 "and is there room in this folder and in the one for temporary files "
                 f"({os.environ.get('TMPDIR') or '/tmp'})? Put that right, {AGAIN}."
             )
+    if torch_cpu and not run(PYTHON, "-c", LOOK_AT_TORCH):
+        raise failure(
+            f"what TORCH_CPU={torch_cpu} gave does not work as a CPU build of PyTorch (see above); "
+            f"give another place, remove the folder {VENV}, {AGAIN}."
+        )
     print("Set-up 3/4: detectron2.")
     if not run(PYTHON, DETECTRON2):
         sys.exit(1)  # it has said what is wrong
@@ -139,9 +219,14 @@ def install() -> None:
         raise failure(f"this kit could not be installed; remove the folder {VENV}, {AGAIN}.")
 
 
-def set_up(given: str = "") -> None:
-    """See to it that .venv is complete and up to date; a new one is made with the given Python."""
-    wanted = fingerprint()
+def set_up(given: str = "", torch_cpu: str | None = None) -> None:
+    """See to it that .venv is complete and up to date; a new one is made with the given Python.
+
+    ``torch_cpu``, where CPU builds of torch are, goes by what the environment was made with if it
+    is left out.
+    """
+    torch_cpu = choose_torch(torch_cpu)
+    wanted = fingerprint(torch_cpu)
     found = READY.read_bytes().split(b"\n", 1) if READY.is_file() else []
     # The environment's Python may be gone: an upgrade of the system takes it away.
     if found == wanted and os.access(PYTHON, os.X_OK):
@@ -150,10 +235,13 @@ def set_up(given: str = "") -> None:
         # A finished environment of this very place is brought up to date; all else starts anew.
         if found[1:] == wanted[1:] and run(PYTHON, "-c", SUPPORTED, quiet=True):
             print("Set-up: what the environment is made from has changed; bringing it up to date.")
+            if torch_cpu:
+                install_torch(torch_cpu, "--dry-run")  # what is there, stays if the place is wrong
             READY.unlink()
         else:
-            make_anew(choose_python(given))
-        install()
+            make_anew(choose_python(given), torch_cpu)
+        install(torch_cpu)
+        CPU_FROM.write_text(torch_cpu)
         READY.write_bytes(b"\n".join(wanted))
 
 
