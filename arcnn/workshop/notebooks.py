@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from arcnn.files import IN_BATCH, read_yaml, write_text
-from arcnn.workshop.pages import describe_figures, export, relink
+from arcnn.workshop.pages import export, relink
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -134,7 +134,6 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
         )
     notebook_node = nbformat.from_dict(executed)
-    describe_figures(notebook_node)
     relink(
         notebook_node,
         (notebook.parent, output.parent.parent),

@@ -79,18 +79,6 @@ def export(
     return made.from_notebook_node(notebook, resources={"metadata": {"name": title}})[0]
 
 
-def describe_figures(notebook: NotebookNode) -> None:
-    """Give each picture among the outputs the alternative text of its cell.
-
-    Its home is the metadata of the cell, where MyST-NB reads it; nbconvert reads the output's.
-    """
-    for cell in notebook.cells:
-        text = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
-        for output in cell.get("outputs", []) if text else []:
-            if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {})["alt"] = text
-
-
 def relink(notebook: NotebookNode, homes: Sequence[Path], to: Callable[[Path], str]) -> None:
     """Point the relative links of a notebook's texts, Markdown outputs too, at what they mean. One
     that leads nowhere becomes plain text.

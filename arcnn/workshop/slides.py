@@ -25,9 +25,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from arcnn.files import NOTEBOOKS, results_folder, write_text
-from arcnn.workshop.pages import describe_figures, diagram, executed, export, relink
+from arcnn.workshop.pages import diagram, executed, export, relink
 
-REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
+REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs" / "dist"
 # A slide of 1280 x 720 pixels: what fits below its heading, at the text's size in slides.html.j2.
 LINES, LETTERS = 17, 92
 LINE, WIDTH, HEIGHT = 34, 1220, 650  # pixels: of a line, of a slide's inside
@@ -144,14 +144,16 @@ def write_slides(sources: Sequence[Path], results: Path) -> list[Path]:
     """Write the slides of notebooks, beside a copy of reveal.js."""
     folder = results / "slides"
     names = {source.resolve(): f"{source.stem}.html" for source in sources}
-    for part in ("dist", "plugin/notes"):
-        shutil.copytree(REVEAL / part, folder / "reveal" / part, dirs_exist_ok=True)
+    for part in ("reveal.js", "reveal.css", "theme/white.css"):
+        (folder / "reveal" / "dist" / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REVEAL / part, folder / "reveal" / "dist" / part)
+    fonts = "theme/fonts/source-sans-pro"
+    shutil.copytree(REVEAL / fonts, folder / "reveal" / "dist" / fonts, dirs_exist_ok=True)
     for source, name in names.items():
         copies = executed(source, results / "notebooks")
         if not copies:
             print(f"{source.name} was not run with this profile: slides without its figures.")
         notebook = nbformat.read(copies[0] if copies else source, as_version=4)
-        describe_figures(notebook)
         relink(
             notebook,
             [NOTEBOOKS, results / "notebooks", results],
