@@ -26,7 +26,7 @@ $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce ablation start reference test test-lab bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce ablation start reference book slides test test-lab bench lab lock clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -71,6 +71,10 @@ start: environment
 
 reference: environment
 	@$(python) -m arcnn.workshop.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+
+# Of the executed notebooks, to read and to show without Jupyter and without a network.
+book slides: environment
+	@$(python) -m arcnn.workshop.$@ --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
 
 test: environment
 	@$(python) -m ruff check --quiet .
@@ -122,6 +126,8 @@ help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
 	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [SEEDS=5] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
+	@echo "make book           a profile's executed notebooks as a book of pages that opens from disk"
+	@echo "make slides         slides of the notebooks of the 90-minute class"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make test-lab       every notebook in a real JupyterLab, by a browser (Chromium)"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"

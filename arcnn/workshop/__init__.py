@@ -4,6 +4,7 @@
 ``reproduce``           ``make reproduce``: check everything beforehand, then hand over to Snakemake
 ``profiles``            its parameters; ``outdated``: which earlier results still fit
 ``notebooks``           run one notebook with parameters
+``book``                ``make book``, ``slides``: ``make slides``; ``pages``: what needs no network
 ``reference``           ``make reference``: keep the small files of a run
 ``data_commands``       ``python -m arcnn.data``: the next four as commands
 ``check``               one report on an annotation file and its images

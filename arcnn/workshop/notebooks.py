@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, TextIO
 from unittest import mock
 
-import nbconvert
 import nbformat
 import papermill
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from nbconvert.exporters import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
-from traitlets.config import Config
 
 from arcnn.files import IN_BATCH, read_yaml, write_text
 from arcnn.parameters import ParameterError, check
+from arcnn.workshop.pages import export, relink
 
 
 class IpcKernelManager(AsyncKernelManager):
@@ -116,17 +116,14 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
             progress_bar=False,
             stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
         )
-    # A progress bar's hundreds of states overwrite each other in JupyterLab, not on a page.
-    # A story does not begin with forty lines of imports either.
-    look = Config(
-        {
-            "CoalesceStreamsPreprocessor": {"enabled": True},
-            "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"imports"}},
-        }
+    notebook_node = nbformat.from_dict(executed)
+    relink(
+        notebook_node,
+        (notebook.parent, output.parent.parent),
+        lambda file: os.path.relpath(file, output.parent),
     )
-    page, _ = nbconvert.HTMLExporter(config=look).from_notebook_node(
-        nbformat.from_dict(executed), resources={"metadata": {"name": notebook.stem}}
-    )
+    write_text(output, nbformat.writes(notebook_node) + "\n")
+    page = export(HTMLExporter, "page.html.j2", notebook_node, notebook.stem)
     write_text(output.with_suffix(".html"), page)
 
 
