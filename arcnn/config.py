@@ -153,7 +153,10 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
         cfg.merge_from_file(str(file), allow_unsafe=False)
         _merge_head_options(cfg, [])
     except (AssertionError, AttributeError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file} is no configuration of this kit ({error}).") from error
+        raise InputError(
+            f"{file} is no configuration of this version of the kit ({error}). To train it anew, "
+            f"delete {file.parent} and run notebook 04_train."
+        ) from error
     return _on_this_machine(cfg, device, output_dir)
 
 

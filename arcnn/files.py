@@ -15,7 +15,7 @@ import yaml
 if TYPE_CHECKING:
     import pandas as pd
 
-from arcnn.errors import BusyError, FileError
+from arcnn.errors import BusyError, FileError, InputError, MissingError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -80,6 +80,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """JSON through :func:`write_text`; NaN, which is no JSON, is refused."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, cure: str) -> Any:
+    """The content of a JSON file that an earlier notebook wrote.
+
+    Args:
+        cure: what to do, for the sentence.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or cut off.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingError(f"{path} is not there: {cure}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not whole ({error}): {cure}") from error
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:

@@ -20,7 +20,7 @@ from arcnn.evaluation import predict, to_results
 from arcnn.experiments.runs import HEAD
 from arcnn.experiments.variants import DEFAULT
 from arcnn.files import REFERENCE, run_folder, write_atomically, write_json
-from arcnn.reporting import collect_runs
+from arcnn.reporting import collect_runs, earlier_protocol, first_run
 from arcnn.settings import write_settings
 from arcnn.weights import FINAL_WEIGHTS, load_start, load_trained, start_record
 
@@ -108,16 +108,15 @@ def runs_to_show(
             _predict(run_folder(folder, dataset, model, seed))
         return folder, list(models), [which]
     collected = collect_runs(results, [dataset], models, [seed])
-    if not collected.runs:
-        raise MissingError(f"no finished run in {results / 'runs'}: run 05_evaluate first")
+    tested_on = first_run(collected.runs, collected.left_out).data
     shown = [model for _, model, _ in collected.runs]
     cfg = load_config(run_folder(results, dataset, shown[0], seed) / "train")
-    tested_on = next(iter(collected.runs.values())).data
     if split_fingerprint(cfg, "val")["used"] != tested_on["used"]:
         raise InputError(
             f"{dataset} is not what the predictions were made on: run 05_evaluate again"
         )
-    return results, shown, [which, *(f"left out: {sentence}" for sentence in collected.left_out)]
+    left_out = (f"left out: {sentence}" for sentence in collected.left_out)
+    return results, shown, [which, *left_out, *earlier_protocol(collected)]
 
 
 def _predict(run: Path) -> None:

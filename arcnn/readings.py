@@ -5,14 +5,17 @@ cell has measured and returns the sentences (Markdown) that are true of it, whic
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS
 from arcnn.evaluation.uncertainty import Interval
-from arcnn.experiments.order import Agreement
 from arcnn.names import model_name
+
+if TYPE_CHECKING:
+    from arcnn.experiments.order import Agreement
 
 Metrics = Mapping[str, Mapping[str, float | None]]
 
@@ -213,7 +216,7 @@ def context_weights(numbers: Mapping[str, float]) -> str:
     )
 
 
-def occlusion_order(agreed: Agreement) -> str:
+def occlusion_order(agreed: "Agreement") -> str:
     """Notebook 08, of the rank correlation of the weights with the published order."""
     if agreed.rho > agreed.high:
         verdict = "above the band of chance: it supports the paper's reading of the weights"

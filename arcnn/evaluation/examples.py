@@ -64,10 +64,11 @@ def load_predictions(
 
     Raises:
         FileNotFoundError: no model has a run; says which notebook makes them.
+        ValueError: a file of another version, or cut off.
     """
     files = {m: run_folder(results, dataset, m, seed) / "predictions.json" for m in models}
     order = [m for m in MODEL_NAMES if m in files] + [m for m in files if m not in MODEL_NAMES]
-    by_model = {m: json.loads(files[m].read_text()) for m in order if files[m].is_file()}
+    by_model = {m: _read_predictions(files[m]) for m in order if files[m].is_file()}
     if not by_model:
         raise MissingError(
             f"There is no {' nor '.join(map(str, files.values()))}: run notebooks 04_train and "
@@ -79,6 +80,21 @@ def load_predictions(
     for entry in itertools.chain(*by_model.values()):
         entry["category_id"] = contiguous.get(entry["category_id"], entry["category_id"])
     return by_model
+
+
+def _read_predictions(file: Path) -> list[dict]:
+    try:
+        entries = json.loads(file.read_text())
+        needed = {"image_id", "category_id", "score", MASK_KEYS["amodal"]}
+        if all(needed <= entry.keys() for entry in entries):
+            return entries
+        found = "an entry lacks one of " + ", ".join(sorted(needed))
+    except (ValueError, AttributeError, TypeError) as error:
+        found = repr(error)
+    raise InputError(
+        f"{file} is not what this version of the kit writes ({found}): run notebook 05_evaluate "
+        "for it again."
+    )
 
 
 def prediction_masks(prediction: dict) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import lazy_loader
 
 # Importing a part brings what that part needs, and no more.
 PARTS = {
+    "cost": "read_costs",
     "frozen": "SCORES",
     "given_boxes": "collect_given_boxes region_logits soft_masks",
     "order": "Agreement agreement meetings p_value permuted_correlations",

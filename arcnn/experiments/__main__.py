@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.data import AnnotationError, register_dataset
-from arcnn.experiments.cost import costs
+from arcnn.experiments.cost import FILE, costs
 from arcnn.experiments.given_boxes import write_given_boxes
 from arcnn.experiments.runs import make_features, run_variant
 from arcnn.experiments.variants import VARIANTS
@@ -50,7 +50,7 @@ def cost(given: argparse.Namespace, profile: dict) -> None:
     results, seed = given.profile_file.resolve().parent, profile["seeds"][0]
     runs = {m: run_folder(results, given.dataset, m, seed) for m in profile["models"]}
     table = costs({m: load_trained(run) for m, run in runs.items()}, profile["compare_with"])
-    write_table(results / "cost.csv", table.round(4).rename_axis("model").reset_index())
+    write_table(results / FILE, table.round(4).rename_axis("model").reset_index())
 
 
 COMMANDS = {"features": features, "head": head, "given-boxes": given_boxes, "cost": cost}

@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -15,10 +16,29 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.errors import InputError, MissingError
 from arcnn.training import build_optimizer, build_trainer
 from arcnn.weights import TrainedModel
 
 OBJECTS = 10  # whose masks are counted
+FILE = "cost.csv"  # in a folder of results
+COLUMNS = ("parameters", "in use", "operations", "training step", "image", "seconds")
+
+
+def read_costs(results: Path) -> pd.DataFrame:
+    """What :func:`costs` gave, as it lies in a folder of results.
+
+    Raises:
+        FileNotFoundError: it was not measured.
+        ValueError: it has other columns.
+    """
+    file, cure = results / FILE, "`make reproduce` with this profile measures it."
+    if not file.is_file():
+        raise MissingError(f"{file} is not there: {cure}")
+    table = pd.read_csv(file)
+    if missing := [name for name in ("model", *COLUMNS) if name not in table]:
+        raise InputError(f"{file} has no {', '.join(missing)}: delete it, and {cure}")
+    return table.set_index("model")
 
 
 def costs(models: Mapping[str, TrainedModel], reference: str, *, rounds: int = 15) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from arcnn.reporting.runs import Runs, read_complete
 from arcnn.weights import load_trained
 
 FILE = "given_boxes.csv"  # in a run's folder
+COLUMNS = ["image", "class", "rate", *MASK_KINDS]
 
 
 def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
             row = {"image": record["image_id"], "class": a["category_id"]}
             ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
             rows.append(row | {"rate": a["occlusion_rate"]} | ious)
-    return pd.DataFrame(rows, columns=["image", "class", "rate", *MASK_KINDS])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def soft_masks(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict) -> dict:
@@ -84,7 +85,7 @@ def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
     """What the runs of a table have, by (model, seed)."""
     keys = [(model, seed) for of, model, seed in runs.runs if of == dataset]
     found, left_out = read_complete(
-        keys, lambda key: pd.read_csv(run_folder(results, dataset, *key) / FILE)
+        keys, lambda key: pd.read_csv(run_folder(results, dataset, *key) / FILE)[COLUMNS]
     )
     return Collected({}, found, left_out)
 

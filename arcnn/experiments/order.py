@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from arcnn.experiments.frozen import RoIFeatures
@@ -109,6 +108,8 @@ def _beyond_classes(
 
 def _spearman(values: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Of each row ``(..., cells)``. Zero where one of the two is constant: no order."""
+    from scipy.stats import rankdata  # half a second, which every notebook would wait for
+
     a, b = (rankdata(each, axis=-1) - (len(true) + 1) / 2 for each in (values, true))
     norm = np.sqrt((a * a).sum(-1) * (b @ b))
     return np.divide(a @ b, norm, out=np.zeros_like(norm), where=norm > 0)

@@ -23,6 +23,7 @@ from arcnn.data import register_dataset
 from arcnn.errors import InputError, MissingError
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.experiments.frozen import (
+    SCORES,
     RoIFeatures,
     extract,
     predict,
@@ -35,7 +36,7 @@ from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
 from arcnn.files import run_folder, sha256, write_atomically, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
-from arcnn.names import SPLITS
+from arcnn.names import MASK_KINDS, SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, Runs, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
@@ -44,6 +45,8 @@ from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_train
 FEATURES = "features.{}.pt"  # of a split
 HEAD = "head.safetensors"  # a run's trained head, float16
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
+# What a record has of a joint.
+JOINT = ("VW", "OW", "bias", "mean context", "context deviation", "own deviation")
 
 
 class Collected(NamedTuple):
@@ -199,7 +202,13 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
     def read(key: tuple[str, int]) -> tuple[dict, pd.DataFrame, dict]:
         run = folder / run_name(key)
         record = json.loads((run / "record.json").read_text())
-        return record, pd.read_csv(run / "objects.csv"), _made_with(record)
+        needed = [*MASK_KINDS, "image", "rate"] + [CONSTANT_CONTEXT] * bool(record["joint"])
+        objects = pd.read_csv(run / "objects.csv")
+        for there, names in ((record["metrics"], SCORES), (record["joint"] or JOINT, JOINT)):
+            needed += [f"{name} in record.json" for name in names if name not in there]
+        if missing := [name for name in needed if name not in objects]:
+            raise KeyError(missing[0])
+        return record, objects, _made_with(record)
 
     runs, not_whole = read_complete(keys, read)
     left_out += not_whole

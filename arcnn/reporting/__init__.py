@@ -6,7 +6,7 @@ import lazy_loader
 PARTS = {
     "comparison": "compare",
     "record": "Record about device versions write_record",
-    "runs": "collect_runs",
+    "runs": "collect_runs earlier_protocol first_run",
     "table": "difference_draws model_differences paper_table sentences table1 to_latex to_markdown",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from arcnn.config import get_config
+from arcnn.errors import MissingError
+from arcnn.evaluation import protocol_version
 from arcnn.files import compact_json, run_folder
 from arcnn.names import MODEL_NAMES, TABLE_1
 from arcnn.reporting.paper import COUNTS, PUBLISHED, SETTINGS
@@ -24,6 +26,9 @@ MEASURED_WITH = ("protocol", "draws of the images", "images of the test split", 
 # Settings that are a model's own: they need be equal among its runs alone.
 OF_THE_HEAD = ("MODEL.ROI_MASK_HEAD", "MODEL.HEAD", "MODEL.ARCNN", "MODEL.ORCNN")
 OF_THE_HEAD += ("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.NUM_")
+
+
+AGAIN = "Notebook 05_evaluate measures a run again; `make reproduce` all that need it."
 
 
 class Run(NamedTuple):
@@ -85,9 +90,35 @@ def read_complete(
             found[key] = read(key)
         except FileNotFoundError as missing:
             left_out.append(f"{run_name(key)}: no {Path(missing.filename).name}")
-        except (ValueError, KeyError, TypeError) as error:
-            left_out.append(f"{run_name(key)}: not a whole run ({error!r})")
+        except KeyError as error:
+            left_out.append(f"{run_name(key)}: not a whole run, or an older version's (no {error})")
+        except (ValueError, TypeError, AttributeError) as error:
+            left_out.append(f"{run_name(key)}: not a whole run ({error})")
     return found, left_out
+
+
+def first_run(found: Mapping[Key, Content], left_out: Iterable[str], cure: str = AGAIN) -> Content:
+    """The first of what was found.
+
+    Raises:
+        FileNotFoundError: nothing was; tells what was left out, and why.
+    """
+    if not found:
+        why = few(left_out) or "nothing was made"
+        raise MissingError(f"There is no run that can be shown: {why}. {cure}")
+    return next(iter(found.values()))
+
+
+def earlier_protocol(runs: Runs) -> list[str]:
+    """Sentences on runs that were measured by another text of the protocol than the kit's now."""
+    now, old = protocol_version(), {}
+    for key, run in runs.runs.items():
+        if (version := run.settings[MEASURED_WITH[0]]) != now:
+            old.setdefault(version, []).append(run_name(key))
+    return [
+        f"{few(names)}: measured with protocol {version}; the kit's is {now} now. {AGAIN}"
+        for version, names in old.items()
+    ]
 
 
 def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:

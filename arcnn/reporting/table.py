@@ -8,7 +8,7 @@ import pandas as pd
 from arcnn.evaluation import intervals, mean_of_trainings
 from arcnn.names import MODEL_NAMES, MODELS, OCCLUSION_RATE, TABLE_1, dataset_title, model_name
 from arcnn.reporting.paper import ELSEWHERE, PUBLISHED, QUOTED
-from arcnn.reporting.runs import Runs, few
+from arcnn.reporting.runs import Runs, few, first_run
 
 COLUMNS = tuple(TABLE_1)
 NAN = float("nan")
@@ -32,7 +32,11 @@ def table1(runs: Runs, datasets: Sequence[str]) -> pd.DataFrame:
     ``low`` and ``high`` (95 % interval over images and seeds), ``difference`` (ours - paper; NaN
     where ours was made otherwise), ``departures`` (in which way), ``seeds``, ``commit``,
     ``records`` (paths, one per seed, separated by spaces).
+
+    Raises:
+        FileNotFoundError: there is no run.
     """
+    first_run(runs.runs, runs.left_out)
     published = paper_table()
     rows = []
     for dataset in datasets:

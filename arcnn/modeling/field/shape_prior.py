@@ -19,7 +19,6 @@ from detectron2.structures import BitMasks
 from pycocotools import mask as mask_util
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -263,6 +262,8 @@ def _fit(prior: ShapePrior, masks: Tensor, epochs: int) -> float:
 def _centers(
     prior: ShapePrior, masks: Tensor, codes: int, generator: np.random.Generator
 ) -> Tensor:
+    from scipy.cluster.vq import kmeans2  # a third of a second, for one head alone
+
     # DEVIATION: codes of ground truth alone; VRS&SP's codebook also has those of good predictions.
     vectors = torch.cat([prior.encode(some.float()) for some in masks.split(4096)])
     if len(vectors) <= codes:
