@@ -5,13 +5,16 @@ shape and number of street scenes, with some of the glitches that the real files
 """
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as mask_util
 
+from arcnn.data import find_splits
 from arcnn.data.masks import to_json_rle
+from arcnn.data.tabletop import make_tabletop
 
 KINS_CATEGORIES = [
     {"id": k, "name": name}
@@ -131,3 +134,48 @@ def write_made_photos(folder: Path, images: int) -> Path:
     file = folder / "made.json"
     file.write_text(json.dumps(content | {"annotations": annotations}))
     return file
+
+
+PLACES = {
+    "train": {
+        "own": ("train", "train.json"),
+        "cocoa_cls": ("train2014", "COCO_amodal_train2014_with_classes.json"),
+        "kins": ("training/image_2", "instances_train.json"),
+    },
+    "val": {
+        "own": ("val", "val.json"),
+        "cocoa_cls": ("val2014", "COCO_amodal_val2014_with_classes.json"),
+        "kins": ("testing/image_2", "instances_val.json"),
+    },
+}
+
+
+def data_of_all_kinds(root: Path) -> Path:
+    """Data: tabletop, and the same once more as COCOA-cls, as KINS and as data of one's own."""
+    make_tabletop(root, train_images=8, val_images=4, image_size=64, workers=1)
+    for split, places in PLACES.items():
+        file, _ = find_splits("tabletop", root)[split]
+        for dataset, (images, name) in places.items():
+            (root / dataset / images).parent.mkdir(parents=True, exist_ok=True)
+            (root / dataset / images).symlink_to(root / "tabletop" / split)
+            text = file.read_text()  # Figure 5 of KINS is about cars
+            (root / dataset / name).write_text(
+                text.replace('"cup"', '"car"') if dataset == "kins" else text
+            )
+    return root
+
+
+def stand_ins_for_weights(cache: Path) -> dict[str, str]:
+    """Files in the place of the weights that the paper's trainings start from, for what only looks
+    whether they are whole, and the variable of the environment that leads to them.
+
+    The zoo's name says how the SHA-256 of its file begins; a number was found that has it too.
+    """
+    for name, content in (
+        ("ImageNetPretrained/MSRA/R-50.pkl", 0),
+        ("COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl", 16844044),
+    ):
+        file = cache / "detectron2" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pickle.dumps(content, protocol=2))
+    return {"FVCORE_CACHE": str(cache)}

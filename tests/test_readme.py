@@ -1,18 +1,19 @@
 """What the documents promise: commands do something, messages exist, links are not dead."""
 
 import ast
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from made import data_of_all_kinds, stand_ins_for_weights
 
 from arcnn.data import find_splits
-from arcnn.data.tabletop import make_tabletop
 from arcnn.files import NOTEBOOKS, ROOT
 
 DOCUMENTS = [
@@ -47,32 +48,12 @@ ITERATIONS = "-p options '[SOLVER.MAX_ITER, 1, SOLVER.WARMUP_ITERS, 1]'"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data: tabletop, and the same once more as COCOA-cls, as KINS and as data of one's own."""
-    root = tmp_path_factory.mktemp("readme")
-    made = make_tabletop(root, train_images=8, val_images=4, image_size=64, workers=1)
-    annotations = {split: file for split, (file, _) in find_splits("tabletop", root).items()}
-    assert made
-    for split, file in annotations.items():
-        for dataset, (images, name) in PLACES[split].items():
-            (root / dataset / images).parent.mkdir(parents=True, exist_ok=True)
-            (root / dataset / images).symlink_to(root / "tabletop" / split)
-            shutil.copy(file, root / dataset / name)
-    return root
-
-
-PLACES = {
-    "train": {
-        "own": ("train", "train.json"),
-        "cocoa_cls": ("train2014", "COCO_amodal_train2014_with_classes.json"),
-        "kins": ("training/image_2", "instances_train.json"),
-    },
-    "val": {
-        "own": ("val", "val.json"),
-        "cocoa_cls": ("val2014", "COCO_amodal_val2014_with_classes.json"),
-        "kins": ("testing/image_2", "instances_val.json"),
-    },
-}
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = data_of_all_kinds(tmp_path_factory.mktemp("readme"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stand_ins_for_weights(root / "cache").items():
+            patch.setenv(name, value)
+        yield root
 
 
 def shell(command: str) -> str:
@@ -126,9 +107,12 @@ def test_commands_that_are_run_elsewhere_are_still_there() -> None:
 @cache
 def sentences() -> list[str]:
     """Every text in the package's source, with dots for what is filled in."""
+    sources = [file.read_text() for file in (ROOT / "arcnn").rglob("*.py")]
+    cells = json.loads((NOTEBOOKS / "04_train.ipynb").read_text())["cells"]
+    sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     found = []
-    for file in (ROOT / "arcnn").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.JoinedStr):
                 parts = (p.value if isinstance(p, ast.Constant) else "..." for p in node.values)
                 found.append("".join(parts))

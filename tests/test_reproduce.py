@@ -15,10 +15,11 @@ from arcnn.config import CONFIG_DIR, load_config
 from arcnn.data import AnnotationError, register_dataset
 from arcnn.experiments import network_differences
 from arcnn.files import NOTEBOOKS, PROFILES, ROOT, hold
+from arcnn.workshop.beforehand import check_folders, name_own_classes
 from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.outdated import Outdated, find_outdated
 from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
-from arcnn.workshop.reproduce import check_folders, main, name_own_classes, write_parameters
+from arcnn.workshop.reproduce import main, write_parameters
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))

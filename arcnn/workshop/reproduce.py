@@ -14,54 +14,18 @@ from typing import Any
 import torch
 import yaml
 
-from arcnn.data import AnnotationError, find_splits
-from arcnn.data.reading import index_file
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import ROOT, data_folder, lock, results_folder, write_text
+from arcnn.files import ROOT, lock, results_folder, write_text
+from arcnn.workshop.beforehand import (
+    check_data,
+    check_folders,
+    check_training,
+    costs,
+    name_own_classes,
+    unwritable,
+)
 from arcnn.workshop.outdated import find_outdated
 from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
-
-
-def check_folders(profile: dict) -> Path:
-    """Check that results can be written and that real data is there; returns the results folder.
-
-    Raises:
-        ProfileError: naming the folder or file and the cure.
-    """
-    results = results_folder(profile["profile"], profile["results_root"])
-    probe = results / ".writable"
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        probe.write_text("x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise ProfileError(_unwritable(results, error)) from error
-    for dataset in profile["datasets"]:
-        try:
-            find_splits(dataset, data_folder(profile["data_root"]))
-        except FileNotFoundError as error:
-            if dataset != "tabletop":  # which is drawn where it is missing
-                raise ProfileError(str(error)) from error
-    return results
-
-
-def _unwritable(results: Path, error: OSError) -> str:
-    return (
-        f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
-        "choose another folder with RESULTS=<folder>."
-    )
-
-
-def name_own_classes(profile: dict) -> None:
-    """Give the network as many classes as the data set ``own`` has, unless the profile says."""
-    key = "MODEL.ROI_HEADS.NUM_CLASSES"
-    if profile["datasets"] != ["own"] or key in profile["options"]:
-        return
-    file, _ = next(iter(find_splits("own", data_folder(profile["data_root"])).values()))
-    try:
-        profile["options"] = [*profile["options"], key, len(index_file(file).category_ids)]
-    except AnnotationError as error:
-        raise ProfileError(str(error)) from error
 
 
 def check_earlier_results(profile: dict, results: Path, chosen: argparse.Namespace) -> None:
@@ -115,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_choices(profile)
         results = check_folders(profile)
         name_own_classes(profile)
+        evaluated = check_data(profile)
         # Snakemake's own lock outlives a killed run; this one ends with the processes that hold it.
         held = lock(results / ".lock")
         if held is None:
@@ -124,13 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         os.set_inheritable(held.fileno(), True)
         check_earlier_results(profile, results, chosen)
+        check_training(profile, results)
+        for sentence in costs(profile, results, evaluated):
+            print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
     try:
         return run_snakemake(profile, results, chosen)
     except OSError as error:
-        print(f"make reproduce: {_unwritable(results, error)}", file=sys.stderr)
+        print(f"make reproduce: {unwritable(results, error)}", file=sys.stderr)
         return 2
 
 

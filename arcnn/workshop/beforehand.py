@@ -1,0 +1,230 @@
+"""What can be known before the first step of ``make reproduce``, so that no day of computing ends
+with a sentence about a file.
+
+Errors are one sentence each: what is wrong, and what to do. What a run costs is said, as far as
+it can be told from its settings.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from arcnn.config import get_config
+from arcnn.data import AnnotationError, find_splits
+from arcnn.data.image_files import missing_images
+from arcnn.data.reading import FileIndex, index_files
+from arcnn.data.registration import FILES
+from arcnn.files import data_folder, results_folder, run_folder, sha256
+from arcnn.weights import FINAL_WEIGHTS, TORCHVISION, initial_weights
+from arcnn.workshop.profiles import ProfileError
+
+# Measured on one core of a CPU, ARCNN with R50-FPN, forward and backward.
+SECONDS_PER_MEGAPIXEL = 8.0
+BYTES_PER_PREDICTED_IMAGE = 40_000  # of predictions.json, at KINS' size
+SHARED_MEMORY = Path("/dev/shm")
+MB = 2**20
+
+
+def check_folders(profile: dict) -> Path:
+    """Check that results can be written and that real data is there; returns the results folder.
+
+    Raises:
+        ProfileError: naming the folder or file and the cure.
+    """
+    results = results_folder(profile["profile"], profile["results_root"])
+    probe = results / ".writable"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ProfileError(unwritable(results, error)) from error
+    for dataset in profile["datasets"]:
+        try:
+            find_splits(dataset, data_folder(profile["data_root"]))
+        except FileNotFoundError as error:
+            if dataset != "tabletop":  # which is drawn where it is missing
+                raise ProfileError(str(error)) from error
+    return results
+
+
+def unwritable(results: Path, error: OSError) -> str:
+    return (
+        f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
+        "choose another folder with RESULTS=<folder>."
+    )
+
+
+def name_own_classes(profile: dict) -> None:
+    """Give the network as many classes as the data set ``own`` has, unless the profile says."""
+    key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    if profile["datasets"] != ["own"] or key in profile["options"]:
+        return
+    file, _ = next(iter(find_splits("own", data_folder(profile["data_root"])).values()))
+    profile["options"] = [*profile["options"], key, len(_index(file).category_ids)]
+
+
+def check_data(profile: dict) -> dict[str, int]:
+    """Check the annotation files and image folders of every data set that is not drawn: both
+    splits, of one release, whole, with their images; and the classes that the profile names.
+
+    Returns:
+        Images to be evaluated on, by data set.
+
+    Raises:
+        ProfileError: names the first that is not as it should be.
+    """
+    evaluated = {}
+    one_will_do = "DATASETS.OVERFIT_IMAGES" in profile["options"]
+    for dataset in profile["datasets"]:
+        if dataset == "tabletop":
+            continue
+        splits = find_splits(dataset, data_folder(profile["data_root"]))
+        for split, files in FILES[dataset].items():
+            if split not in splits and not one_will_do:
+                raise ProfileError(
+                    f"{dataset}: no {' or '.join(files.annotations)}, the {split} split; "
+                    "data/README.md says where to get it."
+                )
+        indices = {split: _index(file) for split, (file, _) in splits.items()}
+        for split, (file, images) in splits.items():
+            if sentence := missing_images(images):
+                raise ProfileError(f"{dataset}, {split}: {sentence}.")
+            if not indices[split].images:
+                raise ProfileError(f"{file} lists no image; get it again.")
+        releases = {index.schema.title for index in indices.values()}
+        names = [index.class_names for index in indices.values()]
+        if len(releases) > 1 or any(of_split != names[0] for of_split in names):
+            listed = " and ".join(str(file) for file, _ in splits.values())
+            raise ProfileError(
+                f"{listed} are of two releases, or their classes differ; take both from one."
+            )
+        shown = profile["figure5_class"].get(dataset)
+        if shown and shown not in names[0]:
+            raise ProfileError(
+                f"profile {profile['profile']}: figure5_class is {shown!r}, and {dataset} has the "
+                f"classes {', '.join(names[0])}."
+            )
+        evaluated[dataset] = len(indices["val" if "val" in indices else "train"].images)
+    return evaluated
+
+
+def _index(file: Path) -> FileIndex:
+    for index in index_files(file):
+        if isinstance(index, AnnotationError):
+            raise ProfileError(str(index))
+        return index
+
+
+def check_training(profile: dict, results: Path) -> None:
+    """Check what the trainings that are still to come need: settings that train, and weights to
+    start from, which are fetched.
+
+    Raises:
+        ProfileError: names the setting, or the weights and where to put them.
+    """
+    for cfg in _to_train(profile, results):
+        for key, number in (
+            ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
+            ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH),
+            ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD),
+        ):
+            if number < 1:
+                raise ProfileError(f"{key} is {number}; nothing can be trained with that.")
+        if cfg.MODEL.WEIGHTS:
+            try:
+                file = Path(initial_weights(cfg))
+            except FileNotFoundError as error:
+                if cfg.MODEL.WEIGHTS.startswith(TORCHVISION):
+                    continue  # a help: without, a training starts from random weights, and says so
+                raise ProfileError(str(error)) from error
+            _check_weights(file)
+
+
+def _to_train(profile: dict, results: Path) -> Iterator[CfgNode]:
+    """The configurations of the trainings that are still to come."""
+    every = itertools.product(profile["datasets"], profile["models"], profile["seeds"])
+    for dataset, model, seed in every:
+        done = run_folder(results, dataset, model, seed) / "train" / FINAL_WEIGHTS
+        if not done.is_file():
+            yield get_config(dataset, model, options=profile["options"])
+
+
+def _dataset(cfg: CfgNode) -> str:
+    return cfg.DATASETS.TRAIN[0].rpartition("_")[0]
+
+
+def _check_weights(file: Path) -> None:
+    """A look at the ends of a file of weights: a web page, or half a download, is neither."""
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        opened.seek(-1, os.SEEK_END)
+        end = opened.read()
+    # A pickle begins with its protocol and ends with STOP; newer files are zip archives.
+    pickled = head[:1] == b"\x80" and end == b"."
+    if not (pickled or zipfile.is_zipfile(file) or file.suffix == ".safetensors"):
+        raise ProfileError(
+            f"{file} is not a file of weights, or only a part of it; delete it, and it is fetched "
+            "again, or put a whole one there."
+        )
+    # The model zoo's names end with the beginning of the file's hash.
+    if named := re.search(r"_([0-9a-f]{6})\.pkl$", file.name):
+        found = sha256(file)
+        if not found.startswith(named[1]):
+            raise ProfileError(f"{file} is damaged: its SHA-256 begins with {found[:6]}.")
+
+
+def costs(profile: dict, results: Path, evaluated: Mapping[str, int]) -> list[str]:
+    """Sentences on what the trainings that are still to come take, and whether there is as much.
+
+    Args:
+        evaluated: images by data set, from :func:`check_data`.
+
+    Raises:
+        ProfileError: the disk has no room for them.
+    """
+    sentences, disk, shared = [], 0, 0
+    for cfg in _to_train(profile, results):
+        sides = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
+        pixels, batch = sides[0] * sides[1], cfg.SOLVER.IMS_PER_BATCH
+        model = build_model(cfg)
+        weights = sum(t.nbytes for t in model.state_dict().values())
+        moments = 2 if cfg.SOLVER.OPTIMIZER == "AdamW" else 1
+        # The weights in the end, and meanwhile a checkpoint and the next one beside it.
+        disk += weights + BYTES_PER_PREDICTED_IMAGE * evaluated.get(_dataset(cfg), 0)
+        largest = 2 * (1 + moments) * weights
+        # Image and two masks of a dozen objects, and two batches for each worker.
+        shared = max(shared, 2 * cfg.DATALOADER.NUM_WORKERS * batch * pixels * (3 + 2 * 12))
+        days = cfg.SOLVER.MAX_ITER * batch * pixels / 1e6 * SECONDS_PER_MEGAPIXEL / 86_400
+        if not torch.cuda.is_available() and days > 1:
+            sentences.append(
+                f"No GPU is at work here, and {_dataset(cfg)} asks for "
+                f"{cfg.SOLVER.MAX_ITER:,} steps: some {days:,.0f} days for each training."
+            )
+    if not disk:
+        return []
+    need, free = (disk + largest) // MB, shutil.disk_usage(results).free // MB
+    if need > free:
+        raise ProfileError(
+            f"{results} has room for {free:,} MB, and weights, checkpoints and predictions take "
+            f"{need:,} MB; free some space, or choose another folder with RESULTS=<folder>."
+        )
+    if need > 1000:
+        sentences.append(f"Weights, checkpoints and predictions: {need:,} MB of {free:,} MB.")
+    if SHARED_MEMORY.is_dir():
+        there = shutil.disk_usage(SHARED_MEMORY).total
+        if shared > there:
+            sentences.append(
+                f"The loaders' workers take up to {shared // MB:,} MB of shared memory, and "
+                f"{SHARED_MEMORY} has {there // MB:,} MB: a bus error would end the run. Give a "
+                'container more (--shm-size), or the options ["DATALOADER.NUM_WORKERS", 0].'
+            )
+    return list(dict.fromkeys(sentences))
