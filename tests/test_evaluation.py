@@ -696,9 +696,13 @@ def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
     for model in ("arcnn", "orcnn"):
         run = run_folder(tmp_path, "tabletop", model, 0)
         run.mkdir(parents=True)
-        (run / "predictions.json").write_text(json.dumps([{"category_id": 1}]))
+        (run / "predictions.json").write_text(json.dumps([detected(BACK, 0.5)]))
     by_model = load_predictions(tmp_path, "tabletop", models)
     assert list(by_model) == ["orcnn", "arcnn"]  # the paper's order
+    for old in ('[{"category_id": 1}]', '{"images": []}', "[[1]]", "5", "[{"):
+        (run / "predictions.json").write_text(old)
+        with pytest.raises(ValueError, match=r"orcnn.*predictions.json.*run notebook 05_evaluate"):
+            load_predictions(tmp_path, "tabletop", models)
 
 
 def test_the_masks_of_a_prediction_and_their_overlap():

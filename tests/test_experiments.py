@@ -258,6 +258,8 @@ def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
     for text, said in (
         (None, "no record.json"),
         ('{"seed":', "not a whole run"),
+        (json.dumps(record | {"joint": {"VW": []}}), "an older version's (no 'OW in record.json')"),
+        (json.dumps(record | {"metrics": {}}), "older version's (no 'amodal, occluded objects in"),
         (
             json.dumps(record | {"origin": origin}),
             "other features or settings than most runs (trunk",

@@ -24,7 +24,7 @@ from arcnn import get_config
 from arcnn.config import models_of
 from arcnn.data import AmodalDatasetMapper, decode_masks, split_records
 from arcnn.evaluation import evaluate, mask_iou, predict
-from arcnn.experiments.cost import costs, operations
+from arcnn.experiments.cost import costs, operations, read_costs
 from arcnn.experiments.given_boxes import given_boxes, region_logits, soft_masks
 from arcnn.modeling import amodal_head
 from arcnn.names import MASK_KINDS
@@ -219,6 +219,14 @@ def test_the_logits_of_a_region_join_to_its_whole(tiny_config) -> None:
     with torch.no_grad():
         whole = joint(*pieces)[0].numpy()
     np.testing.assert_allclose(whole, maps["amodal"], atol=1e-6)
+
+
+def test_costs_of_another_version_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"cost.csv is not there: `make reproduce`"):
+        read_costs(tmp_path)
+    (tmp_path / "cost.csv").write_text("model,seconds\narcnn,1\n")
+    with pytest.raises(ValueError, match=r"cost.csv has no parameters, .*: delete it, and"):
+        read_costs(tmp_path)
 
 
 def test_costs_are_multiples_of_the_reference(tiny_config) -> None:

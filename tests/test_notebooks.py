@@ -326,10 +326,13 @@ def test_the_front_door_leads_everywhere() -> None:
     assert all(f"({source.name})" in text for source in SOURCES)
 
 
-def test_the_front_door_knows_what_is_on_this_machine(tmp_path: Path) -> None:
+def test_the_front_door_knows_what_is_on_this_machine(tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "results/demo/runs/tabletop/arcnn/seed0/train"
     run.mkdir(parents=True)
     (run / FINAL_WEIGHTS).touch()
     rows = machine(str(tmp_path), str(tmp_path / "results"))[""]
+    assert "mind" not in rows
     assert rows["data set tabletop"] == "not there; notebook 01 draws it"
     assert rows["trained in results/demo"] == "tabletop arcnn"
+    monkeypatch.chdir(NOTEBOOKS)
+    assert "`make lab` opens copies" in machine(str(tmp_path))[""]["mind"]

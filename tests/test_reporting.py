@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from arcnn.config import get_config
-from arcnn.evaluation import intervals, mean_of_trainings
+from arcnn.evaluation import intervals, mean_of_trainings, protocol_version
 from arcnn.files import ROOT, run_folder, write_table, write_text
 from arcnn.names import DATASETS, TABLE_1, model_name
 from arcnn.reporting import (
@@ -22,6 +22,7 @@ from arcnn.reporting import (
     compare,
     device,
     difference_draws,
+    earlier_protocol,
     model_differences,
     paper_table,
     table1,
@@ -248,6 +249,26 @@ def test_numbers_measured_with_other_settings_than_the_runs_are_left_out(results
     (sentence,) = collect_runs(results, ["kins"], MODELS, [0, 1, 2]).left_out
     assert sentence.startswith("kins/arcnn/seed1: not a whole run")
     assert "measured with other settings" in sentence
+
+
+def test_results_of_an_older_version_are_named_with_what_to_run(results: Path) -> None:
+    for seed, key in enumerate(("trained_on", "protocol", "amodal")):
+        name = "metrics.json" if key == "amodal" else "record.json"
+        file = run_folder(results, "kins", "arcnn", seed) / name
+        content = json.loads(file.read_text())
+        del content[key]
+        file.write_text(json.dumps(content))
+    runs = collect_runs(results, ["kins"], ["arcnn"], [0, 1, 2])
+    for seed, key in enumerate(("trained_on", "protocol", "amodal")):
+        assert runs.left_out[seed].startswith(f"kins/arcnn/seed{seed}: ")
+        assert f"an older version's (no '{key}')" in runs.left_out[seed]
+    with pytest.raises(FileNotFoundError, match="seed0: not a whole run.*05_evaluate measures"):
+        table1(runs, ["kins"])
+    (sentence,) = earlier_protocol(collect_runs(results, ["kins"], ["orcnn"], [0, 1]))
+    assert sentence.startswith("kins/orcnn/seed0; kins/orcnn/seed1: measured with protocol cc")
+    assert protocol_version() in sentence and "05_evaluate" in sentence
+    make_run(results, "kins", "orcnn", 0, 9, protocol=protocol_version())
+    assert not earlier_protocol(collect_runs(results, ["kins"], ["orcnn"], [0]))
 
 
 def test_switches_of_one_models_head_do_not_set_it_apart_from_the_others(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -37,6 +38,7 @@ from arcnn.evaluation import (
     occluded_examples,
 )
 from arcnn.files import IN_BATCH
+from arcnn.film import Film, Filmed, read_film, write_film
 from arcnn.names import MASK_KINDS, MODEL_NAMES
 from arcnn.visualization import widgets
 from arcnn.visualization.pieces import cut_out
@@ -430,3 +432,53 @@ def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # not installed
     visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
     assert len(shown) == 2 and capsys.readouterr().out.endswith(widgets.NO_SLIDERS + "\n")
+
+
+def a_film(kinds=MASK_KINDS) -> Film:
+    """A laptop behind a cat, before and after something was learned."""
+    truth = {"amodal": LAPTOP, "visible": LAPTOP_VISIBLE, "occlusion": LAPTOP & ~LAPTOP_VISIBLE}
+    nothing = {kind: np.zeros_like(LAPTOP) for kind in kinds}
+    image = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+    frames = [nothing, {kind: truth[kind] for kind in kinds}]
+    return Film([0, 400], [Filmed("laptop", image, truth, frames)] * 3)
+
+
+@pytest.mark.parametrize("kinds", [MASK_KINDS, ("amodal",)])
+def test_a_film_is_drawn_and_comes_back_from_its_file(kinds, tmp_path) -> None:
+    film = a_film(kinds)
+    write_film(film, tmp_path)
+    read = read_film(tmp_path)
+    assert read.iterations == [0, 400] and [o.name for o in read.objects] == ["laptop"] * 3
+    for kind in kinds:
+        assert np.array_equal(read.objects[0].frames[1][kind], film.objects[0].frames[1][kind])
+    figure = visualization.film_strip(read)
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["step 0", "step 400", "the truth"] and len(figure.axes) == 9
+    corners = [axes.texts[0].get_text() for axes in figure.axes[:2]]
+    assert corners == ["0.00", "1.00"]
+    figure.canvas.draw()
+
+
+def test_a_training_is_shown_in_one_place_and_only_to_somebody(monkeypatch) -> None:
+    assert visualization.live() is None  # no notebook
+    shown = []
+
+    class Handle:
+        def update(self, figure: Figure) -> None:
+            shown.append(figure)
+
+    def display(figure: Figure, display_id: bool) -> Handle:
+        shown.append(figure)
+        return Handle()
+
+    kernel = SimpleNamespace(kernel=object())
+    monkeypatch.setattr("IPython.get_ipython", lambda: kernel)
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.delenv(IN_BATCH, raising=False)
+    show = visualization.live()
+    show(pd.DataFrame(), a_film())
+    show(pd.DataFrame({"loss_amodal_mask": [0.7, 0.3]}, index=[19, 39]), a_film())
+    before, after = (figure.axes[0] for figure in shown)
+    assert not before.lines and len(after.lines) == 1 and after.get_title() == "step 400"
+    monkeypatch.setenv(IN_BATCH, "1")
+    assert visualization.live() is None

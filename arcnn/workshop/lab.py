@@ -74,6 +74,8 @@ def _fingerprint(source: Path) -> str:
 def machine(data_root: str = "", results_root: str = "") -> pd.DataFrame:
     """What is on this machine already: data sets, trainings by profile, the device."""
     rows = {"computes on": device()}
+    if Path.cwd() == NOTEBOOKS:
+        rows["mind"] = "these are the kit's own notebooks; `make lab` opens copies to work in"
     for dataset in DATASETS:
         try:
             splits = find_splits(dataset, data_folder(data_root))
