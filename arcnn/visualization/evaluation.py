@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from arcnn.evaluation.matching import RECALL_LEVELS
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS, Evaluation
 from arcnn.names import OCCLUSION_RATE
-from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, figure_function
+from arcnn.visualization.style import MASK_COLORS, TASK_COLORS, TASK_LINES, figure_function
 
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -49,7 +49,8 @@ def precision_recall(evaluation: Evaluation) -> Figure:
     """:func:`mean_precision` against recall, a curve per task."""
     figure, axes = plt.subplots(figsize=(4.8, 3.4))
     for task, mean in mean_precision(evaluation).items():
-        axes.plot(RECALL_LEVELS, mean, color=TASK_COLORS[task], lw=2, label=task)
+        look = {"color": TASK_COLORS[task], "linestyle": TASK_LINES[task]}
+        axes.plot(RECALL_LEVELS, mean, lw=2, label=task, **look)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
     axes.set_title("IoU 0.50, mean of classes")
     axes.legend(loc="lower left")
