@@ -103,10 +103,8 @@ def weight_matrices(
     bar = figure.colorbar(
         axes.collections[0], ax=panels, shrink=0.8, extend="both" if beyond else "neither"
     )
-    bar.set_label(
-        "weight; a dash marks those below 0"
-        + beyond * " (own class, on the diagonal: beyond the scale)"
-    )
+    own = beyond * "; own class, on the diagonal: beyond the scale"
+    bar.set_label("weight (dash: below 0)" + own)
     return figure
 
 
