@@ -1,5 +1,6 @@
 """The book, the slides and the pages: they open from disk, and nothing in them leads nowhere."""
 
+import ast
 import base64
 import io
 import os
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.figure import Figure
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import (
     new_code_cell,
@@ -23,6 +25,7 @@ from nbformat.v4 import (
 from PIL import Image
 from playwright.sync_api import Browser, Error, sync_playwright
 
+from arcnn import visualization
 from arcnn.files import NOTEBOOKS
 from arcnn.workshop import book, slides
 from arcnn.workshop.notebooks import run_notebook
@@ -336,3 +339,32 @@ def test_the_largest_diagram_of_a_notebook_is_drawn(source: Path) -> None:
     for largest in sorted(re.findall(r"```mermaid\n(.*?)```", text, re.S), key=len)[-1:]:
         (drawing,) = ElementTree.fromstring(diagram(largest))
         assert drawing.get("id") != "my-svg" and len(list(drawing.iter())) > 50
+
+
+def returns_a_figure(name: str) -> bool:
+    function = getattr(visualization, name)
+    return callable(function) and function.__annotations__.get("return") is Figure
+
+
+FIGURES = set(filter(returns_a_figure, visualization.__all__))
+
+
+def draws(source: str) -> bool:
+    """Whether code calls a figure function of the kit, or makes a picture by other means."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [ast.unparse(call) for call in calls]
+    others = {"plt.subplots", "plt.figure", "Image"}
+    return any(name.removeprefix("visualization.") in FIGURES | others for name in names)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_figure_has_an_alternative_text_and_a_caption(source: Path) -> None:
+    for cell in nbformat.read(source, 4).cells:
+        words = cell.metadata.get("mystnb", {})
+        if cell.cell_type == "code" and draws(cell.source):
+            assert words, f'{cell.id} draws a figure; its metadata needs "mystnb", as others have'
+            text, caption = words["image"]["alt"], words["figure"]["caption"]
+            assert 40 < len(text) < 400 and text.endswith("."), (cell.id, text)
+            assert 10 < len(caption) < 120 and caption.endswith((".", "?")), (cell.id, caption)
+        else:
+            assert not words, f"{cell.id} draws no figure"

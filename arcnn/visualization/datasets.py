@@ -16,7 +16,14 @@ from arcnn.data import decode_masks
 from arcnn.data.rates import BINS, RateDistribution
 from arcnn.names import OCCLUSION_RATE
 from arcnn.visualization.masks import draw_masks, load_image
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function, mask_legend, percent
+from arcnn.visualization.style import (
+    HIDDEN_HATCH,
+    INK,
+    MASK_COLORS,
+    figure_function,
+    mask_legend,
+    percent,
+)
 
 LINES = ("-o", "--s", ":^", "-.D", "-v", "--x")  # of data sets, told apart without colours
 COCO_SIZES = {32: "small | medium", 96: "medium | large"}  # square root of the area, pixels
@@ -84,6 +91,9 @@ def instances_per_class(table: pd.DataFrame, class_names: Sequence[str]) -> Figu
     colors = [MASK_COLORS["visible"], MASK_COLORS["occlusion"]]
     size = (10, 0.24 * len(counts) + 1.2)
     axes = counts.plot.barh(stacked=True, color=colors, width=0.8, figsize=size, ylabel="")
+    for bar in axes.containers[-1]:
+        bar.set(hatch=HIDDEN_HATCH, edgecolor="white", linewidth=0)
+    axes.legend()
     totals = [f"{total:,}" for total in counts.sum(axis=1)]
     axes.bar_label(axes.containers[-1], totals, padding=2, fontsize=8.5)
     axes.set_xlabel("objects")

@@ -16,7 +16,14 @@ from arcnn.evaluation.outcomes import image_outcomes, pooled_curve
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, PROTOCOL, TASKS, Evaluation
 from arcnn.names import MASK_KEYS, OCCLUSION_RATE
 from arcnn.visualization.masks import draw_contour, fade, load_image, show_image
-from arcnn.visualization.style import INK, MASK_COLORS, PAPER, TASK_COLORS, figure_function
+from arcnn.visualization.style import (
+    INK,
+    MASK_COLORS,
+    PAPER,
+    TASK_COLORS,
+    TASK_LINES,
+    figure_function,
+)
 
 STRENGTHS = {"AP50": 0.35, "AP": 1.0, "AP75": 0.65}  # opacity
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -60,7 +67,8 @@ def precision_recall(evaluation: Evaluation) -> Figure:
     """:func:`mean_precision` against recall, a curve per task."""
     figure, axes = plt.subplots(figsize=(4.8, 3.4))
     for task, mean in mean_precision(evaluation).items():
-        axes.plot(RECALL_LEVELS, mean, color=TASK_COLORS[task], lw=2, label=task)
+        look = {"color": TASK_COLORS[task], "linestyle": TASK_LINES[task]}
+        axes.plot(RECALL_LEVELS, mean, lw=2, label=task, **look)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
     axes.set_title("IoU 0.50, mean of classes")
     axes.legend(loc="lower left")

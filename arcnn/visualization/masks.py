@@ -14,7 +14,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from arcnn.visualization.style import MASK_COLORS, figure_function, mask_legend, percent
+from arcnn.visualization.style import (
+    HIDDEN_HATCH,
+    INK,
+    MASK_COLORS,
+    figure_function,
+    mask_legend,
+    percent,
+)
 
 Masks = dict[str, np.ndarray]
 
@@ -66,12 +73,16 @@ def fade(image: np.ndarray, kept: float) -> np.ndarray:
 def fill(
     axes: Axes, image: np.ndarray, objects: Sequence[Masks], kinds: Sequence[str], alpha: float
 ) -> None:
-    """Masks as flat colours over an image; later kinds cover earlier ones."""
+    """Masks as flat colours over an image, hidden parts hatched; later kinds cover earlier ones."""
     overlay = np.zeros((*image.shape[:2], 4))
     for kind in kinds:
         for masks in objects:
             overlay[masks[kind]] = (*to_rgb(MASK_COLORS[kind]), alpha)
     axes.imshow(overlay)
+    hidden = np.logical_or.reduce([masks["occlusion"] for masks in objects])
+    if "occlusion" in kinds and hidden.any():
+        with plt.rc_context({"hatch.color": (INK, 0.45), "hatch.linewidth": 0.7}):
+            axes.contourf(hidden, levels=[0.5, 1.5], colors="none", hatches=[HIDDEN_HATCH])
 
 
 def draw_contour(

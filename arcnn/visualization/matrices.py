@@ -94,6 +94,8 @@ def weight_matrices(
         table = pd.DataFrame(matrix, names, names)
         look = {"cmap": "vlag", "xticklabels": True, "yticklabels": True}
         heat_map(axes, table, 5.5 if small else 9, vmin=-limit, vmax=limit, **look)
+        y, x = np.nonzero(matrix < 0)  # the sign, for those who see no red and blue
+        axes.scatter(x + 0.5, y + 0.5, 12 if small else 40, INK, marker="_", linewidths=0.9)
         axes.set(xlabel="class i", ylabel="class T" if symbol == "VW" else "")
         axes.set_title(f"${symbol}_{{Ti}}$: weight of the {kind} map", color=MASK_COLORS[kind])
         frame = (0, order.index(target)), count, 1
@@ -101,7 +103,8 @@ def weight_matrices(
     bar = figure.colorbar(
         axes.collections[0], ax=panels, shrink=0.8, extend="both" if beyond else "neither"
     )
-    bar.set_label("weight" + beyond * " (own class, on the diagonal: beyond the scale)")
+    own = beyond * "; own class, on the diagonal: beyond the scale"
+    bar.set_label("weight (dash: below 0)" + own)
     return figure
 
 

@@ -24,6 +24,9 @@ TASK_COLORS = {  # the paper's tasks in the colours of the masks that they are a
     "visible": MASK_COLORS["visible"],
     "occluded": MASK_COLORS["occlusion"],
 }
+# In grey, blue and orange are nearly one: lines differ in their dashes too, areas in hatching.
+TASK_LINES = {"amodal": "-", "visible": "--", "occluded": ":"}
+HIDDEN_HATCH = "////"
 
 MODEL_STYLES = {
     "orcnn": {"color": "#7F7F7F", "marker": "s"},
@@ -94,7 +97,13 @@ def mask_legend(figure: Figure, kinds: Sequence[str] = tuple(MASK_COLORS)) -> No
     handles = [
         Line2D([], [], color=MASK_COLORS[kind], lw=2.2, label=MASK_NAMES[kind])
         if kind == "amodal"
-        else Patch(facecolor=MASK_COLORS[kind], alpha=0.6, label=MASK_NAMES[kind])
+        else Patch(
+            facecolor=(MASK_COLORS[kind], 0.6),
+            edgecolor=(INK, 0.45),
+            linewidth=0,
+            hatch=HIDDEN_HATCH if kind == "occlusion" else None,
+            label=MASK_NAMES[kind],
+        )
         for kind in kinds
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds))
