@@ -12,6 +12,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -108,7 +109,7 @@ STEPS = ["-m venv --clear .venv", "setuptools.lock", "requirements.lock", "insta
 STEPS += ["--editable ."]
 # With TORCH_CPU, and how the first of them is begun where an environment is there already.
 CPU_BUILDS = [f"{requirement}+cpu" for requirement in PROJECT["dependencies"][:2]]
-CPU_STEPS = [STEPS[0], " ".join(CPU_BUILDS), "uninstall", STEPS[1], "cpu.lock", "import torch"]
+CPU_STEPS = [STEPS[0], " ".join(CPU_BUILDS), "--yes cuda-", STEPS[1], "cpu.lock", "import torch"]
 CPU_STEPS += STEPS[3:]
 TRIED = "--dry-run"
 CHANGED, GONE = "echo >> requirements.lock", "rm -r .venv"
@@ -225,6 +226,15 @@ def test_interrupted_it_goes_on_as_cpu_environment(wheels: str, monkeypatch):
     with pytest.raises(SystemExit, match="Is the network up"):
         set_up(monkeypatch, "cpu.lock", torch_cpu=wheels)
     assert set_up(monkeypatch) == CPU_STEPS
+
+
+def test_without_cuda_less_room_is_needed(wheels: str, monkeypatch):
+    monkeypatch.delenv("space_needed", raising=False)
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(SystemExit, match=f"about {environment.SPACE_NEEDED} are"):
+        environment.make_anew(sys.executable, "")
+    with pytest.raises(SystemExit, match=f"about {environment.SPACE_NEEDED_CPU} are"):
+        environment.make_anew(sys.executable, wheels)
 
 
 def test_finished_environment_becomes_one_without_cuda(wheels: str, monkeypatch):
@@ -350,9 +360,10 @@ def test_make_passes_on_where_cpu_builds_are(kit: Path, wheels: str):
     Path("torch.py").write_text("class version:\n    cuda = None\n")
     Path("torchvision.py").write_text("")
     code, said, asked = make("setup", f"TORCH_CPU={wheels}", "PYTHON=python3.11", **path)
-    assert code == 0 and f"--find-links {kit}/wheels torch==" in "\n".join(asked), said
+    assert code == 0 and f"--no-index --find-links {kit}/wheels torch==" in "\n".join(asked), said
     assert make("setup") == (0, "The environment is ready: .venv/bin\n", [])
     assert make("setup", TORCH_CPU="wheels") == (0, "The environment is ready: .venv/bin\n", [])
+    assert "TORCH_CPU=whels is neither" in make("setup", TORCH_CPU="whels")[1]
 
 
 def test_environment_of_ones_own_is_only_looked_at(kit: Path):
