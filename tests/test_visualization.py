@@ -179,7 +179,9 @@ def test_data_set_figures(record):
     assert objects["area"].tolist() == [LAPTOP.sum(), CAT.sum()]
     counts = count_orders([record], CLASSES)
     shares = order_probabilities(counts)
-    assert "laptop" in texts(visualization.image_grid([record], CLASSES))
+    assert {"laptop", "one"} <= set(texts(visualization.image_grid([record], CLASSES, title="one")))
+    nothing = visualization.image_grid([], CLASSES, title="none")
+    assert nothing.axes and nothing.get_suptitle() == "none"
     assert "50 %" in texts(visualization.occlusion_rates(objects))
     assert "small | medium" in texts(visualization.object_sizes(objects.assign(side=[9, 99])))
     classes = visualization.instances_per_class(objects, CLASSES)
@@ -411,9 +413,9 @@ def test_a_bootstrap_grows_draw_by_draw():
 def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
     shown, moved = [], []
 
-    def interactive(draw, **controls):
+    def interactive(*given, **controls):
         moved.append(controls)
-        return ipywidgets.widgets.interactive(draw, **controls)
+        return ipywidgets.widgets.interactive(*given, **controls)
 
     monkeypatch.setattr(ipywidgets, "interactive", interactive)
     monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))

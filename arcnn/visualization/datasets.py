@@ -30,12 +30,17 @@ COCO_SIZES = {32: "small | medium", 96: "medium | large"}  # square root of the 
 
 
 @figure_function
-def image_grid(records: Sequence[dict], class_names: Sequence[str]) -> Figure:
-    """Images with the masks and class names of their objects.
+def image_grid(records: Sequence[dict], class_names: Sequence[str], *, title: str = "") -> Figure:
+    """Images with the masks and class names of their objects; the title alone where there is none.
 
     Raises:
         FileNotFoundError: an image is missing.
     """
+    if not records:
+        figure, axes = plt.subplots(figsize=(10, 0.5))
+        axes.axis("off")  # Jupyter shows no figure without axes
+        figure.suptitle(title)
+        return figure
     aspect = float(np.median([r["height"] / r["width"] for r in records]))
     columns = min(4 if aspect > 0.9 else 3 if aspect > 0.5 else 2, len(records))
     rows = math.ceil(len(records) / columns)
@@ -49,6 +54,7 @@ def image_grid(records: Sequence[dict], class_names: Sequence[str]) -> Figure:
         labels = [class_names[a["category_id"]] for a in annotations]
         draw_masks(axes, load_image(record), objects, labels=labels, alpha=0.4, line_width=1.4)
     mask_legend(figure)
+    figure.suptitle(title)
     return figure
 
 

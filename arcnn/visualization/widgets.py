@@ -36,6 +36,7 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
     run, where nobody could move them, and a sentence where they cannot be shown.
 
     Args:
+        draw: what it returns is shown, and what it prints may not be.
         controls: as of ipywidgets' ``interactive``; a list of int is a slider from one to the next,
             beginning at the first.
     """
@@ -50,8 +51,8 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
         if isinstance(values, list) and isinstance(values[0], int):
             controls[name] = SelectionSlider(options=values, description=name)
     # A viewer that has no widgets shows the text, which would be a list of Python objects.
-    moved = interactive(draw, **controls)._repr_mimebundle_()
-    display(moved | {"text/plain": NO_SLIDERS}, raw=True)
+    moved = interactive(draw, {"auto_display": True}, **controls)
+    display(moved._repr_mimebundle_() | {"text/plain": NO_SLIDERS}, raw=True)
 
 
 @figure_function
