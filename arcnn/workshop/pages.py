@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
-import mermaidx
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -36,6 +35,8 @@ def formula(latex: str, display: str = "inline") -> str:
 @cache
 def diagram(source: str) -> str:
     """A Mermaid diagram as SVG, with a name of its own: several may stand on a page."""
+    import mermaidx  # an engine of JavaScript, for the few notebooks with diagrams
+
     name = "diagram-" + hashlib.sha256(source.encode()).hexdigest()[:8]
     return f'<div class="diagram">{mermaidx.render(source).svg().replace("my-svg", name)}</div>'
 
