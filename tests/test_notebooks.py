@@ -239,6 +239,18 @@ def test_a_failing_cell_fails_the_run_and_keeps_the_copy(
     assert "Traceback" not in failed.stderr.split("tiny.ipynb failed")[-1]
 
 
+def test_a_kernel_that_dies_is_a_sentence(tiny_notebook: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(tiny_notebook, 4)
+    notebook.cells[-1].source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    nbformat.write(notebook, tiny_notebook)
+    output = tmp_path / "executed.ipynb"
+    run = [sys.executable, "-m", "arcnn.notebooks", str(tiny_notebook), str(output)]
+    died = subprocess.run(run, capture_output=True, text=True, check=False)
+    said = died.stderr.strip().splitlines()
+    assert died.returncode == 1 and "its kernel died, most often for want of memory" in said[-1]
+    assert "Traceback" not in died.stderr
+
+
 def test_a_missing_kernel_is_a_sentence(
     tiny_notebook: Path,
     tmp_path: Path,

@@ -21,6 +21,7 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
@@ -152,6 +153,12 @@ def main() -> int:
         sentence = (
             f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
             f"The executed part is in {output}."
+        )
+    except DeadKernelError:
+        sentence = (
+            f"{notebook.name}: its kernel died, most often for want of memory. Close what else "
+            "takes memory, or train with a smaller SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN "
+            f"among the options; checkpoints are kept. The executed part is in {output}."
         )
     except NoSuchKernel:
         sentence = (
