@@ -270,8 +270,11 @@ def made_wheel(name: str, cuda: str | None = None) -> None:
 
 def test_pip_takes_cpu_builds_of_the_locks_versions_and_no_others(kit, wheels, monkeypatch, capfd):
     monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
-    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}.items():
-        monkeypatch.setenv(name, value)
+    # No other sources than the one given, whatever the user has pip look at.
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_RETRIES", "0")
     torch, vision = (build.replace("==", "-") for build in CPU_BUILDS)
 
     def install(place: str) -> int:
