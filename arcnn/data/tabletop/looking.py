@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks
 
-from arcnn.data.tabletop.scenes import TABLETOP_CLASSES, Scene, draw_scene
+from arcnn.data.tabletop.scenes import TABLETOP_CLASSES, Scene, draw_scene, layout_of
 from arcnn.errors import InputError
 from arcnn.names import MASK_KINDS
 
@@ -27,13 +27,13 @@ def find_scene(
         if name not in TABLETOP_CLASSES:
             raise InputError(f'no class "{name}"; choose among {", ".join(TABLETOP_CLASSES)}')
     for index in range(tries):
-        scene = draw_scene(seed, "val", index, image_size)
-        names = [TABLETOP_CLASSES[k] for k in scene.class_ids]
+        layout = layout_of(seed, "val", index, image_size)
+        names = [TABLETOP_CLASSES[sprite.class_id] for sprite in layout.sprites]
         for i, name in enumerate(names):
-            covers = [names[a] for a, b in scene.in_front if b == i]
-            fits = RATES[0] <= scene.occlusion_rates[i] <= RATES[1]
-            if name == behind and covers == [front] and fits:
-                return scene, i
+            covers = [names[a] for a, b in layout.in_front if b == i]
+            rate = layout.hidden[i].sum() / layout.masks[i].sum()
+            if name == behind and covers == [front] and RATES[0] <= rate <= RATES[1]:
+                return draw_scene(seed, "val", index, image_size), i
     raise InputError(f"no {front} that alone covers a {behind} in {tries} scenes")
 
 

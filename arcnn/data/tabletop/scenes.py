@@ -186,6 +186,19 @@ class Scene:
         return self.occlusion_masks.sum((1, 2)) / self.amodal_masks.sum((1, 2))
 
 
+def layout_of(seed: int, split: str, index: int, image_size: int = 160) -> Layout:
+    """What lies where in an image, unpainted, which takes a quarter of the time of drawing it.
+
+    Raises ValueError for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if image_size < MIN_IMAGE_SIZE:
+        raise ValueError(f"image_size is {image_size}: it must be at least {MIN_IMAGE_SIZE} pixels")
+    key = [seed, SPLITS.index(split), index, 0]
+    return lay_out(Dice(np.random.default_rng(key)), image_size)
+
+
 def draw_scene(
     seed: int,
     split: str,
@@ -200,19 +213,14 @@ def draw_scene(
         moved: by object, how far it is moved to the right and down, in pixels, and else nothing: a
             scene that the data set does not have. What was painted later lies in front.
 
-    Raises ValueError for another split, or an image_size, in pixels, below MIN_IMAGE_SIZE.
+    Raises ValueError, see :func:`layout_of`.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if image_size < MIN_IMAGE_SIZE:
-        raise ValueError(f"image_size is {image_size}: it must be at least {MIN_IMAGE_SIZE} pixels")
-    key = [seed, SPLITS.index(split), index]
-    layout = lay_out(Dice(np.random.default_rng([*key, 0])), image_size)
+    layout = layout_of(seed, split, index, image_size)
     order = layout.back_to_front()
     if moved:
         _move(layout, moved, order)
     # A stream of its own for what only colours pixels: a change of looks leaves the masks alone.
-    looks = np.random.default_rng([*key, 1])
+    looks = np.random.default_rng([seed, SPLITS.index(split), index, 1])
     canvas = draw_background(looks, image_size)
     for i in order:
         composite(canvas, layout.sprites[i], looks)
