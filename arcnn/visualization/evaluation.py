@@ -111,7 +111,7 @@ def at_score(
     """
     score, precision, recall = pooled_curve(evaluation.matches[task])
     places = [["curve", "true", "false"], ["curve", "ignored", "missed"]]
-    figure, panels = plt.subplot_mosaic(places, figsize=(9.4, 4.6), width_ratios=[1.5, 1, 1])
+    figure, panels = plt.subplot_mosaic(places, figsize=(9.4, 5.4), width_ratios=[1.4, 1, 1])
     axes = panels["curve"]
     axes.plot(recall, precision, color=TASK_COLORS.get(task, INK), lw=2)
     axes.set(xlim=(0, 1.03), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
