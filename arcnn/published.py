@@ -22,7 +22,7 @@ from arcnn.experiments.variants import DEFAULT
 from arcnn.files import REFERENCE, run_folder, write_atomically, write_json
 from arcnn.reporting import collect_runs, earlier_protocol, first_run
 from arcnn.settings import write_settings
-from arcnn.weights import FINAL_WEIGHTS, load_start, load_trained, start_record
+from arcnn.weights import CLASSES, FINAL_WEIGHTS, load_start, load_trained, start_record
 
 VARIANT = {"arcnn": DEFAULT, "arcnn_add": "add-logits", "orcnn": "orcnn"}
 
@@ -84,6 +84,7 @@ def _publish(run: Path, dataset: str, model: str) -> None:
     data = record["origin"]["dataset"]["used"]["train"] | {"start": start_record(cfg)["sha256"]}
     write_settings(cfg, run / "train" / "config.yaml")
     write_json(run / "train" / "data.json", data)
+    write_json(run / "train" / CLASSES, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     write_json(run / "train" / "record.json", record)
     file = run / "train" / FINAL_WEIGHTS
     write_atomically(file, lambda partial: torch.save({"model": state}, partial))

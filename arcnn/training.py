@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
@@ -20,7 +21,7 @@ from detectron2.utils.events import JSONWriter
 from torch import nn
 
 from arcnn.data.loader import build_train_loader, seed_of
-from arcnn.data.registration import split_fingerprint, split_records
+from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
@@ -30,6 +31,7 @@ from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
 from arcnn.weights import (
+    CLASSES,
     FINAL_WEIGHTS,
     Checkpointer,
     Checkpoints,
@@ -68,8 +70,9 @@ def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
 
     ``OUTPUT_DIR`` then holds ``model_final.pth``, the weights; ``config.yaml``, all settings;
     ``metrics.json``, the losses, one JSON object a line (:func:`read_log`); ``data.json``, the
-    fingerprint of the training split; ``sessions.json``, when what was trained on which device; and
-    ``film.npz``, what it drew meanwhile (:mod:`arcnn.film`).
+    fingerprint of the training split; ``classes.json``, what its classes are called;
+    ``sessions.json``, when what was trained on which device; and ``film.npz``, what it drew
+    meanwhile (:mod:`arcnn.film`).
 
     Args:
         cfg: from :func:`arcnn.get_config`, with its data set registered.
@@ -235,6 +238,8 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
             )
     write_settings(cfg, file)
     write_json(data_file, data)
+    # For whoever gives the model an image of another data set, or of none.
+    write_json(output / CLASSES, MetadataCatalog.get(split_name(cfg, "train")).thing_classes)
 
 
 def trained_on(cfg: CfgNode) -> dict[str, Any]:

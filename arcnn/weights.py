@@ -25,6 +25,7 @@ from arcnn.files import ROOT, sha256, write_atomically
 from arcnn.modeling.amodal_head import mask_head_class
 
 FINAL_WEIGHTS = "model_final.pth"
+CLASSES = "classes.json"  # beside the weights: what the classes are called
 KIT = "arcnn://"  # a file of the kit, wherever the kit lies
 MASK_HEAD = "roi_heads.mask_head."
 TRUNK = "#trunk"  # after a file's name: without what a mask head calls its own

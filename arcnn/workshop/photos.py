@@ -34,12 +34,11 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from arcnn.data.image_files import UNREADABLE
-from arcnn.data.tabletop import TABLETOP_CLASSES
 from arcnn.evaluation import prediction_masks
 from arcnn.files import write_atomically, write_json, write_text
 from arcnn.predict import predict_image
 from arcnn.visualization.style import MASK_COLORS
-from arcnn.weights import FINAL_WEIGHTS, TrainedModel, load_trained
+from arcnn.weights import CLASSES, FINAL_WEIGHTS, TrainedModel, load_trained
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it
@@ -102,11 +101,9 @@ def open_photo(file: Path) -> np.ndarray:
 
 def class_names(run: Path, trained: TrainedModel) -> list[str]:
     """What the classes are called: as the run says, else by number."""
-    said = run / "train" / "classes.json"
+    said = run / "train" / CLASSES
     if said.is_file():
         return json.loads(said.read_text())
-    if _knows_drawings_only(trained):
-        return list(TABLETOP_CLASSES)
     return [f"class {k}" for k in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
 
 
