@@ -461,6 +461,19 @@ def test_a_film_is_drawn_and_comes_back_from_its_file(kinds, tmp_path) -> None:
     figure.canvas.draw()
 
 
+def test_a_film_is_looked_at_moment_by_moment() -> None:
+    log = pd.DataFrame({"loss_amodal_mask": [0.7, 0.3]}, index=[19, 399])
+    for step, lines, corner in ((0, [0], "0.00"), (400, [2], "1.00")):
+        figure = visualization.film_at(log, a_film(), step)
+        losses, *pictures = figure.axes
+        assert losses.get_title() == f"step {step}" and losses.get_xlim() == (0, 400)
+        assert [len(line.get_xdata()) for line in losses.lines] == lines
+        assert [axes.texts[0].get_text() for axes in pictures] == [corner] * 3
+    assert visualization.film_at(pd.DataFrame(), a_film(), 400).axes  # no line was logged
+    with pytest.raises(ValueError, match="200"):
+        visualization.film_at(log, a_film(), 200)
+
+
 def test_a_training_is_shown_in_one_place_and_only_to_somebody(monkeypatch) -> None:
     assert visualization.live() is None  # no notebook
     shown = []

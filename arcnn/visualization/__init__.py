@@ -16,7 +16,7 @@ PARTS = {
     "draws": "STEPS bootstrap",
     "evaluation": "ap_bars ap_by_occlusion at_score mean_precision precision_recall",
     "experiments": "ablation agreements permutations score_by_cost",
-    "film": "film_strip live training_now",
+    "film": "film_at film_strip live training_now",
     "masks": "figure1 load_image mask_kinds show_masks",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
     "pieces": "jigsaw jigsaw_rows",

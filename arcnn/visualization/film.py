@@ -79,6 +79,25 @@ def training_now(log: pd.DataFrame, film: Film) -> Figure:
     return figure
 
 
+def film_at(log: pd.DataFrame, film: Film, step: int) -> Figure:
+    """:func:`training_now` as it was at one of a film's moments, on the axes of the whole training.
+
+    Args:
+        log: from :func:`arcnn.training.read_log`, whole; may be empty.
+        step: one of the film's iterations.
+
+    Raises:
+        ValueError: no frame was taken then.
+    """
+    frames = film.iterations.index(step) + 1
+    objects = [filmed._replace(frames=filmed.frames[:frames]) for filmed in film.objects]
+    figure = training_now(log[log.index < step], Film(film.iterations[:frames], objects))
+    losses = log.filter(regex="^loss_.*_mask$")
+    highest = 1.05 * losses.max().max() if losses.size else 1
+    figure.axes[0].set(xlim=(0, film.iterations[-1]), ylim=(0, highest))
+    return figure
+
+
 def live() -> Callable[[pd.DataFrame, Film], None] | None:
     """For :func:`arcnn.training.train`: draws :func:`training_now` in the place where it drew it
     before. None where nobody looks on: in a batch run, or without a notebook."""
