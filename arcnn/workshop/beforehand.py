@@ -27,7 +27,7 @@ from arcnn.weights import FINAL_WEIGHTS, TORCHVISION, initial_weights
 from arcnn.workshop.profiles import ProfileError
 
 # Measured on one core of a CPU, ARCNN with R50-FPN, forward and backward.
-SECONDS_PER_MEGAPIXEL = 8.0
+SECONDS_PER_MEGAPIXEL = 11.0
 BYTES_PER_PREDICTED_IMAGE = 40_000  # of predictions.json, at KINS' size
 SHARED_MEMORY = Path("/dev/shm")
 MB = 2**20
