@@ -36,15 +36,21 @@ def objects_without_a_hidden_part(fully_visible: float) -> str:
 
 
 def falling_losses(losses: pd.DataFrame) -> str:
-    """Notebook 04, of the log's losses, a row for each logged step: which fell, which did not."""
+    """Notebook 04, of the log's losses, a row for each logged step: which fell, which did not, and
+    which rose first and fell again."""
     first, last = losses.iloc[0], losses.iloc[-1]
-    parts: dict[str, list[str]] = {"Fell": [], "Rose": [], "Stayed, by and large": []}
+    words = "Fell", "Rose", "Rose first, and fell again", "Stayed, by and large"
+    parts: dict[str, list[str]] = {word: [] for word in words}
     for name in losses.columns:
-        change = last[name] - first[name]
+        highest = losses[name].max()
+        change, ends = last[name] - first[name], max(first[name], last[name])
         # By less than a tenth, a loss differs from batch to batch.
         stayed = abs(change) <= max(0.1 * first[name], 0.01)
         word = "Stayed, by and large" if stayed else "Fell" if change < 0 else "Rose"
-        parts[word].append(f"`{name}` ({first[name]:.2f} → {last[name]:.2f})")
+        way = [first[name], last[name]]
+        if highest > 1.25 * ends:
+            word, way = "Rose first, and fell again", [first[name], highest, last[name]]
+        parts[word].append(f"`{name}` ({' → '.join(f'{loss:#.2g}' for loss in way)})")
     return "  \n".join(f"{word}: {', '.join(texts)}." for word, texts in parts.items() if texts)
 
 
@@ -142,8 +148,8 @@ def hidden_pieces(table: pd.DataFrame) -> str:
             lines.append(f"- {model_name(model)} predicts no hidden piece.")
             continue
         lines.append(
-            f"- {model_name(model)}: {len(rows)} objects found; the hidden piece is empty for "
-            f"{empty:.0%}, its IoU with the truth {iou.median():.2f} (median)"
+            f"- {model_name(model)}: {len(rows)} object{'s' * (len(rows) != 1)} found; the hidden "
+            f"piece is empty for {empty:.0%}, its IoU with the truth {iou.median():.2f} (median)"
             + (f", {iou[~rows['empty']].median():.2f} where there is one." if empty < 1 else ".")
         )
     side = np.sqrt(table["hidden pixels"].median())
@@ -189,10 +195,11 @@ def own_weights(visible: float, occlusion: float, name: str) -> str:
             text += " But one is less than a quarter of the other: that piece has little to say."
     else:
         unused = [k for k, w in {"visible": visible, "hidden": occlusion}.items() if w <= 0]
+        do = "do" if len(unused) > 1 else "does"
         text = (
-            f"The {' and the '.join(unused)} piece does *not* speak for the whole: the joint has "
-            "not learned the jigsaw of its own class here; whatever it knows of that piece comes "
-            "through other classes' maps."
+            f"The {' and the '.join(unused)} piece {do} *not* speak "
+            "for the whole: the joint has not learned the jigsaw of its own class here; whatever "
+            "it knows of that piece comes through other classes' maps."
         )
     return f"**Reading.** The own class, {name}: {weights}. {text}"
 

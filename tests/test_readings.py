@@ -25,6 +25,16 @@ def test_losses_that_fall_rise_and_stay():
     assert "Fell: `b`" in readings.falling_losses(log[::-1])
 
 
+def test_a_loss_that_rises_first_is_not_said_to_have_stayed():
+    log = pd.DataFrame({"a": [0.09, 0.18, 0.10], "b": [0.0002, 0.0011, 0.0003], "c": [1, 1.1, 1]})
+    rose, stayed = readings.falling_losses(log).split("  \n")
+    assert rose.startswith("Rose first, and fell again: `a` (0.090 → 0.18 → 0.10)")
+    assert (
+        "`b` (0.00020 → 0.0011 → 0.00030)" in rose
+        and stayed == "Stayed, by and large: `c` (1.0 → 1.0)."
+    )
+
+
 def metrics(**of_amodal):
     return {task: {"AP50": None, "AP75": None} for task in ("visible", "occluded")} | {
         "amodal": of_amodal
@@ -96,7 +106,7 @@ def test_a_hidden_piece_is_missing_or_misplaced():
     assert "square of 10 × 10 pixels" in text
     assert "ARCNN: 2 objects found; the hidden piece is empty for 50%" in text
     assert "0.30 (median), 0.60 where there is one" in text
-    assert "ORCNN: 1 objects found; the hidden piece is empty for 0%" in text
+    assert "ORCNN: 1 object found; the hidden piece is empty for 0%" in text
     empty = readings.hidden_pieces(pieces(arcnn=[(0.8, 0.0, 0.7, True)]))
     assert "empty for 100%" in empty and "where there is one" not in empty
     none = readings.hidden_pieces(pieces(mask_rcnn=[(np.nan, np.nan, 0.7, True)]))
@@ -127,7 +137,7 @@ def test_seams_are_shares_of_the_whole():
         ((0.06, 0.05), "a pixel of either piece speaks"),
         ((0.06, 0.01), "that piece has little to say"),
         ((0.06, -0.01), "The hidden piece does *not* speak"),
-        ((-0.02, -0.01), "The visible and the hidden piece does *not* speak"),
+        ((-0.02, -0.01), "The visible and the hidden piece do *not* speak"),
     ],
 )
 def test_the_own_weights_join_the_pieces_or_do_not(weights, said):

@@ -423,6 +423,11 @@ def test_sliders_are_for_those_who_can_move_them(monkeypatch, capsys):
     visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))
     assert not shown
     monkeypatch.delenv(IN_BATCH)
+    for name in ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    visualization.explore(visualization.or_gate, bias=(-2.0, 2.0))  # only executed, by papermill
+    assert not shown and capsys.readouterr().out == widgets.NO_SLIDERS + "\n"
+    monkeypatch.setenv("JPY_SESSION_NAME", "lab/03.ipynb")
     visualization.explore(visualization.or_gate, bias=(-1.0, 1.0))
     (bundle,) = shown
     assert moved == [{"bias": (-1.0, 1.0)}]

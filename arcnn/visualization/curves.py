@@ -49,8 +49,9 @@ def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
             if loss in log:
                 color = model_style(model)["color"]
                 axes.plot(log[loss].dropna(), color=color, lw=1.8, label=model_name(model))
-        axes.set(title=LOSSES.get(loss, loss), xlabel="iteration", ylim=(0, None))
-        axes.label_outer()
+        axes.set(title=LOSSES.get(loss, loss), ylim=(0, None))  # each with a scale of its own
+        if axes.get_subplotspec().is_last_row():
+            axes.set_xlabel("iteration")
         axes.grid(axis="y")
     if len(logs) > 1:
         handles, labels = panels[0, 0].get_legend_handles_labels()

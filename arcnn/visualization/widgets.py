@@ -31,6 +31,13 @@ NO_SLIDERS = (
 )
 
 
+def somebody_looks() -> bool:
+    """Whether this kernel belongs to a notebook that is open: in JupyterLab and its kin, in VS Code
+    or in Colab. Whoever only executes a notebook cannot move anything, and may wait for ever."""
+    open_in = ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG")
+    return IN_BATCH not in os.environ and any(name in os.environ for name in open_in)
+
+
 def explore(draw: Callable[..., Figure], **controls: Any) -> None:
     """Sliders, menus and boxes for the keyword arguments of a figure function; nothing in a batch
     run, where nobody could move them, and a sentence where they cannot be shown.
@@ -41,6 +48,9 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
             beginning at the first.
     """
     if IN_BATCH in os.environ:
+        return
+    if not somebody_looks():
+        print(NO_SLIDERS)
         return
     try:
         from ipywidgets import SelectionSlider, interactive
