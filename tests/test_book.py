@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, Error, sync_playwright
 from arcnn import visualization
 from arcnn.files import NOTEBOOKS
 from arcnn.workshop import book, slides
-from arcnn.workshop.notebooks import run_notebook
+from arcnn.workshop.notebooks import run_notebook, run_on_reference
 from arcnn.workshop.pages import diagram, executed, export, formula, relink
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -339,6 +339,22 @@ def test_the_largest_diagram_of_a_notebook_is_drawn(source: Path) -> None:
     for largest in sorted(re.findall(r"```mermaid\n(.*?)```", text, re.S), key=len)[-1:]:
         (drawing,) = ElementTree.fromstring(diagram(largest))
         assert drawing.get("id") != "my-svg" and len(list(drawing.iter())) > 50
+
+
+def test_chapters_on_published_results_are_run_where_they_were_not(tmp_path, monkeypatch) -> None:
+    ran = []
+    monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: ran.append(given))
+    run_on_reference(tmp_path)  # no profile
+    (tmp_path / "profile.yaml").write_text("datasets: [kins]\n")
+    run_on_reference(tmp_path)
+    assert not ran
+    (tmp_path / "profile.yaml").write_text("datasets: [tabletop]\ndata_root: /here\n")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "12_occlusion_order.tabletop.ipynb").touch()
+    run_on_reference(tmp_path)
+    assert [copy.name[:2] for _, copy, _ in ran] == ["11", "13"]
+    assert all(given["data_root"] == "/here" for _, _, given in ran)
+    assert all(tmp_path not in Path(given["results_root"]).parents for _, _, given in ran)
 
 
 def returns_a_figure(name: str) -> bool:

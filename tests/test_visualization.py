@@ -342,6 +342,14 @@ def test_the_or_gate_is_judged_by_its_corners(weights, verdict):
     assert figure.axes[0].get_title().endswith(verdict)
 
 
+def test_the_six_readings_are_judged_as_notebook_03_says():
+    gates = {"own class, bias 10", "all classes, no bias", "noisy or"}
+    for reading in visualization.READINGS:
+        title = visualization.or_gate(reading=reading).axes[0].get_title()
+        assert title.startswith(reading) and title.endswith("an OR gate") == (reading in gates)
+    assert "2 of 3" in visualization.or_gate(reading="probabilities, no bias").axes[0].get_title()
+
+
 def test_a_hidden_piece_is_cut_at_the_threshold():
     truth = {kind: np.zeros((20, 30), bool) for kind in ("amodal", "visible", "occlusion")}
     truth["occlusion"][5:15, 5:15] = truth["amodal"][5:15, 5:25] = True

@@ -22,7 +22,7 @@ PARTS = {
     "pieces": "jigsaw jigsaw_rows",
     "predictions": "draw_detections figure4 figure4_jigsaw",
     "style": "save",
-    "widgets": "explore hidden_at muted or_gate",
+    "widgets": "READINGS explore hidden_at muted or_gate",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={part: names.split() for part, names in PARTS.items()}

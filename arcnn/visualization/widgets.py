@@ -65,26 +65,46 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
     display(moved._repr_mimebundle_() | {"text/plain": NO_SLIDERS}, raw=True)
 
 
+# The readings of Eq. (1) that notebook 03 compares: the whole's logit, of those of the two pieces.
+READINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sum of logits": lambda v, o: v + o,
+    "own class, no bias": lambda v, o: 3 * v + 3 * o,
+    "own class, bias 10": lambda v, o: v + o + 10,
+    "all classes, no bias": lambda v, o: v + o - 9 * (-SURE / 9),  # nine others say "no"
+    "probabilities, no bias": lambda v, o: 10 * _sigmoid(v) + 10 * _sigmoid(o),
+    "noisy or": lambda v, o: np.log(np.exp(v) + np.exp(o) + np.exp(v + o)),
+}
+WEIGHTS = "these weights"
+
+
 @figure_function
-def or_gate(visible: float = 1.0, occlusion: float = 1.0, bias: float = 0.0) -> Figure:
+def or_gate(
+    visible: float = 1.0, occlusion: float = 1.0, bias: float = 0.0, reading: str = WEIGHTS
+) -> Figure:
     """What a joint of the own class's two pieces makes of their logits, Eq. (1) with C = 1.
 
     Args:
         visible, occlusion, bias: VW, OW and b.
+        reading: one of :data:`READINGS`, in the place of the three.
     """
+
+    def weighted(v: np.ndarray, o: np.ndarray) -> np.ndarray:
+        return visible * v + occlusion * o + bias
+
+    joint = READINGS.get(reading, weighted)
     logits = np.linspace(-1.3 * SURE, 1.3 * SURE, 131)
     v, o = np.meshgrid(logits, logits)
     figure, axes = plt.subplots(figsize=(4.6, 3.9))
     whole = LinearSegmentedColormap.from_list("whole", ["white", MASK_COLORS["amodal"]])
     ends = (logits[0], logits[-1])
     shown = axes.imshow(
-        _sigmoid(visible * v + occlusion * o + bias),
+        _sigmoid(joint(v, o)),
         extent=(*ends, *ends), origin="lower", cmap=whole, vmin=0, vmax=1,
     )  # fmt: skip
     figure.colorbar(shown, label="probability of the whole")
     right = 0
     for name, (x, y) in CORNERS.items():
-        p = float(_sigmoid(visible * x + occlusion * y + bias))
+        p = float(_sigmoid(joint(x, y)))
         good = p > 0.9 if name != "background" else p < 0.1
         right += good
         axes.plot(x, y, "o", color=INK, mfc="white" if good else INK)
@@ -92,7 +112,8 @@ def or_gate(visible: float = 1.0, occlusion: float = 1.0, bias: float = 0.0) -> 
                       fontsize=8.5)  # fmt: skip
     axes.set(xlabel="logit of the visible map", ylabel="logit of the occlusion map")
     verdict = "an OR gate" if right == len(CORNERS) else f"{right} of {len(CORNERS)} right"
-    axes.set_title(f"VW {visible:+.1f}, OW {occlusion:+.1f}, bias {bias:+.1f}: {verdict}")
+    weights = f"VW {visible:+.1f}, OW {occlusion:+.1f}, bias {bias:+.1f}"
+    axes.set_title(f"{reading if joint is not weighted else weights}: {verdict}")
     return figure
 
 

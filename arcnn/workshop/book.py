@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
 from arcnn.files import NOTEBOOKS, results_folder
+from arcnn.workshop.notebooks import run_on_reference
 from arcnn.workshop.pages import LOOKS, executed, relink
 
 # What MyST-NB folds, with a line in its place, or leaves out, by the kit's tags; papermill adds one
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = results_folder(given.profile, given.results_root)
         if not any((results / "notebooks").glob("*.ipynb")):
             raise FileNotFoundError(f"no executed notebooks in {results}: `make reproduce` first")
+        run_on_reference(results)
         print(f"The book: {build(results)}")
         return 0
     except (OSError, ValueError) as error:

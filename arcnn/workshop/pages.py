@@ -95,6 +95,7 @@ def relink(notebook: NotebookNode, homes: Sequence[Path], to: Callable[[Path], s
             return match[0]
         found = [home / target for home in homes if (home / target).exists()]
         where = to(found[0].resolve()) if found else ""
+        anchor = "" if where.startswith("path:") else anchor  # MyST's file to keep a copy of
         return f"{image}[{text}]({where}{anchor})" if where else text
 
     for cell in notebook.cells:

@@ -25,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from arcnn.files import NOTEBOOKS, results_folder, write_text
+from arcnn.workshop.notebooks import run_on_reference
 from arcnn.workshop.pages import diagram, executed, export, relink
 
 REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs" / "dist"
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         results = results_folder(given.profile, given.results_root)
+        run_on_reference(results)
         print(*write_slides(class_of_90_minutes(), results), sep="\n")
         return 0
     except (OSError, ValueError) as error:
