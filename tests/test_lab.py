@@ -38,7 +38,7 @@ OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedMod
 KERNEL = """() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"""
 RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
 # The sliders and menus of each notebook that has some, and how many.
-MOVES = {"00": 2, "02": 3, "03": 4, "04": 1, "05": 3, "06": 3, "07": 1, "08": 1, "12": 2}
+MOVES = {"00": 2, "02": 3, "03": 4, "04": 1, "05": 3, "06": 3, "07": 1, "08": 3, "12": 2}
 CONTROLS = ".noUi-handle, .widget-dropdown select"
 # What a slider or a menu has drawn: pictures, and the words beside them.
 DRAWN = """(moved) => [...moved.querySelectorAll('.jp-OutputArea')].map((area) => area.textContent

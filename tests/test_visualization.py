@@ -376,6 +376,9 @@ def test_muted_weights_take_their_part_of_the_whole_away():
     assert whole("all OW")[:, :2].all() and not whole("all OW")[:, 2:].any()
     assert whole("cat").all()  # of nothing, the bias is left
     assert weights[1].tolist() == [1, 0]
+    turned = visualization.muted(pieces, weights, names, 0, "nothing", hidden=-1.0)
+    assert "OW × -1.0" in turned.axes[3].get_title()
+    assert not (turned.axes[3].images[0].get_array() > 0.5)[:, 2:].any()
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,10 @@ def muted(
     class_names: Sequence[str],
     target: int,
     mute: str = "nothing",
+    visible: float = 1.0,
+    hidden: float = 1.0,
 ) -> Figure:
-    """Eq. (1) with some of its weights set to zero: who draws the whole?
+    """Eq. (1) with some of its weights set to zero, or turned up: who draws the whole?
 
     Args:
         pieces: logits of one region, float ``(C, M, M)``, of ``visible`` and ``occlusion``.
@@ -174,9 +176,11 @@ def muted(
         class_names: C names.
         target: T.
         mute: "nothing", "all OW", "all context" (every class but T), or a class.
+        visible, hidden: what the own class's two weights, VW_TT and OW_TT, are multiplied by.
     """
     vw, ow, bias = weights[0].copy(), weights[1].copy(), weights[2]
     others = np.arange(len(class_names)) != target
+    vw[target], ow[target] = visible * vw[target], hidden * ow[target]
     if mute == "all OW":
         ow[:] = 0
     elif mute == "all context":
@@ -189,11 +193,12 @@ def muted(
         return _sigmoid(maps + bias)
 
     before, after = joined(weights[0], weights[1]), joined(vw, ow)
+    turned = "" if visible == hidden == 1 else f"\nown VW × {visible:.1f}, OW × {hidden:.1f}"
     panels = {
         "visible map": ("visible", _sigmoid(pieces["visible"][target])),
         "occlusion map": ("occlusion", _sigmoid(pieces["occlusion"][target])),
         "the whole": ("amodal", before),
-        f"muted: {mute}": ("amodal", after),
+        f"muted: {mute}{turned}": ("amodal", after),
     }
     figure, row = plt.subplots(1, 4, figsize=(9.2, 2.7))
     for axes, (title, (kind, probs)) in zip(row, panels.items(), strict=True):
