@@ -99,6 +99,15 @@ def read_json(path: Path, cure: str) -> Any:
         raise InputError(f"{path} is not whole ({error}): {cure}") from error
 
 
+def read_earlier(path: Path) -> dict[str, Any]:
+    """A JSON object that an earlier run wrote; empty if it is not there or was cut off."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_table(path: Path, table: "pd.DataFrame") -> None:
     """CSV through :func:`write_text`, without the index."""
     write_text(path, table.to_csv(index=False))

@@ -97,7 +97,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         new_markdown_cell(STORY),
         new_markdown_cell(LOOK),
         code("draw()", said("bars 10%", "stderr"), picture(), **IMAGE),
-        code("pieces", links, table, said("from /home/somebody/data")),
+        code("pieces", links, table, said("from ~/data")),
         new_markdown_cell("## Exercises\n\n**1.** Why?"),
         code("answer = ...", tag="exercise"),
         code("answer = 42", said("forty-two"), tag="solution"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from arcnn.data import AnnotationError, decode_masks, image_files, load_annotations, reading
+from arcnn.data import AnnotationError, decode_masks, image_files, index, load_annotations, reading
 from arcnn.data.__main__ import main
 from arcnn.data.masks import check_rle, encode, run_lengths
 from arcnn.files import ROOT
@@ -158,7 +158,7 @@ def test_the_command_says_in_one_line_that_nothing_is_there(tmp_path: Path, caps
 
 def test_the_table_of_cures_has_every_kind_of_problem() -> None:
     kinds: set[str] = set()
-    for module in (reading, image_files, checking):
+    for module in (index, reading, image_files, checking):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))

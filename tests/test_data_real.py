@@ -20,8 +20,9 @@ from arcnn.data import (
     register_dataset,
     split_records,
 )
+from arcnn.data.index import index_file
 from arcnn.data.masks import encode, to_json_rle
-from arcnn.data.reading import ImageFolder, index_file, read_images
+from arcnn.data.reading import ImageFolder, read_images
 from arcnn.workshop.check import check, compare_counts
 from arcnn.workshop.cutouts import read_instances, read_photos
 

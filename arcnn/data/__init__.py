@@ -1,7 +1,7 @@
 """Data sets: files to internal records, registration, the mapper and the embedded ``tabletop``.
 
-``schemas`` says what the files look like, ``reading`` what of them is repaired or left out,
-``image_files`` which images are; :mod:`arcnn.workshop.check` reports on all that.
+``schemas`` says what the files look like, ``index`` what a file lists, ``reading`` what of that is
+repaired or left out, ``image_files`` which images are; :mod:`arcnn.workshop.check` reports on all.
 """
 
 import lazy_loader
@@ -10,7 +10,8 @@ import lazy_loader
 PARTS = {
     "masks": "decode_masks",
     "mapper": "AmodalDatasetMapper",
-    "reading": "MAX_SKIPPED AmodalAnnotations AnnotationError load_annotations",
+    "index": "AnnotationError",
+    "reading": "MAX_SKIPPED AmodalAnnotations load_annotations",
     "registration": (
         "find_splits fingerprint register_dataset split_fingerprint split_name split_records"
     ),

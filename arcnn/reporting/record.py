@@ -1,7 +1,6 @@
 """The record that ends every notebook: what was run, on what, with what, and what came out."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from arcnn.data.registration import fingerprint
-from arcnn.files import ROOT, compact_json, write_json
+from arcnn.files import ROOT, compact_json, read_earlier, write_json
 
 PACKAGES = ("arcnn", "detectron2", "torch", "torchvision", "numpy", "pycocotools", "matplotlib")
 
@@ -118,19 +117,10 @@ def write_record(
         "finished": moment(now),
         "seconds": round(now - started, 1),
     }
-    if _content(_read(path)) != _content(record):
+    if _content(read_earlier(path)) != _content(record):
         write_json(path, record)
     return record
 
 
 def _content(record: dict[str, Any]) -> str:
     return compact_json({k: v for k, v in record.items() if k not in CIRCUMSTANCES})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """An earlier record; empty if there is none, or one that was cut off."""
-    try:
-        earlier = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return earlier if isinstance(earlier, dict) else {}

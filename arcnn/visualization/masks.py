@@ -116,7 +116,7 @@ def draw_masks(
     Where one object lies in front of another, the hidden part of the one behind is shown.
 
     Args:
-        labels: one text per object, written at the centre of its visible part.
+        labels: one text per object, written on its visible part, near the middle.
         alpha: opacity of the fillings in [0, 1].
     """
     show_image(axes, image)
@@ -128,7 +128,8 @@ def draw_masks(
     for masks, label in zip(objects, labels, strict=bool(labels)):
         part = masks["visible"] if masks["visible"].any() else masks["amodal"]
         if part.any():
-            y, x = (np.median(k) for k in np.nonzero(part))
+            pixels = np.argwhere(part)  # a ring has its middle outside
+            y, x = pixels[np.abs(pixels - np.median(pixels, axis=0)).sum(axis=1).argmin()]
             x = np.clip(x, 0.1 * part.shape[1], 0.9 * part.shape[1])  # a whole word, if possible
             axes.text(x, y, label, clip_on=True, **look)
     axes.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))

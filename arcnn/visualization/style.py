@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -90,6 +91,11 @@ def save(figure: Figure, path: Path) -> None:
 def percent(rate: float) -> str:
     """A rate in [0, 1] as text, for instance "37 %"."""
     return f"{100 * rate:.0f} %"
+
+
+def mask_rgb(kind: str) -> tuple[int, ...]:
+    """A mask kind's colour, three numbers from 0 to 255."""
+    return tuple(round(255 * part) for part in to_rgb(MASK_COLORS[kind]))
 
 
 def mask_legend(figure: Figure, kinds: Sequence[str] = tuple(MASK_COLORS)) -> None:

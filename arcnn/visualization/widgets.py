@@ -19,7 +19,7 @@ from arcnn.files import IN_BATCH
 from arcnn.names import model_name
 from arcnn.visualization.masks import Masks, crop, draw_contour, fade, show_image
 from arcnn.visualization.pieces import corner_text
-from arcnn.visualization.style import INK, MASK_COLORS, figure_function
+from arcnn.visualization.style import INK, MASK_COLORS, figure_function, mask_rgb
 
 SURE = 10.0  # a confident logit
 CORNERS = {"visible": (SURE, -SURE), "hidden": (-SURE, SURE), "background": (-SURE, -SURE)}
@@ -148,7 +148,7 @@ def hidden_at(
         axes.text(0.5, 0.5, "no hidden piece is predicted", ha="center", va="center")
     for axes, model, masks in zip(panels[0], drawn, pieces, strict=False):
         picture = fade(image, 0.5).astype(float)
-        tint = np.array([int(MASK_COLORS["occlusion"][k : k + 2], 16) for k in (1, 3, 5)])
+        tint = np.array(mask_rgb("occlusion"))
         picture[masks["occlusion"]] = 0.35 * picture[masks["occlusion"]] + 0.65 * tint
         show_image(axes, picture.astype(np.uint8))
         draw_contour(axes, true["occlusion"], MASK_COLORS["occlusion"])

@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from arcnn.config import get_config
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
-from arcnn.data.reading import FileIndex, index_files
+from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES
 from arcnn.files import data_folder, results_folder, run_folder, sha256
 from arcnn.weights import FINAL_WEIGHTS, TORCHVISION, initial_weights

@@ -5,7 +5,6 @@ A notebook that was executed for several models shows ARCNN's first training and
 pages of the others. One that was not executed shows its text and code, and says so.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -17,9 +16,10 @@ import nbformat
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
-from arcnn.files import NOTEBOOKS, results_folder
+from arcnn.files import NOTEBOOKS
 from arcnn.workshop.notebooks import run_on_reference
 from arcnn.workshop.pages import LOOKS, executed, relink
+from arcnn.workshop.targets import on_results
 
 # What MyST-NB folds, with a line in its place, or leaves out, by the kit's tags; papermill adds one
 # of its own, and a record has none.
@@ -107,21 +107,15 @@ def build(results: Path) -> Path:
     return book / "index.html"
 
 
+def make(results: Path) -> str:
+    if not any((results / "notebooks").glob("*.ipynb")):
+        raise FileNotFoundError(f"no executed notebooks in {results}: `make reproduce` first")
+    run_on_reference(results)
+    return f"The book: {build(results)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.book", description=__doc__)
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--results-root", default="")
-    given = parser.parse_args(arguments)
-    try:
-        results = results_folder(given.profile, given.results_root)
-        if not any((results / "notebooks").glob("*.ipynb")):
-            raise FileNotFoundError(f"no executed notebooks in {results}: `make reproduce` first")
-        run_on_reference(results)
-        print(f"The book: {build(results)}")
-        return 0
-    except (OSError, ValueError) as error:
-        print(f"make book: {error}", file=sys.stderr)
-        return 1
+    return on_results("book", __doc__, make, arguments)
 
 
 if __name__ == "__main__":

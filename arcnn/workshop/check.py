@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from arcnn.data.image_files import Problem, missing_images
-from arcnn.data.reading import MAX_SKIPPED, AnnotationError, ImageFolder, index_files, read_images
+from arcnn.data.index import AnnotationError, index_files
+from arcnn.data.reading import MAX_SKIPPED, ImageFolder, read_images
 from arcnn.progress import tqdm
 from arcnn.reporting.paper import COUNTS, MISPRINT
 

@@ -5,7 +5,6 @@ What only has to be measured again loses its ``metrics.json``, so that it is.
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -18,7 +17,7 @@ from arcnn.data import find_splits, register_dataset, split_fingerprint
 from arcnn.evaluation import protocol_version
 from arcnn.experiments.runs import head_settings
 from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
-from arcnn.files import data_folder, run_folder, sha256
+from arcnn.files import data_folder, read_earlier, run_folder, sha256
 from arcnn.settings import (
     MAX_ITER,
     differences,
@@ -129,7 +128,7 @@ def _compare(run: _Run, data: _Data, found: Outdated) -> None:
     changed = training_differences(now, before)
     if (train / FINAL_WEIGHTS).is_file() and now[MAX_ITER] != before.get(MAX_ITER):
         changed = changed or [f"{MAX_ITER}: now {now[MAX_ITER]}, before {before.get(MAX_ITER)}"]
-    made_with = _read(train / "data.json")
+    made_with = read_earlier(train / "data.json")
     if data.differs(run, "train", made_with):
         changed.append("the training data")
     if made_with and start_record(run.cfg).get("sha256") != made_with.get("start"):
@@ -137,7 +136,7 @@ def _compare(run: _Run, data: _Data, found: Outdated) -> None:
     if changed:
         found.trainings.append(_sentence(run.folder, changed))
         return
-    metrics, record = run.folder / "metrics.json", _read(run.folder / "record.json")
+    metrics, record = run.folder / "metrics.json", read_earlier(run.folder / "record.json")
     tested = differences(now, before)
     if tested:
         found.configs[train / "config.yaml"] = run.cfg
@@ -158,7 +157,7 @@ def _heads(profile: dict[str, Any], results: Path) -> Iterator[str]:
     for dataset, name in product(profile["datasets"], profile["ablation"]["variants"]):
         folder = results / "ablation" / dataset / name
         for file in sorted(folder.glob("seed*/record.json")):
-            before = _read(file).get("settings")
+            before = read_earlier(file).get("settings")
             now = head_settings(dataset, name, options)
             changed = differences(now, before) if before else []
             if changed:
@@ -175,13 +174,4 @@ def _sentence(folder: Path, changed: list[str]) -> str:
 
 
 def _recorded_files(report: Path) -> dict[str, str] | None:
-    return (_read(report).get("dataset") or {}).get("sha256")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A JSON file; empty if it is not there or cut off."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return (read_earlier(report).get("dataset") or {}).get("sha256")

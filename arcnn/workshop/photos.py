@@ -17,7 +17,6 @@ cannot be read is named and left out.
 """
 
 import argparse
-import hashlib
 import html
 import json
 import sys
@@ -35,9 +34,9 @@ from tqdm import tqdm
 
 from arcnn.data.image_files import UNREADABLE
 from arcnn.evaluation import prediction_masks
-from arcnn.files import write_atomically, write_json, write_text
+from arcnn.files import sha256, write_atomically, write_json, write_text
 from arcnn.predict import predict_image
-from arcnn.visualization.style import MASK_COLORS
+from arcnn.visualization.style import MASK_COLORS, mask_rgb
 from arcnn.weights import CLASSES, FINAL_WEIGHTS, TrainedModel, load_trained
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -135,7 +134,8 @@ def predict_photos(
     """
     photos, trained = find_photos(places), load_trained(run, device=device)
     names = class_names(run, trained)
-    made_by = {"run": str(run.resolve()), "weights": _fingerprint(run), "score": score}
+    weights = sha256(run / "train" / FINAL_WEIGHTS)
+    made_by = {"run": str(run.resolve()), "weights": weights, "score": score}
     if _knows_drawings_only(trained):
         made_by["note"] = DRAWINGS_ONLY
         tqdm.write(DRAWINGS_ONLY, file=sys.stderr)
@@ -163,11 +163,6 @@ def predict_photos(
     return counts
 
 
-def _fingerprint(run: Path) -> str:
-    with (run / "train" / FINAL_WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_folder(out: Path, made_by: dict[str, Any]) -> None:
     said = out / "photos" / "made_by.json"
     if not said.is_file():
@@ -190,8 +185,7 @@ def _draw(out: Path, name: str, image: np.ndarray, objects: list[dict]) -> None:
             if kind == "amodal":  # a line
                 inside = ndimage.binary_erosion(where, iterations=max(image.shape[1] // 300, 1))
                 where = where & ~inside
-            color = MASK_COLORS[kind]
-            layer[where] = (*(int(color[i : i + 2], 16) for i in (1, 3, 5)), ALPHA[kind])
+            layer[where] = (*mask_rgb(kind), ALPHA[kind])
     _save(out / "photos" / f"{name}.jpg", image, "JPEG")
     for kind, layer in layers.items():
         _save(out / "photos" / f"{name}.{kind}.png", layer, "PNG")

@@ -1,6 +1,5 @@
 """``make reference``: keep the small files of one run in git, to look at and to compare with."""
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -9,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from arcnn.experiments.runs import HEAD
-from arcnn.files import REFERENCE, results_folder
+from arcnn.files import REFERENCE
 from arcnn.published import VARIANT
+from arcnn.workshop.targets import on_results
 
 KEPT = (
     "table1.*",
@@ -65,19 +65,13 @@ def keep(results: Path, reference: Path) -> list[Path]:
     return [reference / file.relative_to(results) for file in files]
 
 
+def make(results: Path) -> str:
+    reference = REFERENCE / results.name
+    return f"{len(keep(results, reference))} files in {reference}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reference", description=__doc__)
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--results-root", default="")
-    given = parser.parse_args(arguments)
-    try:
-        results = results_folder(given.profile, given.results_root)
-        kept = keep(results, REFERENCE / given.profile)
-    except (OSError, ValueError) as error:
-        print(f"make reference: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(kept)} files in {REFERENCE / given.profile}")
-    return 0
+    return on_results("reference", __doc__, make, arguments)
 
 
 if __name__ == "__main__":

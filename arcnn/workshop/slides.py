@@ -6,7 +6,6 @@ it while there is room, then on another of the same heading; a figure takes the 
 Code, exercises' cells and records are left out.
 """
 
-import argparse
 import io
 import math
 import os
@@ -24,9 +23,10 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from arcnn.files import NOTEBOOKS, results_folder, write_text
+from arcnn.files import NOTEBOOKS, write_text
 from arcnn.workshop.notebooks import run_on_reference
 from arcnn.workshop.pages import diagram, executed, export, relink
+from arcnn.workshop.targets import on_results
 
 REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs" / "dist"
 # A slide of 1280 x 720 pixels: what fits below its heading, at the text's size in slides.html.j2.
@@ -167,19 +167,13 @@ def write_slides(sources: Sequence[Path], results: Path) -> list[Path]:
     return [folder / name for name in names.values()]
 
 
+def make(results: Path) -> str:
+    run_on_reference(results)
+    return "\n".join(map(str, write_slides(class_of_90_minutes(), results)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.slides", description=__doc__)
-    parser.add_argument("--profile", default="demo")
-    parser.add_argument("--results-root", default="")
-    given = parser.parse_args(arguments)
-    try:
-        results = results_folder(given.profile, given.results_root)
-        run_on_reference(results)
-        print(*write_slides(class_of_90_minutes(), results), sep="\n")
-        return 0
-    except (OSError, ValueError) as error:
-        print(f"make slides: {error}", file=sys.stderr)
-        return 1
+    return on_results("slides", __doc__, make, arguments)
 
 
 if __name__ == "__main__":

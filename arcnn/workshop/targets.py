@@ -1,0 +1,32 @@
+"""What the make targets that work on a profile's results have in common."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from arcnn.files import results_folder
+
+
+def on_results(
+    target: str, description: str, work: Callable[[Path], str], arguments: Sequence[str] | None
+) -> int:
+    """A make target that works on the results of a profile: its command line and its errors.
+
+    Args:
+        target: as in ``make <target>``.
+        work: takes the folder of results, and says what was made.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog=f"make {target}", description=description)
+    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--results-root", default="")
+    given = parser.parse_args(arguments)
+    try:
+        print(work(results_folder(given.profile, given.results_root)))
+        return 0
+    except (OSError, ValueError) as error:
+        print(f"make {target}: {error}", file=sys.stderr)
+        return 1
