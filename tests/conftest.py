@@ -30,6 +30,16 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
 
+@pytest.fixture(autouse=True)
+def _stays_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a check lets through becomes Snakemake: pytest would end there, without a failure."""
+
+    def refuse(*call: object) -> None:
+        raise AssertionError(f"the tests would become another program: {call}")
+
+    monkeypatch.setattr(os, "execv", refuse)
+
+
 @pytest.fixture(scope="session")
 def tabletop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tabletop data set of 8 training and 4 validation images."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.utils.file_io import PathManager
-from made import data_of_all_kinds, stand_ins_for_weights
+from made import data_of_all_kinds, stand_ins_for_weights, write_made_kins
 
 from arcnn.workshop import beforehand
 from arcnn.workshop.profiles import load_profile
@@ -67,13 +67,9 @@ def other_classes(data: Path) -> None:
 
 
 def another_release(data: Path) -> None:
-    file = data / "kins/instances_train.json"
-    content = json.loads(file.read_text())
-    for annotation in content["annotations"]:
-        annotation["a_segm"] = annotation.pop("segmentation")
-        annotation["i_segm"] = annotation.pop("visible_mask")
-        annotation.pop("invisible_mask", None)
-    (file.parent / "update_train_2020.json").write_text(json.dumps(content))
+    (data / "kins/instances_train.json").unlink()
+    write_made_kins(data / "kins/update_train_2020.json", 2020, images=2)
+    write_made_kins(data / "kins/instances_val.json", 2019, images=2)
 
 
 def no_weights(data: Path) -> None:

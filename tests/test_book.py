@@ -341,6 +341,14 @@ def test_the_largest_diagram_of_a_notebook_is_drawn(source: Path) -> None:
         assert drawing.get("id") != "my-svg" and len(list(drawing.iter())) > 50
 
 
+def test_a_link_to_a_kept_copy_has_no_anchor(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    for kind, linked in (("path:", "path:README.md"), ("", "README.md#there")):
+        page = new_notebook(cells=[new_markdown_cell("[it](README.md#there)")])
+        relink(page, [tmp_path], lambda file, kind=kind: kind + file.name)
+        assert page.cells[0].source == f"[it]({linked})"
+
+
 def test_chapters_on_published_results_are_run_where_they_were_not(tmp_path, monkeypatch) -> None:
     ran = []
     monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: ran.append(given))
