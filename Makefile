@@ -82,7 +82,7 @@ test: environment
 	@set -- notebooks/*.ipynb; if [ -e "$$1" ]; then \
 	  $(python) -m nbstripout --keep-id --verify "$$@" || { \
 	    echo "Notebooks are kept without outputs; run: $(BIN)/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
-	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
 test-lab: environment

@@ -15,6 +15,7 @@ import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.kernelspec import NoSuchKernel
+from traitlets.config import Config
 
 from arcnn.files import NOTEBOOKS
 from arcnn.weights import FINAL_WEIGHTS
@@ -99,7 +100,10 @@ def test_every_notebook_looks_first_where_it_runs_and_with_what(source: Path) ->
 def in_ipython(capsys: pytest.CaptureFixture, *cells: str) -> str:
     """What IPython prints, from a fresh start, of cells run one after the other."""
     InteractiveShell.clear_instance()
-    shell = InteractiveShell.instance()
+    alone = Config({"HistoryManager": {"enabled": False}})  # nobody's own history is written
+    shell = InteractiveShell.instance(config=alone)
+    # IPython's own way forks this process, and a fork of one that has threads may never get on.
+    shell.system = shell.system_raw
     capsys.readouterr()
     for cell in cells:
         shell.run_cell(cell, store_history=True)
