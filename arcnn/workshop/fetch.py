@@ -28,17 +28,21 @@ DOWNLOADS: dict[str, dict[str, str]] = {
 # What the standard library raises on damaged contents. RuntimeError: a password is wanted.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 DAMAGE += (EOFError, OSError, RuntimeError)
+# Python has it from 3.11.4 on; some systems' 3.11 is older.
+UNFORGIVING = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 class UnsafeArchive(ValueError):
     """An archive with a path that leads out of the folder it is unpacked into."""
 
 
-def _refuse(name: str, plain: bool) -> None:
+def _refuse(name: str, plain: bool, folder: Path) -> None:
     """Refuse a member by its name, or if it is no plain file or folder. Links are refused wherever
-    they lead, since where a chain of them leads shows in unpacking alone."""
+    they lead, since where a chain of them leads shows in unpacking alone; those that are in the
+    folder already, where they lead out of it."""
     path = PureWindowsPath(name)  # takes both kinds of slashes
-    if path.anchor or ".." in path.parts:
+    outside = path.anchor or ".." in path.parts
+    if outside or not (folder / name).resolve().is_relative_to(folder):
         raise UnsafeArchive(f"{name!r} leads out of the folder")
     if not plain:
         raise UnsafeArchive(f"{name!r} is a link or a device")
@@ -57,18 +61,18 @@ def unpack(archive: str | Path, folder: str | Path) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 for member in file.infolist():
-                    _refuse(member.filename, not stat.S_ISLNK(member.external_attr >> 16))
+                    plain = not stat.S_ISLNK(member.external_attr >> 16)
+                    _refuse(member.filename, plain, folder)
                 file.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
                 for member in file:
-                    _refuse(member.name, member.isfile() or member.isdir())
-                    # Where the folder itself has links, they may lead out.
-                    tarfile.data_filter(member, str(folder))
-                file.extractall(folder, filter="data")
+                    _refuse(member.name, member.isfile() or member.isdir(), folder)
+                    member.mode = 0o755 if member.isdir() else 0o644
+                file.extractall(folder, **UNFORGIVING)
         else:
             raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
-    except (UnsafeArchive, tarfile.FilterError) as error:
+    except UnsafeArchive as error:
         raise UnsafeArchive(f"{archive}: {error}; nothing unpacked.") from error
     except DAMAGE as error:
         cure = "if it is damaged, fetch it again"
