@@ -27,9 +27,9 @@ from arcnn.data import (
     split_records,
 )
 from arcnn.data.reading import XYXY_ABS
-from arcnn.data.shared_masks import SharedMasks
 from arcnn.data.tabletop import make_tabletop
 from arcnn.modeling import mask_targets
+from arcnn.modeling.shared_masks import SharedMasks, crop_together
 from arcnn.workshop.check import check
 
 
@@ -303,7 +303,11 @@ def test_masks_that_proposals_share_are_the_stock_ones_uncopied() -> None:
         boxes[:, 2:] += boxes[:, :2]
         assert len(shared) == len(stock) and shared.tensor.equal(stock.tensor)
         assert shared.nonempty().equal(stock.nonempty())
-        assert shared.crop_and_resize(boxes, 14).equal(stock.crop_and_resize(boxes, 14))
+        crops = stock.crop_and_resize(boxes, 14)
+        assert shared.crop_and_resize(boxes, 14).equal(crops)
+        turned = SharedMasks(~shared.objects, shared.index)
+        other = BitMasks(~stock.tensor).crop_and_resize(boxes, 14)
+        assert crop_together([turned, shared], boxes, 14).equal(torch.stack([other, crops]))
         assert shared.get_bounding_boxes().tensor.equal(stock.get_bounding_boxes().tensor)
     assert shared.objects.shape[0] == 4  # after all that, no more masks than objects
     moved = shared.to("cpu")

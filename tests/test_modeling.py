@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from arcnn.modeling import (
     mask_losses,
     mask_targets,
 )
+from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
 from arcnn.weights import load_trained
 from arcnn.workshop.profiles import check_choices, load_profile
@@ -175,7 +176,7 @@ def proposals(rois: int) -> Instances:
     instances = Instances((8, 8))
     instances.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]] * rois))
     instances.gt_classes = torch.arange(rois) % 5
-    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
+    instances.gt_masks, instances.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
     return instances
 
 

@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import predict
 from arcnn.modeling import MaskTargets, RoIs, mask_targets
 from arcnn.modeling.field.sln import SLNMaskHead, layer_targets
+from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
 from arcnn.weights import load_trained
 
@@ -65,7 +66,7 @@ def pile() -> tuple[Instances, list[dict]]:
     visible[3, :, 7] = False
     instances = Instances((1, 8))
     instances.gt_classes = torch.arange(4)
-    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
+    instances.gt_masks, instances.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
     fronts = [(10, []), (20, [10]), (30, [20, 10, 99]), (40, [30, 10, 20])]
     return instances, [{"id": k, "occluders": names} for k, names in fronts]
@@ -79,7 +80,7 @@ def test_a_pixels_layer_is_the_number_of_objects_in_front_of_it(layers: int, dep
     made = SLNMaskHead.ground_truth(config(layers), instances, annotations)
     assert list(made) == [f"behind_{d}" for d in range(2, layers)]
     for name, masks in made.items():
-        instances.set(f"gt_{name}_masks", BitMasks(masks))
+        instances.set(f"gt_{name}_masks", SharedMasks(masks))
     lowest = instances[3:]
     lowest.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, 8.0, 1.0]]))
     target = layer_targets(mask_targets([lowest], side=8), layers)
@@ -93,9 +94,12 @@ def test_layers_partition_the_amodal_mask_on_every_grid() -> None:
     noise = torch.rand(5, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     amodal, visible = noise[0] < 0.7, noise[1] < 0.5
     instances = Instances((40, 40))
-    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible & amodal)
-    instances.gt_behind_2_masks = BitMasks(noise[2] < 0.6)
-    instances.gt_behind_3_masks = BitMasks(noise[2] < 0.4)
+    instances.gt_masks, instances.gt_visible_masks = (
+        SharedMasks(amodal),
+        SharedMasks(visible & amodal),
+    )
+    instances.gt_behind_2_masks = SharedMasks(noise[2] < 0.6)
+    instances.gt_behind_3_masks = SharedMasks(noise[2] < 0.4)
     boxes = [[1.3, 2.7, 31.1, 22.9], [0.0, 0.0, 17.3, 39.0], [5.5, 8.1, 12.2, 19.9]]
     instances.proposal_boxes = Boxes(torch.tensor(boxes))
     targets = mask_targets([instances], side=14)

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 
 from arcnn.data.image_files import UNREADABLE
-from arcnn.data.shared_masks import SharedMasks
 from arcnn.errors import FileError
 from arcnn.modeling.amodal_head import mask_head_class
+from arcnn.modeling.shared_masks import SharedMasks
 
 GroundTruth = Callable[[Instances, Sequence[dict]], dict[str, torch.Tensor]]
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from arcnn.data import AnnotationError, register_dataset
 from arcnn.experiments.cost import FILE, costs
 from arcnn.experiments.given_boxes import write_given_boxes
@@ -49,6 +51,7 @@ def cost(given: argparse.Namespace, profile: dict) -> None:
     )
     results, seed = given.profile_file.resolve().parent, profile["seeds"][0]
     runs = {m: run_folder(results, given.dataset, m, seed) for m in profile["models"]}
+    torch.set_num_threads(1)  # several wait for one another wherever a core has other work
     table = costs({m: load_trained(run) for m, run in runs.items()}, profile["compare_with"])
     write_table(results / FILE, table.round(4).rename_axis("model").reset_index())
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from arcnn.modeling.shared_masks import SharedMasks, crop_together
 from arcnn.names import MASK_KINDS
 
 
@@ -55,18 +56,17 @@ def mask_targets(instances: list[Instances], side: int) -> MaskTargets:
 
     Args:
         instances: foreground proposals, at least one, with ``proposal_boxes``, ``gt_masks``
-            (amodal), ``gt_visible_masks`` and what else a head asked for (detectron2 ``BitMasks``).
+            (amodal), ``gt_visible_masks`` and what else a head asked for (:class:`SharedMasks`).
         side: M.
     """
     # An image without objects has no masks to crop, nor any foreground.
     filled = [image for image in instances if len(image)]
-    crops = {
-        field: torch.cat(
-            [i.get(field).crop_and_resize(i.proposal_boxes.tensor, side) for i in filled]
-        )
-        for field, value in filled[0].get_fields().items()
-        if isinstance(value, BitMasks)
-    }
+    names = [name for name, v in filled[0].get_fields().items() if isinstance(v, SharedMasks)]
+    kinds = [
+        crop_together([image.get(name) for name in names], image.proposal_boxes.tensor, side)
+        for image in filled
+    ]
+    crops = dict(zip(names, torch.cat(kinds, dim=1), strict=True))
     amodal, visible = crops.pop("gt_masks"), crops.pop("gt_visible_masks")
     visible = visible & amodal
     further = {field.removeprefix("gt_").removesuffix("_masks"): m for field, m in crops.items()}

@@ -1,5 +1,6 @@
 """Ground-truth masks that many proposals of an image share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,8 +57,28 @@ class SharedMasks(BitMasks):
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
         """As the stock method, of the objects that are asked for; bool ``(N, M, M)``."""
-        assert len(boxes) == len(self), f"{len(boxes)} boxes of {len(self)} masks"
-        used, number = self.index.unique(return_inverse=True)
-        rois = torch.cat([number[:, None].to(boxes), boxes], dim=1).to(self.device)
-        align = ROIAlign((mask_size, mask_size), 1.0, 0, aligned=True)
-        return align(self.objects[used, None].float(), rois).squeeze(1) >= 0.5
+        (crops,) = crop_together([self], boxes, mask_size)
+        return crops
+
+
+def crop_together(kinds: Sequence[SharedMasks], boxes: Tensor, mask_size: int) -> Tensor:
+    """``crop_and_resize`` of several masks of the same N, in less time: where to look is computed
+    once.
+
+    Args:
+        kinds: masks of the same objects, such as the amodal and the visible ones.
+        boxes: float ``(N, 4)``, x0, y0, x1, y1 in pixels.
+        mask_size: M.
+
+    Returns:
+        bool ``(kinds, N, M, M)``.
+    """
+    first = kinds[0]
+    assert all(len(boxes) == len(kind) for kind in kinds), f"{len(boxes)} boxes of {len(first)}"
+    assert all(kind.index.equal(first.index) for kind in kinds), "masks of different objects"
+    used, number = first.index.unique(return_inverse=True)
+    rois = torch.cat([number[:, None].to(boxes), boxes], dim=1).to(first.device)
+    align = ROIAlign((mask_size, mask_size), 1.0, 0, aligned=True)
+    # As channels of one image.
+    masks = torch.stack([kind.objects[used] for kind in kinds], dim=1).float()
+    return align(masks, rois).transpose(0, 1) >= 0.5
