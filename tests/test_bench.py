@@ -7,6 +7,7 @@ import bench
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 KEYS = {"name", "ours_s", "peer_s", "peer", "ratio"}
 
@@ -29,6 +30,19 @@ def test_the_mapper_benchmark_compares_like_with_like(tmp_path: Path) -> None:
         assert torch.allclose(mine.gt_boxes.tensor, peer.gt_boxes.tensor)
 
 
+def test_both_sides_of_a_training_step_find_the_same_regions(tmp_path: Path) -> None:
+    found = []
+    for trainer in bench.network_sides("arcnn", tmp_path, images=2):
+        batch = next(trainer._data_loader_iter)
+        torch.manual_seed(0)
+        with EventStorage():
+            found.append(trainer.model(batch))
+    ours, theirs = found
+    assert set(theirs) - set(ours) == {"loss_mask"}
+    for name in set(theirs) & set(ours):
+        assert ours[name] == theirs[name], name
+
+
 def test_both_sides_draw_the_same_numbers_and_the_ratio_is_that_of_the_peer_to_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -46,6 +60,7 @@ def test_both_sides_draw_the_same_numbers_and_the_ratio_is_that_of_the_peer_to_o
     [
         (["--only", "encode_masks", "--rounds", "1"], set()),
         (["--only", "evaluate", "--images", "4", "--rounds", "1"], {"images", "detections"}),
+        (["--only", "inference.arcnn", "--rounds", "1"], {"images_per_s", "masks_share"}),
     ],
 )
 def test_a_measurement_prints_its_line(
