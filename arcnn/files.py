@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -47,9 +48,15 @@ def run_folder(results: Path, dataset: str, model: str, seed: int) -> Path:
     return results / "runs" / dataset / model / f"seed{seed}"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], object], *, keep_equal: bool = False
+) -> None:
     """Let ``write`` fill a file beside ``path`` and then rename it: no half-written file ever has
     the name, whatever interrupts it.
+
+    Args:
+        keep_equal: one that has this content already is left alone: it is no newer, and nothing
+            that was made of it is out of date.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; says what to do.
@@ -58,28 +65,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
-        os.replace(partial, path)
+        if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
+            os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
         raise FileError(
             f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
             "same again: what is finished is kept."
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece, see :func:`write_atomically`.
-
-    One that has this text already is left alone: it is no newer, and nothing that was made of it is
-    out of date.
-    """
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_atomically(path, lambda partial: partial.write_text(text))
+    """Write a text file in one piece, see :func:`write_atomically`; one that is equal is kept."""
+    write_atomically(path, lambda partial: partial.write_text(text), keep_equal=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON through :func:`write_text`; NaN, which is no JSON, is refused."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """JSON as :func:`write_text` does it; NaN, which is no JSON, is refused."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w") as file:  # a list of a million predictions is no string in memory
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.write("\n")
+
+    write_atomically(path, write, keep_equal=True)
 
 
 def read_json(path: Path, cure: str) -> Any:

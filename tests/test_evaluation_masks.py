@@ -9,7 +9,7 @@ from peers import peer_encode
 from pycocotools import mask as mask_util
 
 from arcnn.evaluation.evaluator import detections
-from arcnn.evaluation.masks import _run_lengths, encode_mask_kinds
+from arcnn.evaluation.masks import _copied, _run_lengths, _windows, encode_mask_kinds
 
 
 def maps(count: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -49,6 +49,20 @@ def test_equal_bit_for_bit(seed: int):
             for r, rle in enumerate(encoded):
                 expected = reference(probs[r : r + 1], boxes[r : r + 1], height, width)
                 assert rle == expected, (boxes[r].tolist(), height, width)
+
+
+@pytest.mark.parametrize(("at_once", "copies"), [(1, 7), (1000, 3), (2**28, 1)])
+def test_windows_come_one_by_one_or_together(at_once: int, copies: int, monkeypatch) -> None:
+    boxes = torch.tensor([[10.0, 10.0, 20.0, 18.0]]).repeat(8, 1)  # windows of 12 x 10, of 3 kinds
+    boxes[3] += 1000  # outside: an empty window comes with the next
+    stack = torch.rand(8, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    expected = [(x, y, masks.numpy()) for x, y, masks in _windows(stack, boxes, 60, 80)]
+    joined, cat = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts, **_: joined.append(len(parts)) or cat(parts))
+    found = list(_copied(((x, y, torch.from_numpy(m)) for x, y, m in expected), at_once))
+    assert len(joined) == copies and sum(joined) == len(found) == 8
+    for (*place, masks), (*true_place, true) in zip(found, expected, strict=True):
+        assert place == true_place and np.array_equal(masks, true)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,11 +6,11 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
 from torch import nn
-from tqdm import tqdm
 
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation.masks import encode_mask_kinds
 from arcnn.names import MASK_KEYS
+from arcnn.progress import tqdm
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ Shapes: R detections of one image, K kinds of mask, M side of the mask maps, H a
 image, h and w pixels of a window.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 THRESHOLD = 0.5
+AT_ONCE = 2**28  # pixels that come from a GPU in one copy, a byte each
 
 
 def encode_mask_kinds(
@@ -25,8 +27,8 @@ def encode_mask_kinds(
 ) -> list[list[dict]]:
     """Paste, threshold at one half and run-length encode K kinds of mask in the same boxes.
 
-    On a GPU the maps are sampled there, one box at a time; a window of bools comes back. So no
-    more than one window of floats is ever held, whatever R is.
+    On a GPU the maps are sampled there, one box at a time: no more than one window of floats is
+    ever held, whatever R is. The bools come back many windows at a time, in half a gigabyte.
 
     Args:
         probs: K tensors, float ``(R, M, M)`` in [0, 1].
@@ -39,9 +41,10 @@ def encode_mask_kinds(
     if not len(boxes):
         return [[] for _ in probs]
     maps = torch.stack(list(probs), dim=1).float()  # (R, K, M, M)
+    at_once = 1 if maps.device.type == "cpu" else AT_ONCE
     counts = [
         _run_lengths(mask, x, y, height, width)
-        for x, y, masks in _windows(maps, boxes.float(), height, width)
+        for x, y, masks in _copied(_windows(maps, boxes.float(), height, width), at_once)
         for mask in masks
     ]
     rles = mask_util.frPyObjects(
@@ -54,7 +57,7 @@ def encode_mask_kinds(
 @torch.no_grad()
 def _windows(
     maps: Tensor, boxes: Tensor, height: int, width: int
-) -> Iterator[tuple[int, int, np.ndarray]]:
+) -> Iterator[tuple[int, int, Tensor]]:
     """By box, the x and y of its window in the image, and the masks in it, bool ``(K, w, h)``:
     columns first, as COCO counts them.
 
@@ -71,7 +74,7 @@ def _windows(
     for r, (left, top, right, bottom) in enumerate(corners):
         w, h = right - left, bottom - top
         if w <= 0 or h <= 0:  # outside the image: nothing (detectron2 raises an error)
-            yield 0, 0, np.zeros((maps.shape[1], 0, 0), dtype=bool)
+            yield 0, 0, maps.new_zeros((maps.shape[1], 0, 0), dtype=torch.bool)
             continue
         grid = torch.stack(
             [
@@ -81,7 +84,24 @@ def _windows(
             dim=2,
         )
         sampled = F.grid_sample(maps[r, None], grid[None], align_corners=False)[0]
-        yield left, top, (sampled >= THRESHOLD).cpu().numpy()
+        yield left, top, sampled >= THRESHOLD
+
+
+def _copied(
+    windows: Iterable[tuple[int, int, Tensor]], at_once: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The windows on the CPU, so many pixels together: each copy from a GPU waits until everything
+    that it was asked for is done."""
+    waiting: list[tuple[int, int, Tensor]] = []
+    for window in itertools.chain(windows, [None]):
+        if window is not None:
+            waiting.append(window)
+        sizes = [masks.numel() for *_, masks in waiting]
+        if waiting and (window is None or sum(sizes) >= at_once):
+            pixels = torch.cat([masks.flatten() for *_, masks in waiting]).cpu()
+            for (x, y, masks), own in zip(waiting, pixels.split(sizes), strict=True):
+                yield x, y, own.view(masks.shape).numpy()
+            waiting = []
 
 
 def _run_lengths(mask: np.ndarray, x: int, y: int, height: int, width: int) -> np.ndarray:
