@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from arcnn.cells import tell_of_skipped_cells
 from arcnn.errors import InputError
 
 TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "bool": bool}
@@ -49,9 +50,12 @@ def check(known: Mapping[str, str], given: Mapping[str, Any], notebook: str) -> 
 def check_own_parameters() -> None:
     """:func:`check` for the notebook that calls this, from the cells that it has run so far.
 
+    What is run after this in the wrong order is told, too: :mod:`arcnn.cells`.
+
     Raises:
         ParameterError: see there; or its first cell has not been run.
     """
+    tell_of_skipped_cells()
     shell = sys.modules["IPython"].get_ipython()
     known, given = read_cells(shell.user_ns["In"])
     if not known:

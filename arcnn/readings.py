@@ -236,8 +236,8 @@ def occlusion_order(agreed: "Agreement") -> str:
         f"{agreed.rho:+.2f}; "
         f"95 % of shuffled truths lie between {agreed.low:+.2f} and {agreed.high:+.2f}. It lies "
         f"{verdict}. It is one run; "
-        "[12 Occlusion order](12_occlusion_order.ipynb) looks whether the sign stays with other "
-        "seeds. And a correlation of weights is not yet use: whether the context *helps* is what "
+        "[12 Occlusion order](12_occlusion_order.ipynb) asks whether other seeds give the same "
+        "sign. And such weights need not be of any use: whether the context *helps* is what "
         "[11 Context or an OR gate](11_context_or_an_or_gate.ipynb) asks."
     )
 

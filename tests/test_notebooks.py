@@ -141,6 +141,34 @@ def test_a_notebook_refuses_what_it_does_not_know(cells, sentence, capsys) -> No
 LOOK = FIRST_LOOK.splitlines()[-1]
 
 
+ABOVE = ["import time as clock", "!ls", "def f():\n    inner = 1", "half =", "made: int = 1"]
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (["made + 1"], True),
+        (["clock.time()"], True),
+        (["f()"], True),
+        (["inner"], False),  # of a function
+        (["mispelt"], False),
+        (["below"], False),
+        (["made: int = 1", "del made", "made + 1"], True),
+        (["made: int = 1", "eval('made', {})"], False),  # it is there: another name is meant
+        (["below = below + 1"], False),  # the cell itself
+    ],
+)
+def test_a_cell_run_without_those_above_says_which(run, told, tmp_path, capsys, monkeypatch):
+    sources = [*ABOVE, run[-1], "below = 2"]
+    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, sources)])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "n.ipynb"))
+    first = "a: int = 1", "from arcnn.parameters import check_own_parameters\n" + LOOK
+    said = in_ipython(capsys, *first, *run)
+    assert ("is made by a cell above, which was not run" in said) == told
+    assert ("Traceback" in said and "NameError" in said) != told
+
+
 def test_papermill_alone_does_not_run_on_with_a_misspelt_name(tiny_notebook: Path) -> None:
     notebook = nbformat.read(tiny_notebook, as_version=4)
     notebook.cells.insert(1, nbformat.v4.new_code_cell(FIRST_LOOK))
