@@ -215,9 +215,9 @@ def _how_long(
     if rehearsed := [of for _, of in each if of.sources]:
         others = len(each) - len(rehearsed)
         return [
-            f"Rehearsed here on {rehearsal['started'][:10]}: {len(rehearsed)} trainings and their "
-            f"evaluations take {total(rehearsed, side_by_side)}."
-            + (f" {others} others were not rehearsed with these settings." if others else "")
+            f"Trainings and evaluations to come: {len(rehearsed)}, which take "
+            f"{total(rehearsed, side_by_side)} as rehearsed here on {rehearsal['started'][:10]}"
+            + (f"; and {others} that were not rehearsed with these settings." if others else ".")
         ]
     sentences = [
         f"No GPU is at work here, and {run.dataset} asks for {run.cfg.SOLVER.MAX_ITER:,} steps: "

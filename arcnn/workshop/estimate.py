@@ -39,7 +39,7 @@ OBJECTS = 12  # of an image, where nothing was counted
 # Detections that a trained model has for each true object, which no rehearsal can know: supposed,
 # and at least; at most it is TEST.DETECTIONS_PER_IMAGE. (On tabletop it is 1.7.)
 DETECTIONS, FEWEST = 3.0, 1.5
-MB, GB = 10**6, 10**9
+MB, GB = 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Cost:
     shared: int  # shared memory of the loaders' workers, at most
     training: Range | None = None  # seconds; None where nobody knows
     evaluation: Range | None = None
-    cpu: Range | None = None  # peak memory
+    cpu: Range | None = None  # peak memory, with that of workers
     gpu: int | None = None  # peak memory
     sources: str = ""  # what was measured
 
@@ -188,8 +188,9 @@ def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any])
     steps = step_seconds(training)
     saved = solver.MAX_ITER // solver.CHECKPOINT_PERIOD * training["save_seconds"]
     overhead = own["register_seconds"] + own["start_seconds"] + saved
-    counts = f"{len(training['steps'])} steps"
-    evaluation, predictions, cpu = None, ZERO, training["cpu_bytes"]
+    counts = f"{len(training['steps'])} {'steps' if len(training['steps']) > 1 else 'step'}"
+    evaluation, predictions = None, ZERO
+    cpu = training["cpu_bytes"] + training["workers_bytes"]
     cpu = Range(cpu, cpu, cpu)
     if inference and of_data:
         # Each of the three detection counts by itself: supposed, fewest, most.
@@ -341,7 +342,7 @@ def duration(seconds: float) -> str:
     for unit, length, until in (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 172_800)):
         if seconds < until:
             number = seconds / length
-            return f"{number:.1f} {unit}" if unit == "h" else f"{number:.0f} {unit}"
+            return f"{number:.1f} {unit}" if unit == "h" and number < 10 else f"{number:.0f} {unit}"
     return f"{seconds / 86_400:.1f} days"
 
 

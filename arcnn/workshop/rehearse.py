@@ -126,11 +126,11 @@ class Rehearsal:
         found["settings_sha256"] = settings_of(run.cfg)
         batch = run.cfg.SOLVER.IMS_PER_BATCH
         smaller = found
-        while "out_of_memory" in smaller and "training" not in smaller and batch > 1:
+        while _too_small(smaller) and batch > 1:
             batch //= 2
             smaller = self._process("training", run, ["SOLVER.IMS_PER_BATCH", batch])
-        if smaller is not found and "training" in smaller:
-            found["fits"] = {"batch": batch} | smaller["training"]
+        if smaller is not found and not _too_small(smaller) and "training" in smaller:
+            found["fits"] = smaller["training"] | {"batch": batch}
         _say(f"{run.name}: {_in_short(found)}")
         return found
 
@@ -160,11 +160,11 @@ class Rehearsal:
             )
             ended = _wait(child, self.limit)
         found = read_earlier(place / MEASURED)
-        where = found.pop("part", "the start")
+        where = found.setdefault("part", "the start")
         if ended is None:
             found["problem"] = f"stopped after {duration(self.limit)}, in {where}"
         elif ended == -signal.SIGKILL:
-            found["out_of_memory"] = f"the system ended it in {where}, most often for want of it"
+            found["out_of_memory"] = "the system ended the process, most often for want of memory"
         elif ended:
             last = (place / "said.txt").read_text().strip().splitlines()[-1:]
             found["problem"] = f"failed in {where}: {''.join(last) or f'exit code {ended}'}"
@@ -180,6 +180,11 @@ class Rehearsal:
             return root
         except FileNotFoundError:
             return make_tabletop(self.place / "data", **DRAWN, workers=1).parent
+
+
+def _too_small(found: Mapping[str, Any]) -> bool:
+    """Whether memory was too small for a batch."""
+    return "out_of_memory" in found and "training" in found["part"]
 
 
 def _wait(child: subprocess.Popen, limit: float) -> int | None:
@@ -276,13 +281,13 @@ def report(
         for dataset, found in rehearsal["evaluations"].items()
         if "problem" in found or "out_of_memory" in found
     ]
-    problems += _memory(checked.sound, rehearsal, each, side_by_side)
+    problems += _memory(checked.sound, each, side_by_side)
     said: list[str] = []
     try:
         said = costs(profile, results, checked.images, rehearsal, side_by_side)
     except ProfileError as error:
         problems.append(str(error))
-    said += _waited(rehearsal, each) + _sources(each)
+    said += _not_seen(rehearsal, each) + _waited(rehearsal, each) + _sources(each)
     lines += ["", *(f"- {sentence}" for sentence in said)]
     lines += ["", "Missing, wrong, or too small:" if problems else "Nothing is missing."]
     lines += [f"- {problem}" for problem in problems]
@@ -290,10 +295,12 @@ def report(
 
 
 def _table(each: Mapping[str, Cost], runs: Sequence[Cost], side_by_side: int) -> list[str]:
-    rows = [("a run of", "takes", "memory", "GPU", "stays on disk", "meanwhile", "measured")]
+    header = ("a run of", "takes", "memory", "GPU", "for workers", "stays", "checkpoints", "from")
+    rows = [header]
     for name, of in each.items():
-        rows.append((name, str(of.seconds), *_amounts([of]), of.sources))
-    rows.append((f"all {len(runs)}", str(total(runs, side_by_side)), *_amounts(runs), ""))
+        rows.append((name, str(of.seconds), *_amounts([of], 1), of.sources))
+    everything = str(total(runs, side_by_side)), *_amounts(runs, side_by_side)
+    rows.append((f"all {len(runs)} runs", *everything, f"{side_by_side} at a time"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -301,14 +308,30 @@ def _table(each: Mapping[str, Cost], runs: Sequence[Cost], side_by_side: int) ->
     ]
 
 
-def _amounts(runs: Sequence[Cost]) -> tuple[str, str, str, str]:
+def _amounts(runs: Sequence[Cost], side_by_side: int) -> tuple[str, ...]:
+    """Of so many at a time: memory, the GPU's, shared memory, what stays on the disk, and what
+    checkpoints take there meanwhile."""
     gpu = [of.gpu for of in runs if of.gpu]
+    at_once = min(side_by_side, len(runs))
     return (
-        size(max(of.cpu.value for of in runs)),
+        size(at_once * max(of.cpu.value for of in runs)),
         size(max(gpu)) if gpu else "none",
+        size(at_once * max(of.shared for of in runs)),
         size(sum(of.weights + of.predictions.value for of in runs)),
-        size(2 * max(of.checkpoint for of in runs)),
+        size(at_once * 2 * max(of.checkpoint for of in runs)),
     )
+
+
+def _not_seen(rehearsal: Mapping[str, Any], each: Mapping[str, Cost]) -> list[str]:
+    """A sentence, if there was no time for a step on the hardest batch."""
+    trainings = {name: rehearsal["runs"][name]["training"] for name in each}
+    slow = [name for name, training in trainings.items() if "hardest_seconds" not in training]
+    if not slow:
+        return []
+    return [
+        f"Not seen, for want of time: the hardest batch ({', '.join(slow)}), which may take more "
+        "memory. Of a single step, half and twice its time are the bounds."
+    ]
 
 
 def _waited(rehearsal: Mapping[str, Any], each: Mapping[str, Cost]) -> list[str]:
@@ -321,12 +344,12 @@ def _waited(rehearsal: Mapping[str, Any], each: Mapping[str, Cost]) -> list[str]
     }
     if min(shares.values()) > 0.8:
         return []
-    seconds = sum(of.seconds.value * min(shares[name], 1) for name, of in each.items()) / len(each)
+    alone = {name: of.seconds.value * min(shares[name], 1) for name, of in each.items()}
+    words = ", ".join(f"{name} {duration(seconds)}" for name, seconds in alone.items())
     return [
-        f"This machine was busy: the trainings had {min(shares.values()):.0%} to "
-        f"{max(shares.values()):.0%} of the processor time that they could use (the rest went to "
-        f"other programs, or to waiting for images). With all of it, a run takes about "
-        f"{duration(seconds)}."
+        f"This machine was busy: a training had {min(shares.values()):.0%} of the processor time "
+        "that it could use; other programs had the rest, or it waited for images. With all of "
+        f"it, a run would take: {words}."
     ]
 
 
@@ -338,7 +361,8 @@ def _sources(each: Mapping[str, Cost]) -> list[str]:
         "evaluation; in brackets the 95 % interval of that mean, and up to a step on the hardest "
         "batch. Without drawing or checking the data, and without the figures, which take minutes. "
         "What else is at work on this machine, now or then, changes it.",
-        "Memory is the peak of a process. Of predictions.json and of the evaluation it is supposed "
+        "Memory is the peak of a process with its workers, for whom there is shared memory besides; "
+        "on the disk, weights and predictions stay. Of predictions.json and of the evaluation it is supposed "
         f"that a model finds {DETECTIONS:.0f} things for each true object (measured on tabletop: "
         "1.7), since nobody knows that before a training.",
     ]
@@ -347,9 +371,16 @@ def _sources(each: Mapping[str, Cost]) -> list[str]:
 def _misfits(run: Planned, found: Mapping[str, Any], of: Cost | None) -> list[str]:
     sentences = []
     if "out_of_memory" in found:
-        where = "" if "training" not in found else " after the first steps, on the hardest batch"
-        sentences.append(f"{run.name} is out of memory{where}: {found['out_of_memory'][:300]}")
-        sentences += smaller(run.cfg, found.get("fits"))
+        sentences.append(
+            f"{run.name} is out of memory in {found['part']}: {found['out_of_memory'][:300]}"
+        )
+        if _too_small(found):
+            sentences += smaller(run.cfg, found.get("fits"))
+        else:
+            sentences.append(
+                "Smaller test images (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST) or fewer detections "
+                "(TEST.DETECTIONS_PER_IMAGE) take less; either changes the numbers."
+            )
     elif "problem" in found:
         sentences.append(f"{run.name}: {found['problem'][:500]}")
     return sentences
@@ -406,17 +437,14 @@ def of_batch(cfg: CfgNode, batch: int) -> list:
     ]
 
 
-def _memory(
-    runs: Sequence[Planned], rehearsal: Mapping[str, Any], each: Mapping[str, Cost], at_once: int
-) -> list[str]:
+def _memory(runs: Sequence[Planned], each: Mapping[str, Cost], at_once: int) -> list[str]:
     """Sentences, where it ran and yet is close to what there is."""
     if not each:
         return []
     sentences, there = [], memory_there()
     name = max(each, key=lambda name: each[name].cpu.value)
-    workers = max(rehearsal["runs"][k]["training"]["workers_bytes"] for k in each)
     at_once = min(at_once, len(each))
-    need = at_once * (each[name].cpu.value + workers)
+    need = at_once * each[name].cpu.value
     if need > there:
         cfg = next(run.cfg for run in runs if run.name == name)
         sentences.append(
