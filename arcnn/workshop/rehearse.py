@@ -361,8 +361,8 @@ def _sources(each: Mapping[str, Cost]) -> list[str]:
         "evaluation; in brackets the 95 % interval of that mean, and up to a step on the hardest "
         "batch. Without drawing or checking the data, and without the figures, which take minutes. "
         "What else is at work on this machine, now or then, changes it.",
-        "Memory is the peak of a process with its workers, for whom there is shared memory besides; "
-        "on the disk, weights and predictions stay. Of predictions.json and of the evaluation it is supposed "
+        "Memory is the peak of a process with its workers, who take shared memory besides. On "
+        "the disk, weights and predictions stay. Of these and of the evaluation it is supposed "
         f"that a model finds {DETECTIONS:.0f} things for each true object (measured on tabletop: "
         "1.7), since nobody knows that before a training.",
     ]
@@ -378,8 +378,8 @@ def _misfits(run: Planned, found: Mapping[str, Any], of: Cost | None) -> list[st
             sentences += smaller(run.cfg, found.get("fits"))
         else:
             sentences.append(
-                "Smaller test images (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST) or fewer detections "
-                "(TEST.DETECTIONS_PER_IMAGE) take less; either changes the numbers."
+                "Smaller test images take less (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST), as do "
+                "fewer detections (TEST.DETECTIONS_PER_IMAGE); either changes the numbers."
             )
     elif "problem" in found:
         sentences.append(f"{run.name}: {found['problem'][:500]}")
