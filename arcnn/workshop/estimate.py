@@ -188,10 +188,10 @@ def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any])
     steps = step_seconds(training)
     saved = solver.MAX_ITER // solver.CHECKPOINT_PERIOD * training["save_seconds"]
     overhead = own["register_seconds"] + own["start_seconds"] + saved
-    counts = f"{len(training['steps'])} {'steps' if len(training['steps']) > 1 else 'step'}"
+    counts = _counted(training["steps"], "step")
     evaluation, predictions = None, ZERO
     cpu = training["cpu_bytes"] + training["workers_bytes"]
-    cpu = Range(cpu, cpu, cpu)
+    memory = Range(cpu, cpu, cpu)
     if inference and of_data:
         # Each of the three detection counts by itself: supposed, fewest, most.
         images, objects = of_data["images"], of_data["objects"]
@@ -204,12 +204,9 @@ def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any])
         evaluation = detections * each + per_image * images + Range(fixed, fixed, fixed)
         predictions = detections * of_data["bytes_per_detection"]
         evaluating = detections * of_data["memory_per_detection"]
-        evaluating += Range(*[inference["cpu_bytes"]] * 3)
-        cpu = Range(
-            *(max(getattr(cpu, k), getattr(evaluating, k)) for k in ("value", "low")),
-            max(cpu.high, evaluating.high),
-        )
-        counts += f", {len(inference['images'])} images"
+        bounds = (evaluating.value, evaluating.low, evaluating.high)
+        memory = Range(*(max(cpu, inference["cpu_bytes"] + more) for more in bounds))
+        counts += f", {_counted(inference['images'], 'image')}"
     return Cost(
         weights=training["weights_bytes"],
         checkpoint=training["checkpoint_bytes"],
@@ -217,12 +214,16 @@ def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any])
         shared=_waiting(cfg, training["batch_bytes"]),
         training=steps * solver.MAX_ITER + Range(overhead, overhead, overhead),
         evaluation=evaluation,
-        cpu=cpu,
+        cpu=memory,
         gpu=max(
             filter(None, (training["gpu_bytes"], (inference or {}).get("gpu_bytes"))), default=None
         ),
         sources=counts,
     )
+
+
+def _counted(what: Sequence, noun: str) -> str:
+    return f"{len(what)} {noun}{'s' if len(what) > 1 else ''}"
 
 
 def step_seconds(training: Mapping[str, Any]) -> Range:

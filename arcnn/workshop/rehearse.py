@@ -300,7 +300,7 @@ def _table(each: Mapping[str, Cost], runs: Sequence[Cost], side_by_side: int) ->
     for name, of in each.items():
         rows.append((name, str(of.seconds), *_amounts([of], 1), of.sources))
     everything = str(total(runs, side_by_side)), *_amounts(runs, side_by_side)
-    rows.append((f"all {len(runs)} runs", *everything, f"{side_by_side} at a time"))
+    rows.append((f"in all ({len(runs)})", *everything, f"{side_by_side} at a time"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -330,7 +330,7 @@ def _not_seen(rehearsal: Mapping[str, Any], each: Mapping[str, Cost]) -> list[st
         return []
     return [
         f"Not seen, for want of time: the hardest batch ({', '.join(slow)}), which may take more "
-        "memory. Of a single step, half and twice its time are the bounds."
+        "memory."
     ]
 
 
@@ -358,9 +358,10 @@ def _sources(each: Mapping[str, Cost]) -> list[str]:
         return []
     return [
         "Time: the mean of the steps that were measured, times all steps, with checkpoints and "
-        "evaluation; in brackets the 95 % interval of that mean, and up to a step on the hardest "
-        "batch. Without drawing or checking the data, and without the figures, which take minutes. "
-        "What else is at work on this machine, now or then, changes it.",
+        "evaluation; in brackets the 95 % interval of that mean (of a single step: half and twice "
+        "its time), and up to a step on the hardest batch. Without drawing or checking the data, "
+        "and without the figures, which take minutes. What else is at work on this machine, now "
+        "or then, changes it.",
         "Memory is the peak of a process with its workers, who take shared memory besides. On "
         "the disk, weights and predictions stay. Of these and of the evaluation it is supposed "
         f"that a model finds {DETECTIONS:.0f} things for each true object (measured on tabletop: "
