@@ -44,7 +44,13 @@ def rehearsal(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         assert json.loads((place / "measured.json").read_text()) == found[name]
     (run,) = planned(profile_of(tabletop_root))
     own = found["training"] | {"settings_sha256": estimate.settings_of(run.cfg)}
-    of = {"machine": machine(2), "started": "2030-01-01T10:00", "side_by_side": 2, "threads": 1}
+    of = {
+        "format": 1,
+        "machine": machine(2),
+        "started": "2030-01-01T10:00",
+        "side_by_side": 2,
+        "threads": 1,
+    }
     of |= {"seconds": 3, "problems": [], "evaluations": {"tabletop": found["evaluation"]}}
     return of | {"runs": {"tabletop/arcnn": own}}
 

@@ -31,7 +31,7 @@ from arcnn.settings import settings, settings_hash
 from arcnn.training import read_sessions
 from arcnn.weights import FINAL_WEIGHTS
 
-FILE = "rehearsal.json"
+FILE, FORMAT = "rehearsal.json", 1
 # Measured on one core of a CPU, ARCNN with R50-FPN, forward and backward.
 SECONDS_PER_MEGAPIXEL = 11.0
 BYTES_PER_PREDICTED_IMAGE = 40_000  # of predictions.json, at KINS' size
@@ -133,9 +133,11 @@ def settings_of(cfg: CfgNode) -> str:
 
 
 def find_rehearsal(results: Path, cores: int) -> dict[str, Any]:
-    """The rehearsal of a folder of results; empty if there is none of this kind of machine."""
+    """The rehearsal of a folder of results; empty if there is none of this kind of machine
+    and version of the kit."""
     found = read_earlier(results / FILE)
-    return found if found.get("machine") == machine(cores) else {}
+    fits = found.get("format") == FORMAT and found.get("machine") == machine(cores)
+    return found if fits else {}
 
 
 def cost(run: Planned, rehearsal: Mapping[str, Any], images: int = 0) -> Cost:
@@ -192,7 +194,7 @@ def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any])
     evaluation, predictions = None, ZERO
     cpu = training["cpu_bytes"] + training["workers_bytes"]
     memory = Range(cpu, cpu, cpu)
-    if inference and of_data:
+    if inference and "seconds_per_detection" in of_data:
         # Each of the three detection counts by itself: supposed, fewest, most.
         images, objects = of_data["images"], of_data["objects"]
         most = images * cfg.TEST.DETECTIONS_PER_IMAGE

@@ -241,6 +241,9 @@ def rehearse_evaluation(order: dict[str, Any], measured: Measured, place: Path) 
     records = split_records(cfg, "val")
     metadata = MetadataCatalog.get(split_name(cfg, "val"))
     ids = {i: k for k, i in metadata.thing_dataset_id_to_contiguous_id.items()}
+    objects = sum(len(record["annotations"]) for record in records) / len(records)
+    images = order["images"] or len(records)
+    measured.note(images=images, objects=objects * images)
     points, began, count = [], time.perf_counter(), min(8, max(1, len(records) // 2))
     while True:
         some = records[:count]
@@ -259,9 +262,6 @@ def rehearse_evaluation(order: dict[str, Any], measured: Measured, place: Path) 
         if count == len(records) or time.perf_counter() - began > order["seconds"] / 4:
             break
         count = min(4 * count, len(records))
-    objects = sum(len(record["annotations"]) for record in records) / len(records)
-    images = order["images"] or len(records)
-    measured.note(images=images, objects=objects * images)
 
 
 def _growth(points: Sequence[tuple[int, float, int, int]]) -> dict[str, float]:

@@ -40,6 +40,7 @@ from arcnn.workshop.beforehand import (
 from arcnn.workshop.estimate import (
     DETECTIONS,
     FILE,
+    FORMAT,
     Cost,
     Planned,
     cost,
@@ -241,6 +242,7 @@ def rehearse(
     earlier = find_rehearsal(results, chosen.cores)  # of other data sets, perhaps
     own = {run.name: found for run, found in zip(checked.sound, measured, strict=True)}
     return {
+        "format": FORMAT,
         "profile": profile["profile"],
         "machine": machine(chosen.cores),
         "threads": threads,
