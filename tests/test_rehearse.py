@@ -159,8 +159,15 @@ def test_what_is_left_follows_from_what_is_finished(rehearsal: dict, tmp_path: P
     assert said.startswith("2 of 4 trainings are done. Trainings and evaluations to come: ")
     assert estimate.duration(200 + 400 + 3 * 60) in said and "what the finished ones took" in said
     assert estimate.duration((200 + 400 + 3 * 60) / 2) in what_is_left(profile, tmp_path, 2, 2)
-    # Of another model only the rehearsal knows, times how wrong it was.
     assert "without" not in said
+    # Of another model the rehearsal knows, times how wrong it was of the one that is finished.
+    own = rehearsal["runs"]["tabletop/arcnn"]
+    both = profile | {"models": ["arcnn", "orcnn"], "seeds": [0]}
+    other = own | {"settings_sha256": estimate.settings_of(list(planned(both))[1].cfg)}
+    runs = {"tabletop/arcnn": own, "tabletop/orcnn": other}
+    write_json(tmp_path / estimate.FILE, rehearsal | {"runs": runs})
+    said = what_is_left(both, tmp_path, 2, 1)
+    assert estimate.duration(200 + 60) in said and "finished runs and the rehearsal" in said
     alone = what_is_left(profile | {"datasets": ["kins"], "seeds": [0]}, tmp_path, 2, 1)
     assert "without evaluation on kins, training on kins, of which none is finished" in alone
 
