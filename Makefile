@@ -26,7 +26,7 @@ $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce ablation start reference book slides test test-lab bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides test test-lab bench lab lock clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -61,6 +61,12 @@ setup: environment
 ablation: target := --target ablation
 reproduce ablation: environment
 	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
+	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
+	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
+
+# What would it take here, and what is missing? A few steps and images of everything.
+rehearse: environment
+	@$(python) -m arcnn.workshop.rehearse --profile "$(PROFILE)" \
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
 	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
 
@@ -125,6 +131,7 @@ clean-results:
 help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
 	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [SEEDS=5] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
+	@echo "make rehearse       what would that take here, and what is missing? Minutes; the same choices"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make book           a profile's executed notebooks as a book of pages that opens from disk"
 	@echo "make slides         slides of the notebooks of the 90-minute class"

@@ -20,6 +20,9 @@ PYTHON = f"{shlex.quote(sys.executable)} -P -m"
 NOTEBOOK = f"{PYTHON} arcnn.notebooks {{input.notebook:q}} {{log:q}}"
 RUN = f"{NOTEBOOK} -f profile.yaml {{params.own}}"
 EXPERIMENT = f"{PYTHON} arcnn.experiments"
+# After a training: how long the rest takes, by those that are finished. No reason to fail.
+LEFT = f"{PYTHON} arcnn.workshop.estimate {{params.profile}} --cores {workflow.cores or 1}"
+LEFT += f" --side-by-side {max(1, (workflow.cores or 1) // config['train_threads'])} || true"
 
 
 def own(**parameters):
@@ -190,7 +193,7 @@ rule train:
         profile="profile.yaml",
     threads: config["train_threads"]
     shell:
-        f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
+        f"{NOTEBOOK} -f {{params.profile}} {{params.own}} && ({LEFT})"
 
 
 use rule train as train_network with:

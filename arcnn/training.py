@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,9 @@ SESSIONS = "sessions.json"
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
 
 
+Watch = Callable[[Checkpointer], HookBase]
+
+
 class Training(NamedTuple):
     """What :func:`train` did."""
 
@@ -61,7 +64,7 @@ class Diverged(Told, FloatingPointError):
     """A loss is infinite or no number."""
 
 
-def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
+def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None) -> Training:
     """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
 
     Goes on from the last checkpoint found there. On a CPU, the same seed and number of threads
@@ -77,6 +80,7 @@ def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
     Args:
         cfg: from :func:`arcnn.get_config`, with its data set registered.
         show: called now and then with the log and the masks of now, for somebody who looks on.
+        watch: makes a hook that comes before all others, given what writes the checkpoints.
 
     Raises:
         FileNotFoundError: data or initial weights are missing; says what to put where.
@@ -91,13 +95,13 @@ def train(cfg: CfgNode, *, show: Show | None = None) -> Training:
     output.mkdir(parents=True, exist_ok=True)
     with hold(output / ".lock", "trains"):
         _check_same_run(cfg, output)
-        trained = _train(cfg, output, show)
+        trained = _train(cfg, output, show, watch)
     # The caller may be a notebook, which lives on: give the GPU's memory back.
     torch.cuda.empty_cache()
     return trained
 
 
-def _train(cfg: CfgNode, output: Path, show: Show | None) -> Training:
+def _train(cfg: CfgNode, output: Path, show: Show | None, watch: Watch | None) -> Training:
     weights, last = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER
     if weights.is_file():
         weights.touch()  # as new as what was changed without a difference to it
@@ -114,6 +118,7 @@ def _train(cfg: CfgNode, output: Path, show: Show | None) -> Training:
     # Before loading: the hooks' state (the scheduler's) is part of the checkpoint.
     trainer.register_hooks(
         [
+            watch(checkpointer) if watch else None,
             SeedEveryStep(cfg.SEED),
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.utils.file_io import PathManager
 from made import data_of_all_kinds, stand_ins_for_weights, write_made_kins
 
@@ -137,17 +138,18 @@ def test_what_it_costs_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> N
     few, tiny = beforehand.shutil.disk_usage(data), data / "shm"
     tiny.mkdir()
     monkeypatch.setattr(beforehand, "SHARED_MEMORY", tiny)
-    monkeypatch.setattr(beforehand.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def usage(folder: Path) -> object:
         return few._replace(total=64 * 2**20) if folder == tiny else few
 
     monkeypatch.setattr(beforehand.shutil, "disk_usage", usage)
-    said = "\n".join(beforehand.costs(profile, data, {"kins": 7517}))
+    said = "\n".join(beforehand.costs(profile, data, {"kins": 7517}, {}))
     assert "No GPU is at work here, and kins asks for 48,000 steps" in said
     assert "of shared memory" in said and "has 64 MB" in said
     assert "Weights, checkpoints and predictions" in said
-    assert not beforehand.costs(load_profile("smoke"), data, {})  # nothing worth a word
+    assert "`make rehearse PROFILE=paper` measures in minutes" in said
+    assert not beforehand.costs(load_profile("smoke"), data, {}, {})  # nothing worth a word
     few = few._replace(free=100 * 2**20)
     with pytest.raises(beforehand.ProfileError, match="has room for 100 MB"):
-        beforehand.costs(profile, data, {})
+        beforehand.costs(profile, data, {}, {})

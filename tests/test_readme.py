@@ -37,6 +37,8 @@ ELSEWHERE = {
     "make start": "test_start.py",
     "make bench": "test_bench.py",
     "make lab": "test_lab.py",
+    "make rehearse": "test_rehearse.py",
+    "make rehearse PROFILE=paper DATA_ROOT=<folder> RESULTS=<folder>": "test_rehearse.py",
     "make book": "test_book.py",
     "make slides": "test_book.py",
     'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",

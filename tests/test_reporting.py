@@ -284,6 +284,9 @@ def test_switches_of_one_models_head_do_not_set_it_apart_from_the_others(tmp_pat
     [
         (["SOLVER.MAX_ITER", 3, "INPUT.MIN_SIZE_TEST", 400], "SOLVER.MAX_ITER 3 instead of 48000"),
         (["DATASETS.OVERFIT_IMAGES", 5], "measured on its own 5 training images"),
+        (["SOLVER.IMS_PER_BATCH", 2], "SOLVER.IMS_PER_BATCH 2 instead of 4"),
+        (["INPUT.MIN_SIZE_TRAIN", (600,)], "INPUT.MIN_SIZE_TRAIN [600] instead of [800]"),
+        (["MODEL.WEIGHTS", ""], 'MODEL.WEIGHTS "" instead of detectron2://'),
         (["MODEL.ARCNN.INPUT", "probs"], "MODEL.ARCNN.INPUT probs instead of logits"),
     ],
 )

@@ -188,7 +188,8 @@ def departures(
     stated_first = sorted(papers, key=lambda key: key not in SETTINGS[dataset])
     for key in stated_first:
         if key != "SEED" and made_with.get(key) != papers[key]:
-            found.append(f"{key} {made_with.get(key)} instead of {papers[key]}")
+            own = '""' if made_with.get(key) == "" else made_with.get(key)
+            found.append(f"{key} {own} instead of {papers[key]}")
     for (of, split), counts in COUNTS.items():
         for what, count in counts.items() if of == dataset else ():
             own = used.get(split, {}).get(what, "unknown")

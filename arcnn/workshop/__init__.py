@@ -2,6 +2,8 @@
 
 ``environment``         ``make setup``; ``install_detectron2`` is a step of it
 ``reproduce``           ``make reproduce``: check everything beforehand, then hand over to Snakemake
+``rehearse``            ``make rehearse``: what would it take here? ``rehearsal``: a process of it
+``estimate``            hours, memory, disk: from a rehearsal, the settings, or finished runs
 ``profiles``            its parameters; ``outdated``: which earlier results still fit
 ``notebooks``           run one notebook with parameters
 ``book``                ``make book``, ``slides``: ``make slides``; ``pages``: what needs no network

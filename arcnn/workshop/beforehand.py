@@ -5,32 +5,24 @@ Errors are one sentence each: what is wrong, and what to do. What a run costs is
 it can be told from its settings.
 """
 
-import itertools
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-
-from arcnn.config import get_config
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES
-from arcnn.files import data_folder, results_folder, run_folder, sha256
-from arcnn.weights import FINAL_WEIGHTS, TORCHVISION, initial_weights
+from arcnn.files import data_folder, results_folder, sha256
+from arcnn.weights import TORCHVISION, initial_weights
+from arcnn.workshop.estimate import MB, Cost, Planned, cost, is_long, to_train, total
 from arcnn.workshop.profiles import ProfileError
 
-# Measured on one core of a CPU, ARCNN with R50-FPN, forward and backward.
-SECONDS_PER_MEGAPIXEL = 11.0
-BYTES_PER_PREDICTED_IMAGE = 40_000  # of predictions.json, at KINS' size
 SHARED_MEMORY = Path("/dev/shm")
-MB = 2**20
 
 
 def check_folders(profile: dict) -> Path:
@@ -131,7 +123,7 @@ def check_training(profile: dict, results: Path) -> None:
     Raises:
         ProfileError: names the setting, or the weights and where to put them.
     """
-    for cfg in _to_train(profile, results):
+    for cfg in (run.cfg for run in to_train(profile, results)):
         for key, number in (
             ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
             ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH),
@@ -147,19 +139,6 @@ def check_training(profile: dict, results: Path) -> None:
                     continue  # a help: without, a training starts from random weights, and says so
                 raise ProfileError(str(error)) from error
             _check_weights(file)
-
-
-def _to_train(profile: dict, results: Path) -> Iterator[CfgNode]:
-    """The configurations of the trainings that are still to come."""
-    every = itertools.product(profile["datasets"], profile["models"], profile["seeds"])
-    for dataset, model, seed in every:
-        done = run_folder(results, dataset, model, seed) / "train" / FINAL_WEIGHTS
-        if not done.is_file():
-            yield get_config(dataset, model, options=profile["options"])
-
-
-def _dataset(cfg: CfgNode) -> str:
-    return cfg.DATASETS.TRAIN[0].rpartition("_")[0]
 
 
 def _check_weights(file: Path) -> None:
@@ -182,36 +161,32 @@ def _check_weights(file: Path) -> None:
             raise ProfileError(f"{file} is damaged: its SHA-256 begins with {found[:6]}.")
 
 
-def costs(profile: dict, results: Path, evaluated: Mapping[str, int]) -> list[str]:
+def costs(
+    profile: dict,
+    results: Path,
+    evaluated: Mapping[str, int],
+    rehearsal: Mapping[str, Any],
+    side_by_side: int = 1,
+) -> list[str]:
     """Sentences on what the trainings that are still to come take, and whether there is as much.
 
     Args:
         evaluated: images by data set, from :func:`check_data`.
+        rehearsal: of :func:`arcnn.workshop.estimate.find_rehearsal`.
+        side_by_side: trainings at a time.
 
     Raises:
         ProfileError: the disk has no room for them.
     """
-    sentences, disk, shared = [], 0, 0
-    for cfg in _to_train(profile, results):
-        sides = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
-        pixels, batch = sides[0] * sides[1], cfg.SOLVER.IMS_PER_BATCH
-        model = build_model(cfg)
-        weights = sum(t.nbytes for t in model.state_dict().values())
-        moments = 2 if cfg.SOLVER.OPTIMIZER == "AdamW" else 1
-        # The weights in the end, and meanwhile a checkpoint and the next one beside it.
-        disk += weights + BYTES_PER_PREDICTED_IMAGE * evaluated.get(_dataset(cfg), 0)
-        largest = 2 * (1 + moments) * weights
-        # Image and two masks of a dozen objects, and two batches for each worker.
-        shared = max(shared, 2 * cfg.DATALOADER.NUM_WORKERS * batch * pixels * (3 + 2 * 12))
-        days = cfg.SOLVER.MAX_ITER * batch * pixels / 1e6 * SECONDS_PER_MEGAPIXEL / 86_400
-        if not torch.cuda.is_available() and days > 1:
-            sentences.append(
-                f"No GPU is at work here, and {_dataset(cfg)} asks for "
-                f"{cfg.SOLVER.MAX_ITER:,} steps: some {days:,.0f} days for each training."
-            )
-    if not disk:
+    runs = to_train(profile, results)
+    if not runs:
         return []
-    need, free = (disk + largest) // MB, shutil.disk_usage(results).free // MB
+    each = [(run, cost(run, rehearsal, evaluated.get(run.dataset, 0))) for run in runs]
+    sentences = _how_long(profile, each, rehearsal, side_by_side)
+    disk = sum(of.weights + of.predictions.value for _, of in each)
+    # The weights in the end, and meanwhile a checkpoint and the next one beside it.
+    disk += 2 * side_by_side * max(of.checkpoint for _, of in each)
+    need, free = int(disk) // MB, shutil.disk_usage(results).free // MB
     if need > free:
         raise ProfileError(
             f"{results} has room for {free:,} MB, and weights, checkpoints and predictions take "
@@ -219,6 +194,7 @@ def costs(profile: dict, results: Path, evaluated: Mapping[str, int]) -> list[st
         )
     if need > 1000:
         sentences.append(f"Weights, checkpoints and predictions: {need:,} MB of {free:,} MB.")
+    shared = side_by_side * max(of.shared for _, of in each)
     if SHARED_MEMORY.is_dir():
         there = shutil.disk_usage(SHARED_MEMORY).total
         if shared > there:
@@ -227,4 +203,29 @@ def costs(profile: dict, results: Path, evaluated: Mapping[str, int]) -> list[st
                 f"{SHARED_MEMORY} has {there // MB:,} MB: a bus error would end the run. Give a "
                 'container more (--shm-size), or the options ["DATALOADER.NUM_WORKERS", 0].'
             )
+    return sentences
+
+
+def _how_long(
+    profile: dict,
+    each: Sequence[tuple[Planned, Cost]],
+    rehearsal: Mapping[str, Any],
+    side_by_side: int,
+) -> list[str]:
+    if rehearsed := [of for _, of in each if of.sources]:
+        others = len(each) - len(rehearsed)
+        return [
+            f"Trainings and evaluations to come: {len(rehearsed)}, which take "
+            f"{total(rehearsed, side_by_side)} as rehearsed here on {rehearsal['started'][:10]}"
+            + (f"; and {others} that were not rehearsed with these settings." if others else ".")
+        ]
+    sentences = [
+        f"No GPU is at work here, and {run.dataset} asks for {run.cfg.SOLVER.MAX_ITER:,} steps: "
+        f"some {of.training.value / 86_400:,.0f} days for each training."
+        for run, of in each
+        if of.training and is_long(run.cfg)
+    ]
+    if not rehearsal and any(is_long(run.cfg) for run, _ in each):
+        name = profile["profile"]
+        sentences.append(f"`make rehearse PROFILE={name}` measures in minutes what it takes here.")
     return list(dict.fromkeys(sentences))

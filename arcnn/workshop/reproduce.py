@@ -24,6 +24,7 @@ from arcnn.workshop.beforehand import (
     name_own_classes,
     unwritable,
 )
+from arcnn.workshop.estimate import find_rehearsal
 from arcnn.workshop.outdated import find_outdated
 from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
 
@@ -43,8 +44,8 @@ def check_earlier_results(profile: dict, results: Path, chosen: argparse.Namespa
         outdated.put_right()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that works through a profile."""
     parser.add_argument("--profile", default="demo", help="a file of notebooks/profiles/")
     parser.add_argument("--dataset", help="one data set, in the place of the profile's")
     parser.add_argument("--seeds", type=int, help="so many trainings of each, in its place")
@@ -57,21 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
     )
+
+
+def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The profile that is named on a command line, with what else was chosen there.
+
+    Raises:
+        ProfileError: see :func:`arcnn.workshop.profiles.load_profile`.
+    """
+    profile = load_profile(chosen.profile)
+    if chosen.dataset:
+        profile["datasets"] = [chosen.dataset]
+    if chosen.seeds:
+        profile["seeds"] = list(range(chosen.seeds))
+    for key in ("data_root", "results_root"):
+        if getattr(chosen, key):
+            profile[key] = str(Path(getattr(chosen, key)).expanduser().resolve())
+    if profile["data_root"]:  # a profile's own is relative to its results
+        results = results_folder(profile["profile"], profile["results_root"])
+        profile["data_root"] = str(results / profile["data_root"])
+    return profile
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
+    add_choices(parser)
     parser.add_argument("--target", default="all", choices=("all", "ablation", "start"))
     parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
     chosen = parser.parse_args(arguments)
     try:
-        profile = load_profile(chosen.profile)
-        if chosen.dataset:
-            profile["datasets"] = [chosen.dataset]
-        if chosen.seeds:
-            profile["seeds"] = list(range(chosen.seeds))
-        for key in ("data_root", "results_root"):
-            if getattr(chosen, key):
-                profile[key] = str(Path(getattr(chosen, key)).expanduser().resolve())
-        if profile["data_root"]:  # a profile's own is relative to its results
-            results = results_folder(profile["profile"], profile["results_root"])
-            profile["data_root"] = str(results / profile["data_root"])
+        profile = chosen_profile(chosen)
         if importlib.util.find_spec("ipykernel") is None:
             raise ProfileError(
                 "this environment has no Python kernel for notebooks: `make setup` installs it."
@@ -90,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.set_inheritable(held.fileno(), True)
         check_earlier_results(profile, results, chosen)
         check_training(profile, results)
-        for sentence in costs(profile, results, evaluated):
+        rehearsal = find_rehearsal(results, chosen.cores)
+        side_by_side = chosen.cores // threads_of_a_training(profile, chosen.cores)
+        for sentence in costs(profile, results, evaluated, rehearsal, side_by_side):
             print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"make reproduce: {error}", file=sys.stderr)
