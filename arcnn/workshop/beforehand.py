@@ -17,7 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from arcnn.config import get_config
+from arcnn.config import for_processes, get_config
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
@@ -125,12 +125,15 @@ def _index(file: Path) -> FileIndex:
 
 
 def check_training(profile: dict, results: Path) -> None:
-    """Check what the trainings that are still to come need: settings that train, and weights to
-    start from, which are fetched.
+    """Check what the trainings that are still to come need: GPUs, settings that train, and weights
+    to start from, which are fetched.
 
     Raises:
         ProfileError: names the setting, or the weights and where to put them.
     """
+    wanted, there = profile["num_gpus"], torch.cuda.device_count()
+    if wanted > max(there, 1):
+        raise ProfileError(f"num_gpus is {wanted}, and this machine has {there}.")
     for cfg in _to_train(profile, results):
         for key, number in (
             ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
@@ -155,7 +158,8 @@ def _to_train(profile: dict, results: Path) -> Iterator[CfgNode]:
     for dataset, model, seed in every:
         done = run_folder(results, dataset, model, seed) / "train" / FINAL_WEIGHTS
         if not done.is_file():
-            yield get_config(dataset, model, options=profile["options"])
+            cfg = get_config(dataset, model, options=profile["options"])
+            yield for_processes(cfg, profile["num_gpus"])
 
 
 def _dataset(cfg: CfgNode) -> str:
