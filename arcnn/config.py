@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
 from arcnn.errors import InputError, MissingError
@@ -158,6 +159,31 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
             f"delete {file.parent} and run notebook 04_train."
         ) from error
     return _on_this_machine(cfg, device, output_dir)
+
+
+def for_processes(cfg: CfgNode, processes: int) -> CfgNode:
+    """The configuration as so many processes train it together, each on a GPU of its own.
+
+    They share the batch, and nothing else changes; unless ``SOLVER.REFERENCE_WORLD_SIZE`` says for
+    how many processes the settings were made: then detectron2 scales the batch and the learning
+    rate up, and the schedule down, with their number.
+
+    Raises:
+        ValueError: the batch cannot be shared equally.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH, {cfg.SOLVER.IMS_PER_BATCH}, is no multiple of "
+            f"SOLVER.REFERENCE_WORLD_SIZE, {reference}."
+        )
+    cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"{processes} processes cannot share a batch of {cfg.SOLVER.IMS_PER_BATCH} equally: "
+            f"give a multiple of {processes} as SOLVER.IMS_PER_BATCH, or take fewer GPUs."
+        )
+    return cfg
 
 
 def _head_options_apart(options: Sequence) -> tuple[list, list]:

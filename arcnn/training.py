@@ -1,10 +1,16 @@
-"""Training with detectron2's engine: one function, an interrupted run goes on where it was."""
+"""Training with detectron2's engine: one function, an interrupted run goes on where it was.
+
+``python -m arcnn.training`` trains in several processes, see :mod:`arcnn.launch`.
+"""
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,14 +18,23 @@ import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 from torch import nn
 
+from arcnn.config import for_processes
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
@@ -29,7 +44,14 @@ from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import MASK_KINDS
 from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
-from arcnn.settings import MAX_ITER, read_settings, settings, training_differences, write_settings
+from arcnn.settings import (
+    MAX_ITER,
+    differences,
+    read_settings,
+    settings,
+    training_differences,
+    write_settings,
+)
 from arcnn.weights import (
     CLASSES,
     FINAL_WEIGHTS,
@@ -40,6 +62,8 @@ from arcnn.weights import (
 )
 
 logger = logging.getLogger(__name__)
+# detectron2 prints the traceback of what ends a training, and then raises it: once will do.
+logging.getLogger(TrainerBase.__module__).setLevel(logging.CRITICAL)
 
 SESSIONS = "sessions.json"
 LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
@@ -64,6 +88,10 @@ class Diverged(Told, FloatingPointError):
     """A loss is infinite or no number."""
 
 
+class Failed(Told, RuntimeError):
+    """What a training needs of the machine is not there any more: memory, or a process."""
+
+
 def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None) -> Training:
     """Train the model of ``cfg`` on its training split, into ``cfg.OUTPUT_DIR``.
 
@@ -77,6 +105,9 @@ def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None)
     ``sessions.json``, when what was trained on which device; and ``film.npz``, what it drew
     meanwhile (:mod:`arcnn.film`).
 
+    Processes that :mod:`arcnn.launch` started train together: each calls this, with the same
+    configuration, and the main one alone writes.
+
     Args:
         cfg: from :func:`arcnn.get_config`, with its data set registered.
         show: called now and then with the log and the masks of now, for somebody who looks on.
@@ -89,31 +120,42 @@ def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None)
             learns from.
         BlockingIOError: another process trains in this folder.
         FloatingPointError: a loss became infinite or NaN.
+        RuntimeError: the GPU's memory is too small, or a process that loads images died.
         Stopped: it was interrupted; a second call goes on.
     """
+    cfg, asked_for = for_processes(cfg, comm.get_world_size()), cfg
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
-    with hold(output / ".lock", "trains"):
-        _check_same_run(cfg, output)
-        trained = _train(cfg, output, show, watch)
+    main = comm.is_main_process()
+    scaled = differences(settings(cfg), settings(asked_for))
+    with hold(output / ".lock", "trains") if main else nullcontext():
+        if main:
+            _check_same_run(cfg, output)
+        trained = _train(cfg, output, show, watch, scaled)
     # The caller may be a notebook, which lives on: give the GPU's memory back.
     torch.cuda.empty_cache()
     return trained
 
 
-def _train(cfg: CfgNode, output: Path, show: Show | None, watch: Watch | None) -> Training:
-    weights, last = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER
+def _train(
+    cfg: CfgNode, output: Path, show: Show | None, watch: Watch | None, scaled: list[str]
+) -> Training:
+    weights, last, main = output / FINAL_WEIGHTS, cfg.SOLVER.MAX_ITER, comm.is_main_process()
+    _agree(sorted(file.name for file in output.glob("model_*.pth")), output)
     if weights.is_file():
-        weights.touch()  # as new as what was changed without a difference to it
+        if main:
+            weights.touch()  # as new as what was changed without a difference to it
         return Training(weights, 0, "The run was complete already.")
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
-    mask_head_class(cfg).prepare(cfg, records)
+    if main:
+        mask_head_class(cfg).prepare(cfg, records)
+    comm.synchronize()
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
 
     # The loader is attached below: what it gives depends on where the training starts.
-    trainer = build_trainer(cfg, model, optimizer)
+    trainer = build_trainer(cfg, shared(cfg, model), optimizer)
     checkpointer = Checkpointer(model, str(output), trainer=trainer)
     # Before loading: the hooks' state (the scheduler's) is part of the checkpoint.
     trainer.register_hooks(
@@ -122,12 +164,17 @@ def _train(cfg: CfgNode, output: Path, show: Show | None, watch: Watch | None) -
             SeedEveryStep(cfg.SEED),
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
-            Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
-            ProgressBar(),
-            *_filming(cfg, model, output, show),
         ]
     )
+    if main:
+        trainer.register_hooks(
+            [
+                Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+                hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
+                ProgressBar(),
+                *_filming(cfg, model, output, show),
+            ]
+        )
     first, start = 0, "Started from random weights."
     if checkpointer.has_checkpoint():
         checkpointer.resume_or_load("", resume=True)
@@ -135,25 +182,74 @@ def _train(cfg: CfgNode, output: Path, show: Show | None, watch: Watch | None) -
         start = f"Went on at iteration {first}."
     elif cfg.MODEL.WEIGHTS:
         start = load_initial_weights(cfg, checkpointer)
+    _agree(start, output)
 
     loader = build_train_loader(cfg, records, first)
     trainer.reset_data_loader(lambda: loader)
-    session = Session(output / SESSIONS, start, first, str(precision(cfg)).removeprefix("torch."))
-    try:
+    computed_in = str(precision(cfg)).removeprefix("torch.")
+    session = Session(output / SESSIONS, start, first, computed_in, scaled) if main else None
+    with _sentences(cfg, trainer):
         trainer.train(first, last)
+    if session:
+        session.end(last)
+    comm.synchronize()  # what the main process writes is there
+    return Training(weights, last - first, start)
+
+
+def shared(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over all processes; the model itself where there is one.
+
+    A batch norm that learns its statistics takes them from each process's own images; those of the
+    main process are kept.
+    """
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None)
+
+
+def _agree(found: object, output: Path) -> None:
+    """Make sure that all processes see the same run, and start from the same weights."""
+    others = [other for other in comm.all_gather(found) if other != found]
+    if others:
+        raise InputError(
+            f"One process finds in {output}: {found}; another: {others[0]}. All machines need the "
+            "same results folder, and the same initial weights."
+        )
+
+
+@contextmanager
+def _sentences(cfg: CfgNode, trainer: TrainerBase) -> Iterator[None]:
+    """What ends a training early, said in a sentence."""
+    last, period = cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD
+    try:
+        yield
     except KeyboardInterrupt:
-        period = cfg.SOLVER.CHECKPOINT_PERIOD
         raise Stopped(
             f"Stopped at iteration {trainer.iter} of {last}. Run it again, and it goes on from the "
             f"last checkpoint, of which there is one every {period} iterations."
         ) from None
     except FloatingPointError as error:
+        computed_in = str(precision(cfg)).removeprefix("torch.")
         raise Diverged(
-            f"{error}\nIt was computed in {session.line['precision']}: the options "
+            f"{error}\nIt was computed in {computed_in}: the options "
             '["SOLVER.AMP.ENABLED", False] compute in float32; a lower SOLVER.BASE_LR may help too.'
         ) from error
-    session.end(last)
-    return Training(weights, last - first, start)
+    except torch.cuda.OutOfMemoryError as error:
+        half = "" if cfg.SOLVER.AMP.ENABLED else ", or set SOLVER.AMP.ENABLED"
+        raise Failed(
+            f"The GPU's memory was too small at iteration {trainer.iter} "
+            f"({shorten(str(error), 120)}). Lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN"
+            f"{half}, in another results folder; or, with settings as they are, share the batch "
+            "among more GPUs (num_gpus): the last checkpoint is kept, and goes on."
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise Failed(
+            f"A process that loads images died at iteration {trainer.iter} "
+            f"({shorten(str(error), 120)}). Most often memory is short, or shared memory: the "
+            'options ["DATALOADER.NUM_WORKERS", 0] '
+            "take none. The last checkpoint is kept, and goes on."
+        ) from error
 
 
 def _filming(cfg: CfgNode, model: nn.Module, output: Path, show: Show | None) -> list[HookBase]:
@@ -216,7 +312,8 @@ class SeedEveryStep(HookBase):
         self.seed = seed
 
     def before_step(self) -> None:
-        torch.manual_seed(seed_of(self.seed, 0, self.trainer.iter))
+        rank = comm.get_rank()  # processes draw apart
+        torch.manual_seed(seed_of(self.seed, 0, self.trainer.iter, *([rank] if rank else [])))
 
 
 def _check_same_run(cfg: CfgNode, output: Path) -> None:
@@ -263,16 +360,20 @@ def _data_difference(now: dict, before: dict) -> list[str]:
 
 
 class Session:
-    """A line of ``sessions.json``: from where to where a process trained, when, and on what.
+    """A line of ``sessions.json``: from where to where a process trained, when, and on what; and
+    how many trained together, with the settings that were scaled to their number.
 
     One that was killed has no end.
     """
 
-    def __init__(self, file: Path, start: str, first: int, computed_in: str) -> None:
+    def __init__(
+        self, file: Path, start: str, first: int, computed_in: str, scaled: list[str]
+    ) -> None:
         self.file = file
         self.earlier = read_sessions(file.parent)
         self.began = time.time()
         self.line = {"start": start, "first": first, "last": None, "device": device()}
+        self.line |= {"processes": comm.get_world_size(), "scaled": scaled}
         self.line |= {"precision": computed_in}
         self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
         self._write()
@@ -358,3 +459,9 @@ def read_log(output_dir: str | Path) -> pd.DataFrame:
         return log
     # A resumed run has logged some iterations twice; the later line is the one that counts.
     return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()
+
+
+if __name__ == "__main__":
+    from arcnn.launch import main
+
+    sys.exit(main())

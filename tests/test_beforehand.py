@@ -124,6 +124,7 @@ def test_settings_that_train_nothing_and_classes_that_are_not_there(
     for change, said in (
         ({"options": ["SOLVER.MAX_ITER", 0]}, "SOLVER.MAX_ITER is 0"),
         ({"options": ["SOLVER.IMS_PER_BATCH", 0]}, "SOLVER.IMS_PER_BATCH is 0"),
+        ({"num_gpus": 99}, "num_gpus is 99, and this machine has"),
         ({"figure5_class": {"cocoa_cls": "unicorn"}}, "figure5_class is 'unicorn'"),
     ):
         monkeypatch.setattr(

@@ -13,20 +13,26 @@ import pytest
 from arcnn.files import ROOT
 
 PACKAGE = ROOT / "arcnn"
-DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.notebooks", "arcnn.predict"}
+DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.notebooks"}
 
 
 def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def is_command(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
 @functools.cache
 def imports() -> dict[str, set[str]]:
-    """By module, the kit's own modules that it imports."""
+    """By module, the kit's own modules that it imports; not those that it runs as a command."""
     found = defaultdict(set)
     modules = {module_name(file) for file in PACKAGE.rglob("*.py")}
     for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        module = ast.parse(file.read_text())
+        module.body = [node for node in module.body if not is_command(node)]
+        for node in ast.walk(module):
             names = []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]

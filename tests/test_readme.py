@@ -31,6 +31,7 @@ def commands() -> list[str]:
     return sorted({re.sub(r"\s+", " ", line.split("#")[0]).strip() for line in lines})
 
 
+TRAINING = "python -m arcnn.training"
 # Run by the tests that are named, on little data or with a stand-in.
 ELSEWHERE = {
     "make test": "what runs this",
@@ -43,6 +44,7 @@ ELSEWHERE = {
     "make slides": "test_book.py",
     'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",
     "python -m arcnn.evaluation": "test_evaluation.py",
+    f"{TRAINING} --num-gpus 4 --dataset kins --model arcnn --run RUN": "test_launch.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
 }
 # What a placeholder stands for, and what makes a command short.

@@ -11,6 +11,7 @@ PARTS = {
     ),
     "outcomes": "Outcomes image_outcomes pooled_curve",
     "predictions": "PredictionError to_results",
+    "together": "predict_together",
     "protocol": "ALL_TASKS METRICS TASKS Evaluation evaluate protocol_version visible_fraction",
     "uncertainty": "image_draws intervals mean_of_trainings",
 }

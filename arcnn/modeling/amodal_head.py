@@ -85,6 +85,7 @@ class AmodalMaskHead(nn.Module, abc.ABC):
 
     OPTIONS: ClassVar[dict[str, Any]] = {}
     OWN_PARTS: ClassVar[tuple[str, ...]] = ("roi_heads.mask_head.",)
+    loss_names: tuple[str, ...] = ("loss_amodal_mask",)  # those that it gave last
 
     @classmethod
     def prepare(cls, cfg: CfgNode, records: Sequence[dict]) -> None:
@@ -153,13 +154,16 @@ class AmodalMaskHead(nn.Module, abc.ABC):
         """
         counts = [len(image) for image in instances]
         if not sum(counts):
-            # Zero, with a gradient for every weight: other processes wait for it.
+            # Zero, with a gradient for every weight and by each name: other processes, whose images
+            # do show an object, wait for it.
             nothing = sum(weight.sum() for weight in self.parameters()) * 0
-            return {"loss_amodal_mask": nothing} if self.training else instances
+            return dict.fromkeys(self.loss_names, nothing) if self.training else instances
         if self.training:
             classes = torch.cat([i.gt_classes for i in instances])
             rois = RoIs(x, classes, mask_targets(instances, 2 * x.shape[-1]), instances)
-            return self.losses(self.logits(rois), rois)
+            losses = self.losses(self.logits(rois), rois)
+            self.loss_names = tuple(losses)
+            return losses
 
         rois = RoIs(x, torch.cat([i.pred_classes for i in instances]), instances=instances)
         for kind, maps in self.probs(self.logits(rois)).items():

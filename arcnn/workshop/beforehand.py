@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
@@ -117,12 +119,15 @@ def _index(file: Path) -> FileIndex:
 
 
 def check_training(profile: dict, results: Path) -> None:
-    """Check what the trainings that are still to come need: settings that train, and weights to
-    start from, which are fetched.
+    """Check what the trainings that are still to come need: GPUs, settings that train, and weights
+    to start from, which are fetched.
 
     Raises:
         ProfileError: names the setting, or the weights and where to put them.
     """
+    wanted, there = profile["num_gpus"], torch.cuda.device_count()
+    if wanted > max(there, 1):
+        raise ProfileError(f"num_gpus is {wanted}, and this machine has {there}.")
     for cfg in (run.cfg for run in to_train(profile, results)):
         for key, number in (
             ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),

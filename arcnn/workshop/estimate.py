@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from scipy import stats
 
-from arcnn.config import get_config
+from arcnn.config import for_processes, get_config
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import read_earlier, read_yaml, run_folder
 from arcnn.settings import settings, settings_hash
@@ -100,7 +100,8 @@ def planned(profile: Mapping[str, Any]) -> Iterator[Planned]:
     """Every run of a profile."""
     every = itertools.product(profile["datasets"], profile["models"], profile["seeds"])
     for dataset, model, seed in every:
-        yield Planned(dataset, model, seed, get_config(dataset, model, options=profile["options"]))
+        cfg = get_config(dataset, model, options=profile["options"])
+        yield Planned(dataset, model, seed, for_processes(cfg, profile["num_gpus"]))
 
 
 def to_train(profile: Mapping[str, Any], results: Path) -> list[Planned]:

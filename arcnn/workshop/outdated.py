@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from arcnn.config import get_config
+from arcnn.config import for_processes, get_config
 from arcnn.data import find_splits, register_dataset, split_fingerprint
 from arcnn.evaluation import protocol_version
 from arcnn.experiments.runs import head_settings
@@ -107,11 +107,12 @@ class _Data:
 
 
 def _runs(profile: dict[str, Any], results: Path, ablation: bool) -> Iterator[_Run]:
-    options = profile["options"]
+    options, gpus = profile["options"], profile["num_gpus"]
     for dataset, model, seed in product(profile["datasets"], profile["models"], profile["seeds"]):
         folder = run_folder(results, dataset, model, seed)
         if (folder / "train" / "config.yaml").is_file():
-            yield _Run(folder, get_config(dataset, model, options=options, seed=seed), dataset)
+            cfg = get_config(dataset, model, options=options, seed=seed)
+            yield _Run(folder, for_processes(cfg, gpus), dataset)
     networks, seeds = profile["ablation"]["networks"], profile["seeds"][:NETWORK_SEEDS]
     for dataset, name, seed in product(profile["datasets"], networks, seeds):
         variant = VARIANTS[name]
@@ -119,7 +120,7 @@ def _runs(profile: dict[str, Any], results: Path, ablation: bool) -> Iterator[_R
         if ablation and (folder / "train" / "config.yaml").is_file():
             own = [*options, *variant.options]
             cfg = get_config(dataset, variant.model, options=own, seed=seed)
-            yield _Run(folder, cfg, dataset)
+            yield _Run(folder, for_processes(cfg, gpus), dataset)
 
 
 def _compare(run: _Run, data: _Data, found: Outdated) -> None:

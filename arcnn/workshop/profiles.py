@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "seeds": None,
     "options": [],  # detectron2 overrides: [KEY, VALUE, ...], perhaps grouped in lists
     "max_skipped": 0.01,  # share of the objects that may be left out
+    "num_gpus": 1,  # that train a model together
     "tabletop": {},  # what is drawn: train_images, val_images, data_seed
     "figure5_class": {},  # the class of Figure 5, by data set
     "ablation": {},
@@ -52,6 +53,7 @@ SCHEMA = _entries(
     seeds=_LIST | {"items": _SEED},
     options=_LIST,
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
+    num_gpus=_COUNT,
     tabletop=_entries(train_images=_COUNT, val_images=_COUNT, data_seed=_SEED),
     figure5_class={"type": "object", "additionalProperties": _TEXT},
     ablation=_entries(
