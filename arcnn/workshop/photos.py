@@ -37,7 +37,7 @@ from arcnn.evaluation import prediction_masks
 from arcnn.files import sha256, write_atomically, write_json, write_text
 from arcnn.predict import predict_image
 from arcnn.visualization.style import MASK_COLORS, mask_rgb
-from arcnn.weights import CLASSES, FINAL_WEIGHTS, TrainedModel, load_trained
+from arcnn.weights import TrainedModel, load_trained, run_papers, weights_file
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it
@@ -98,14 +98,6 @@ def open_photo(file: Path) -> np.ndarray:
         raise OSError(f"{file} cannot be read: {error}") from error
 
 
-def class_names(run: Path, trained: TrainedModel) -> list[str]:
-    """What the classes are called: as the run says, else by number."""
-    said = run / "train" / CLASSES
-    if said.is_file():
-        return json.loads(said.read_text())
-    return [f"class {k}" for k in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
-
-
 def _knows_drawings_only(trained: TrainedModel) -> bool:
     return "tabletop_train" in trained.cfg.DATASETS.TRAIN
 
@@ -121,7 +113,8 @@ def predict_photos(
     """Predict every photo that is not finished, and write what the module's docstring says.
 
     Args:
-        run: a training's folder, ``results/<profile>/runs/<dataset>/<model>/seed<k>``.
+        run: a training's folder, ``results/<profile>/runs/<dataset>/<model>/seed<k>``, or the file
+            that it was exported as.
         places: images, and folders of images.
         score: of a detection that is kept, at least; in [0, 1].
 
@@ -133,9 +126,8 @@ def predict_photos(
         ValueError: the folder holds predictions of another run, or with another score.
     """
     photos, trained = find_photos(places), load_trained(run, device=device)
-    names = class_names(run, trained)
-    weights = sha256(run / "train" / FINAL_WEIGHTS)
-    made_by = {"run": str(run.resolve()), "weights": weights, "score": score}
+    names = run_papers(run).classes
+    made_by = {"run": str(run.resolve()), "weights": sha256(weights_file(run)), "score": score}
     if _knows_drawings_only(trained):
         made_by["note"] = DRAWINGS_ONLY
         tqdm.write(DRAWINGS_ONLY, file=sys.stderr)
@@ -280,7 +272,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("photos", nargs="+", help="images, and folders of images")
-    top.add_argument("--run", type=Path, required=True, help="folder of a training")
+    top.add_argument(
+        "--run", type=Path, required=True, help="folder of a training, or an exported file"
+    )
     top.add_argument("--out", type=Path, required=True)
     top.add_argument("--score", type=float, default=0.5, help="at least, of a detection (0.5)")
     top.add_argument("--device", choices=("cpu", "cuda"), help="by default the GPU if there is one")
