@@ -15,10 +15,11 @@ from pycocotools import mask as mask_util
 
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import TABLETOP_CLASSES, draw_scene, make_tabletop
-from arcnn.files import run_folder
+from arcnn.files import IN_BATCH, NOTEBOOKS, run_folder
 from arcnn.published import trained_or_published
 from arcnn.workshop import photos, video
 from arcnn.workshop.export import main as export
+from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.photos import find_photos, main, open_photo
 
 
@@ -79,19 +80,26 @@ def test_a_folder_becomes_masks_and_a_page(
     assert "choose another folder" in capsys.readouterr().err
 
 
-def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_all_kinds(folder: Path) -> np.ndarray:
+    """The same picture as files of many kinds; returns its pixels."""
+    folder.mkdir(exist_ok=True)
     pixels = np.zeros((30, 40, 3), np.uint8)
     pixels[:, :20] = 200
     photo = Image.fromarray(pixels)
     exif = photo.getexif()
     exif[0x0112] = 6  # lies on its side
-    photo.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    photo.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
-    photo.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
-    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    photo.convert("RGBA").save(tmp_path / "clear.png")
+    photo.save(folder / "turned.jpg", exif=exif, quality=95)
+    photo.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    photo.save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    photo.convert("RGBA").save(folder / "clear.png")
+    return pixels
+
+
+def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = write_all_kinds(tmp_path)
     for file in tmp_path.iterdir():
         opened = open_photo(file).astype(int)
         if file.stem == "turned":
@@ -158,6 +166,25 @@ def test_a_video_that_lies_on_its_side_is_stood_up(tmp_path: Path) -> None:
     (frame,) = (frame for _, frame in video.frames(clip))
     assert abs(video.upright(frame, 10**9).astype(int) - np.rot90(pixels, -1)).mean() < 8
     assert video.upright(frame, 100).size <= 3 * 110
+
+
+def test_the_notebook_takes_photos_of_all_kinds(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IN_BATCH, "1")
+    write_all_kinds(tmp_path / "in")
+    (tmp_path / "in/broken.jpg").write_text("<html>")
+    executed = tmp_path / "executed.ipynb"
+    places = {"photos": str(tmp_path / "in"), "results_root": str(tmp_path / "results")}
+    run_notebook(NOTEBOOKS / "15_your_own_photos.ipynb", executed, places | {"run": str(run)})
+    text = executed.read_text()
+    assert "5 photos, 5 new" in text and "broken.jpg cannot be read" in text
+    assert "it knows 10 drawn things" in text and "the same predictions" in text
+    (page,) = (tmp_path / "results/demo/photos").glob("*/index.html")
+    assert page.read_text().count("<figure>") == 5
+    record = json.loads((tmp_path / "results/demo/records/15_your_own_photos.json").read_text())
+    assert record["metrics"]["left out"] == 1
+    assert f"sha256 {record['exported'][:16]}" in text
 
 
 def test_what_cannot_be_done_is_a_sentence(

@@ -32,12 +32,13 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
-from tqdm import tqdm
 
 from arcnn.data.image_files import UNREADABLE
 from arcnn.evaluation import prediction_masks
-from arcnn.files import read_yaml, sha256, write_atomically, write_json, write_text
+from arcnn.files import sha256, write_atomically, write_json, write_text
 from arcnn.predict import predict_image
+from arcnn.progress import tqdm
+from arcnn.readings import classes_known
 from arcnn.visualization.style import MASK_COLORS, mask_rgb
 from arcnn.weights import load_trained, run_papers, weights_file
 from arcnn.workshop import video
@@ -51,14 +52,14 @@ ALPHA = {"visible": 90, "occlusion": 150, "amodal": 255}
 class Done(NamedTuple):
     """What :func:`predict_photos` did."""
 
-    photos: int
+    names: list[str]  # of the finished photos
     new: int  # of them, of this call
     objects: int
     left_out: int
     seconds: float  # that the new ones took
 
     def __str__(self) -> str:
-        said = f"{self.photos} photos, {self.new} new, {self.objects} objects"
+        said = f"{len(self.names)} photos, {self.new} new, {self.objects} objects"
         said += f", {self.left_out} left out" * bool(self.left_out)
         rate = f"; {self.new / self.seconds:.2f} photos a second" if self.new else ""
         return f"{said}{rate}."
@@ -145,10 +146,9 @@ def predict_photos(
     for file in videos[:1]:
         video.check_video_reader(file)
     trained = load_trained(run, device=device)
+    papers = run_papers(run)
     made_by = {"run": str(run.resolve()), "weights": sha256(weights_file(run)), "score": score}
-    if note := what_it_knows(run):
-        made_by["note"] = note
-        tqdm.write(note, file=sys.stderr)
+    made_by["note"] = classes_known(papers)
     _check_folder(out, made_by)
     names, new, left_out, seconds = [], 0, 0, 0.0
     bar = tqdm(_pictures(found, every), total=None if videos else len(found), unit="photo")
@@ -171,21 +171,30 @@ def predict_photos(
             write_json(finished, photo | {"source": str(source.resolve()), "objects": objects})
             new, seconds = new + 1, seconds + time.perf_counter() - started
         names.append(name)
-    objects = _collect(out, names, run_papers(run).classes, made_by)
-    return Done(len(names), new, objects, left_out, seconds)
+    objects = _collect(out, names, papers.classes, made_by)
+    return Done(names, new, objects, left_out, seconds)
 
 
-def what_it_knows(run: Path) -> str:
-    """A warning, of a run that was trained on drawings; else an empty text."""
-    papers = run_papers(run)
-    if "tabletop_train" not in read_yaml(papers.config)["DATASETS"]["TRAIN"]:
-        return ""
-    *most, last = papers.classes
-    things = f"{len(papers.classes)} drawn things ({', '.join(most)} and {last})"
-    return (
-        f"This model was trained on tabletop: it knows {things} and nothing else, and what it "
-        "finds in a photo is a curiosity."
-    )
+class Finished(NamedTuple):
+    """A photo, and what was found in it, the surest first."""
+
+    name: str
+    image: np.ndarray  # uint8 (H, W, 3) RGB
+    objects: list[dict]  # as arcnn.evaluation.predictions
+
+
+def finished_photo(out: Path, name: str) -> Finished:
+    """One of the photos that :func:`predict_photos` has finished in a folder."""
+    objects = json.loads((out / "photos" / f"{name}.json").read_text())["objects"]
+    return Finished(name, open_photo(out / "photos" / f"{name}.jpg"), objects)
+
+
+def most_hidden(photos: Sequence[Finished]) -> tuple[np.ndarray, dict, dict] | None:
+    """Of all objects that a part is seen of, the one with the largest hidden part: its image, the
+    prediction, and its masks. ``None`` if none has any."""
+    found = [(p.image, one, prediction_masks(one)) for p in photos for one in p.objects]
+    found = [each for each in found if each[2]["visible"].any() and each[2]["occlusion"].any()]
+    return max(found, key=lambda each: each[2]["occlusion"].mean(), default=None)
 
 
 def _pictures(
@@ -266,7 +275,7 @@ def _collect(out: Path, names: Sequence[str], classes: Sequence[str], made_by: d
             file.write("],\n" + json.dumps(rest)[1:])
 
     write_atomically(out / "predictions.json", write)
-    write_text(out / "index.html", _page(figures, made_by.get("note", "")))
+    write_text(out / "index.html", _page(figures, made_by["note"]))
     return objects
 
 
@@ -340,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.every < 1:
             raise ValueError(f"--every {given.every}: give 1 or more")
+        print(classes_known(run_papers(given.run)), file=sys.stderr)
         options = {"score": given.score, "every": given.every, "device": given.device}
         done = predict_photos(given.run, given.photos, given.out, **options)
     except (OSError, ValueError) as error:
