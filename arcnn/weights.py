@@ -411,15 +411,15 @@ def _outline(cfg: CfgNode, file: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"the settings in {file} make no network ({said}).") from error
 
 
-# Which settings weights have to fit, and what to do if they do not.
-ITS_OWN = "the settings in it", "Get the file again, or export the run again."
+# What is wrong if weights do not fit their settings, and what to do.
+ITS_OWN = "does not fit the settings in it", "Get the file again, or export the run again."
 BESIDE_IT = (
-    "the config.yaml beside it",
+    "does not fit the config.yaml beside it",
     "One of the two is of another run; train it again, or bring back the file that belongs there.",
 )
 
 
-def _check_fit(wanted: dict, given: dict, file: Path, settings: str, cure: str) -> None:
+def _check_fit(wanted: dict, given: dict, file: Path, misfit: str, cure: str) -> None:
     misfits = [f"{key} is missing" for key in wanted if key not in given]
     misfits += [f"{key} is left over" for key in given if key not in wanted]
     misfits += [
@@ -429,4 +429,4 @@ def _check_fit(wanted: dict, given: dict, file: Path, settings: str, cure: str) 
     ]
     if misfits:
         more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise InputError(f"{file} does not fit {settings}: {misfits[0]}{more}. {cure}")
+        raise InputError(f"{file} {misfit}: {misfits[0]}{more}. {cure}")

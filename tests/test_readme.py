@@ -42,6 +42,7 @@ ELSEWHERE = {
     'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",
     "python -m arcnn.evaluation": "test_evaluation.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
+    "python -m arcnn.workshop.export RUN FILE.safetensors": "test_exchange.py",
 }
 # What a placeholder stands for, and what makes a command short.
 SHORT = {"PROFILE=...": "PROFILE=demo", "PROFILE=": "PROFILE=smoke"}
