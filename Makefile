@@ -109,7 +109,7 @@ uv_version := 0.13.9
 lock:
 	@$(or $(PYTHON),python3) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq uv==$(uv_version)
-	@build/lock/bin/uv pip compile --quiet pyproject.toml --extra detectron2 --extra book --extra dev --universal \
+	@build/lock/bin/uv pip compile --quiet pyproject.toml --extra detectron2 --extra book --extra video --extra dev --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-config \
 	  $(LOCK_ARGS) --output-file requirements.lock
 	@echo "requirements.lock is up to date; LOCK_ARGS=--upgrade takes newer versions."

@@ -34,6 +34,11 @@ NO_OPTIONS |= dict.fromkeys(
 )
 
 
+# What reading a text that is none may end in.
+NO_CONFIGURATION = (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+NO_CONFIGURATION += (yaml.YAMLError,)
+
+
 def models_of(dataset: str) -> tuple[str, ...]:
     """The models that can be trained on a data set.
 
@@ -148,12 +153,9 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
     file = Path(output_dir) / "config.yaml"
     if not file.is_file():
         raise MissingError(f"{file} is not there: run notebook 04_train for it first.")
-    cfg = get_cfg()
-    add_arcnn_config(cfg)
     try:
-        cfg.merge_from_file(str(file), allow_unsafe=False)
-        _merge_head_options(cfg, [])
-    except (AssertionError, AttributeError, KeyError, ValueError, yaml.YAMLError) as error:
+        cfg = _read(file.read_text())
+    except NO_CONFIGURATION as error:
         raise InputError(
             f"{file} is no configuration of this version of the kit ({error}). To train it anew, "
             f"delete {file.parent} and run notebook 04_train."
@@ -183,6 +185,33 @@ def for_processes(cfg: CfgNode, processes: int) -> CfgNode:
             f"{processes} processes cannot share a batch of {cfg.SOLVER.IMS_PER_BATCH} equally: "
             f"give a multiple of {processes} as SOLVER.IMS_PER_BATCH, or take fewer GPUs."
         )
+    return cfg
+
+
+def config_of_file(text: str, file: Path, *, device: str | None = None) -> CfgNode:
+    """The configuration that an exported run has in it, frozen.
+
+    Args:
+        text: YAML.
+        file: that holds it, for the sentence.
+
+    Raises:
+        ValueError: no configuration, or one of another version of the kit.
+    """
+    try:
+        cfg = _read(text)
+    except NO_CONFIGURATION as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{file} has no configuration that this kit reads: {said}") from error
+    return _on_this_machine(cfg, device, "")
+
+
+def _read(text: str) -> CfgNode:
+    """A whole configuration. As plain data: it can name no code, and no other file."""
+    cfg = get_cfg()
+    add_arcnn_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    _merge_head_options(cfg, [])
     return cfg
 
 

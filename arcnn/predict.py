@@ -18,6 +18,19 @@ from arcnn.data import AmodalDatasetMapper
 from arcnn.evaluation.evaluator import detections
 
 
+def at_test_size(cfg: CfgNode, image: np.ndarray) -> torch.Tensor:
+    """An image as a model takes it: uint8 ``(3, H, W)``, at the size that it was tested at, with
+    its order of colours.
+
+    Args:
+        image: uint8 ``(H, W, 3)``, RGB.
+    """
+    shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    resize = ResizeShortestEdge([shortest, shortest], longest).get_transform(image)
+    channels = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
+    return torch.from_numpy(np.ascontiguousarray(resize.apply_image(channels).transpose(2, 0, 1)))
+
+
 @torch.no_grad()
 def predict_image(cfg: CfgNode, model: nn.Module, image: np.ndarray) -> list[dict]:
     """What a model sees in an image, at the size that it was tested at.
@@ -30,12 +43,8 @@ def predict_image(cfg: CfgNode, model: nn.Module, image: np.ndarray) -> list[dic
         Predictions as :mod:`arcnn.evaluation.predictions`, of image 0, masks in the given image.
     """
     height, width = image.shape[:2]
-    shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    resize = ResizeShortestEdge([shortest, shortest], longest).get_transform(image)
-    channels = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
-    pixels = np.ascontiguousarray(resize.apply_image(channels).transpose(2, 0, 1))
     model.eval()
-    example = {"image": torch.from_numpy(pixels), "height": height, "width": width}
+    example = {"image": at_test_size(cfg, image), "height": height, "width": width}
     return detections(model([example])[0]["instances"], image_id=0)
 
 

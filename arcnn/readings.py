@@ -12,9 +12,11 @@ import pandas as pd
 
 from arcnn.evaluation.protocol import OCCLUSION_LEVELS, TASKS
 from arcnn.evaluation.uncertainty import Interval
+from arcnn.files import read_yaml
 from arcnn.names import model_name
 
 if TYPE_CHECKING:
+    from arcnn.exchange import Papers
     from arcnn.experiments.order import Agreement
 
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -22,6 +24,24 @@ Metrics = Mapping[str, Mapping[str, float | None]]
 # Points of IoU between heads: less is level, however sure. A hundredth of an object is not seen in
 # a picture, and some hundred steps of training more change as much.
 LEVEL = 1.0
+
+
+def classes_known(papers: "Papers") -> str:
+    """Notebook 15 and ``python -m arcnn.predict``, of a run: what it can find, and in what."""
+    data = read_yaml(papers.config)["DATASETS"]["TRAIN"][0].removesuffix("_train")
+    names = papers.classes
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    if len(names) > 20:
+        listed = f"{', '.join(names[:10])} and {len(names) - 10} more"
+    if data == "tabletop":
+        return (
+            f"This model was trained on tabletop: it knows {len(names)} drawn things ({listed}) "
+            "and nothing else, and what it finds in a photo is a curiosity."
+        )
+    return (
+        f"This model was trained on {data}: it knows {len(names)} kinds of things ({listed}), and "
+        "takes anything else for one of them or for nothing."
+    )
 
 
 def objects_without_a_hidden_part(fully_visible: float) -> str:

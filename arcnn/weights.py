@@ -1,6 +1,7 @@
 """Weights on disk: checkpoints, what a training starts from, and what it ended with."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from arcnn.config import get_config, load_config
+from arcnn.config import config_of_file, get_config, load_config
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
 from arcnn.errors import InputError, MissingError
-from arcnn.files import ROOT, sha256, write_atomically
+from arcnn.exchange import Papers, read_papers, read_weights
+from arcnn.files import ROOT, read_json, sha256, write_atomically
 from arcnn.modeling.amodal_head import mask_head_class
 
 FINAL_WEIGHTS = "model_final.pth"
@@ -111,6 +113,8 @@ class Checkpointer(DetectionCheckpointer):
     without: tuple[str, ...] = ()  # parts of a network that are not loaded
 
     def _load_file(self, filename: str) -> dict:
+        if filename.endswith(".pkl"):
+            check_pickle(Path(filename))
         kits = filename.endswith(".safetensors")
         content = {"model": load_file(filename)} if kits else super()._load_file(filename)
         if self.without:
@@ -120,6 +124,41 @@ class Checkpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         self.incompatible = incompatible  # in the place of a coloured line for each key
+
+
+# What arrays, and containers of them, are pickled as: by numpy 1 and 2, Python 2 and 3.
+ARRAYS = {
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def check_pickle(file: Path) -> None:
+    """Refuse a ``.pkl`` that holds anything but arrays, before detectron2 opens it: a pickle may
+    run any code. (A ``.pth`` is opened by torch, which sees to that itself.)
+
+    Raises:
+        ValueError: it does, or cannot be read.
+    """
+    try:
+        with file.open("rb") as content:
+            _ArraysOnly(content, encoding="latin1").load()
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise InputError(
+            f"{file} is not opened: a model zoo's .pkl holds arrays and nothing else, and here "
+            f"{error}. Get it again where it comes from."
+        ) from error
 
 
 class Checkpoints(HookBase):
@@ -292,35 +331,95 @@ def initial_weights(cfg: CfgNode) -> str:
 
 
 def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
-    """A trained model from its run folder alone, in inference mode.
+    """A trained model from its run alone, in inference mode.
 
     Its configuration is the one that lies beside the weights, so that no option of the training
     has to be, or can be, repeated.
 
     Args:
-        run: ``results/<profile>/runs/<dataset>/<model>/seed<k>``.
+        run: ``results/<profile>/runs/<dataset>/<model>/seed<k>``, or the one file that such a run
+            was exported as (:mod:`arcnn.exchange`).
         device: "cuda" or "cpu"; by default the GPU if there is one.
 
     Raises:
         FileNotFoundError: it was not trained to its end yet.
         ValueError: weights and configuration are not of one model; names the first that is
-            missing, left over, or of another shape.
+            missing, left over, or of another shape. Or a file is no exported run, or not whole.
     """
-    weights = Path(run) / "train" / FINAL_WEIGHTS
-    if not weights.is_file():
-        raise MissingError(f"{weights} is not there: run notebook 04_train for it first.")
-    cfg = load_config(weights.parent, device=device)
+    run = Path(run)
+    weights = weights_file(run)
+    if weights == run:
+        state, papers = read_weights(run), read_papers(run)
+        cfg = config_of_file(papers.config, run, device=device)
+        if (names := len(papers.classes)) != (classes := cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+            raise InputError(f"{run} names {names} classes of {classes}. {ITS_OWN[1]}")
+        # Before anything is built: what sizes a file asks for is its own affair.
+        _check_fit(_outline(cfg, run), state, run, *ITS_OWN)
+    else:
+        if not weights.is_file():
+            raise MissingError(f"{weights} is not there: run notebook 04_train for it first.")
+        cfg = load_config(weights.parent, device=device)
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+        except Exception as error:  # a pickle, a zip or a tensor that is broken, or no weights
+            raise InputError(f"{weights} cannot be read ({error}); train it again.") from error
     model = build_model(cfg)
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-    except Exception as error:  # a pickle, a zip or a tensor that is broken, or no weights at all
-        raise InputError(f"{weights} cannot be read ({error}); train it again.") from error
-    _check_fit(model.state_dict(), state, weights)
+    _check_fit(model.state_dict(), state, weights, *(ITS_OWN if weights == run else BESIDE_IT))
     model.load_state_dict(state)
     return TrainedModel(cfg, model.eval())
 
 
-def _check_fit(wanted: dict, given: dict, file: Path) -> None:
+def weights_file(run: str | Path) -> Path:
+    """Where the weights of a run lie: in its folder, or in the file that it was exported as."""
+    run = Path(run)
+    return run if run.is_file() else run / "train" / FINAL_WEIGHTS
+
+
+def run_papers(run: str | Path) -> Papers:
+    """What is known of a run beside its weights, from its folder or from an exported file.
+
+    The classes of a run that was made before they were noted are called by their numbers.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_trained`.
+    """
+    run = Path(run)
+    if run.is_file():
+        return read_papers(run)
+    cfg = load_config(run / "train", device="cpu")
+    classes = [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+    cure = "train and evaluate it again."
+    if (run / "train" / CLASSES).is_file():
+        classes = read_json(run / "train" / CLASSES, cure)
+    records = {"training": run / "train" / "record.json", "evaluation": run / "record.json"}
+    records = {of: read_json(file, cure) for of, file in records.items() if file.is_file()}
+    return Papers((run / "train" / "config.yaml").read_text(), classes, records)
+
+
+def _outline(cfg: CfgNode, file: Path) -> dict[str, torch.Tensor]:
+    """The names and sizes of a network's weights, without room for any."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    try:
+        with torch.device("meta"):
+            return build_model(cfg).state_dict()
+    except InputError:
+        raise
+    except Exception as error:  # whatever detectron2 says of settings that do not go together
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(f"the settings in {file} make no network ({said}).") from error
+
+
+# What is wrong if weights do not fit their settings, and what to do.
+ITS_OWN = "does not fit the settings in it", "Get the file again, or export the run again."
+BESIDE_IT = (
+    "does not fit the config.yaml beside it",
+    "One of the two is of another run; train it again, or bring back the file that belongs there.",
+)
+
+
+def _check_fit(wanted: dict, given: dict, file: Path, misfit: str, cure: str) -> None:
     misfits = [f"{key} is missing" for key in wanted if key not in given]
     misfits += [f"{key} is left over" for key in given if key not in wanted]
     misfits += [
@@ -330,7 +429,4 @@ def _check_fit(wanted: dict, given: dict, file: Path) -> None:
     ]
     if misfits:
         more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise InputError(
-            f"{file} does not fit the config.yaml beside it: {misfits[0]}{more}. One of the two "
-            "is of another run; train it again, or bring back the file that belongs there."
-        )
+        raise InputError(f"{file} {misfit}: {misfits[0]}{more}. {cure}")

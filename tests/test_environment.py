@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,6 +301,96 @@ def test_pip_takes_cpu_builds_of_the_locks_versions_and_no_others(kit, wheels, m
         page.write_text(f'<a href="../../wheels/{name}-py3-none-any.whl">{name}</a>')
     assert install((kit / "index").as_uri()) == 1
     assert "torch is built for CUDA 13.0" in capfd.readouterr().err
+
+
+# --- into a Python that brings its PyTorch, as that of a hosted notebook -----------------------
+
+
+def host_wheel(name: str, version: str, needs: str = "") -> None:
+    """An empty wheel, which may need others."""
+    base = f"{name.replace('-', '_')}-{version}"
+    with zipfile.ZipFile(f"wheels/{base}-py3-none-any.whl", "w") as archive:
+        needed = f"Requires-Dist: {needs}\n" if needs else ""
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}"
+        archive.writestr(f"{base}.dist-info/METADATA", text)
+        archive.writestr(f"{base}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{base}.dist-info/RECORD", "")
+
+
+def some_version(requirement: Requirement) -> str:
+    tried = ("0.6", "1.8", "2.4.1", "2.7", "3.0", "3.11", "4.6", "9.27", "78", "2.14.1", "0.29.1")
+    return next(version for version in tried if requirement.specifier.contains(version))
+
+
+def test_a_host_keeps_its_torch_and_gets_the_rest(kit: Path, monkeypatch, capfd):
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": "wheels"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    shutil.copy(ROOT / "pyproject.toml", kit)
+    Path("wheels").mkdir()
+    asked = [Requirement(r) for r in PROJECT["dependencies"]]
+    asked += map(Requirement, PROJECT["optional-dependencies"]["detectron2"])
+    for needed in asked:
+        host_wheel(needed.name, some_version(needed))
+    host_wheel("setuptools", "78.0")  # with which the kit itself is built
+    # Newer ones of what the host has are there, and some of the rest would take them.
+    has = {"torch": "2.9.0", "torchvision": "0.24.0", "ipykernel": "6.17.1", "triton": "3.5.0"}
+    for name, version in has.items():
+        host_wheel(name, version)
+        host_wheel(name, "99.0")
+    host_wheel("scipy", "3.0", "torch>=2")
+    host_wheel("papermill", "2.7", "ipykernel")
+    venv.create("host", with_pip=True)
+    python = str(kit / "host/bin/python")
+
+    def installed() -> dict[str, str]:
+        listed = [python, "-m", "pip", "list", "--format", "freeze"]
+        said = subprocess.run(listed, capture_output=True, text=True)
+        return dict(line.split("==") for line in said.stdout.split())
+
+    real, steps = subprocess.run, []
+
+    def but_the_last(command: tuple, **given: object) -> subprocess.CompletedProcess:
+        if "--editable" in command:  # which would have to be built
+            steps.append("editable")
+            return subprocess.CompletedProcess(command, 0)
+        return real(command, **given)
+
+    monkeypatch.setattr(environment.sys, "executable", python)
+    found = real([python, "-c", PACKAGES], capture_output=True, text=True).stdout
+    monkeypatch.setattr(environment.importlib.metadata, "distributions", lambda: in_host(found))
+    with pytest.raises(SystemExit, match="has no torch and no torchvision, and --here leaves"):
+        environment.install_here()
+    pins = [f"{name}=={version}" for name, version in has.items()]
+    real([python, "-m", "pip", "install", "-qq", *pins], check=True)
+    found = real([python, "-c", PACKAGES], capture_output=True, text=True).stdout
+    monkeypatch.setattr(environment.subprocess, "run", but_the_last)
+    environment.install_here()
+    assert steps == ["editable"] and "beside torch 2.9.0" in capfd.readouterr().out
+    after = installed()
+    assert has.items() <= after.items()
+    left = {"snakemake", "jupyterlab", "jupyter-client", "ipywidgets", "traitlets"}
+    names = {canonicalize_name(needed.name) for needed in asked}
+    assert {canonicalize_name(name) for name in after} - {"pip", "triton"} == names - left
+    # What does not go with the host's PyTorch is a sentence, and changes nothing.
+    for wheel in Path("wheels").glob("scipy-*"):
+        wheel.unlink()
+    host_wheel("scipy", "3.1", "torch>=50")
+    real([python, "-m", "pip", "uninstall", "-qq", "--yes", "scipy"], check=True)
+    with pytest.raises(SystemExit, match="If they do not go with what the host has"):
+        environment.install_here()
+    assert installed() == {name: v for name, v in after.items() if name != "scipy"}
+
+
+PACKAGES = """import importlib.metadata
+for each in importlib.metadata.distributions(): print(each.name, each.version)"""
+
+
+def in_host(listed: str) -> list[SimpleNamespace]:
+    lines = map(str.split, listed.splitlines())
+    return [SimpleNamespace(name=name, version=version) for name, version in lines]
 
 
 def test_first_python_that_is_new_enough_is_taken(monkeypatch):

@@ -2,9 +2,12 @@
 
 import json
 import re
+import struct
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,9 +15,11 @@ from pycocotools import mask as mask_util
 
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import TABLETOP_CLASSES, draw_scene, make_tabletop
-from arcnn.files import run_folder
+from arcnn.files import IN_BATCH, NOTEBOOKS, run_folder
 from arcnn.published import trained_or_published
-from arcnn.workshop import photos
+from arcnn.workshop import photos, video
+from arcnn.workshop.export import main as export
+from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.photos import find_photos, main, open_photo
 
 
@@ -47,7 +52,10 @@ def test_a_folder_becomes_masks_and_a_page(
     assert main(call) == 0
     said = capsys.readouterr()
     assert "2 photos, 2 new" in said.out and "1 left out" in said.out
-    assert "broken.jpg cannot be read" in said.err and "ten drawn things" in said.err
+    assert (
+        "broken.jpg cannot be read" in said.err
+        and "knows 10 drawn things (person, cat," in said.err
+    )
     made = json.loads((out / "predictions.json").read_text())
     assert [image["width"] for image in made["images"]] == [160, 160]
     assert [c["name"] for c in made["categories"]] == list(TABLETOP_CLASSES)
@@ -72,19 +80,26 @@ def test_a_folder_becomes_masks_and_a_page(
     assert "choose another folder" in capsys.readouterr().err
 
 
-def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_all_kinds(folder: Path) -> np.ndarray:
+    """The same picture as files of many kinds; returns its pixels."""
+    folder.mkdir(exist_ok=True)
     pixels = np.zeros((30, 40, 3), np.uint8)
     pixels[:, :20] = 200
     photo = Image.fromarray(pixels)
     exif = photo.getexif()
     exif[0x0112] = 6  # lies on its side
-    photo.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    photo.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
-    photo.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
-    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    photo.convert("RGBA").save(tmp_path / "clear.png")
+    photo.save(folder / "turned.jpg", exif=exif, quality=95)
+    photo.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    photo.save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    photo.convert("RGBA").save(folder / "clear.png")
+    return pixels
+
+
+def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = write_all_kinds(tmp_path)
     for file in tmp_path.iterdir():
         opened = open_photo(file).astype(int)
         if file.stem == "turned":
@@ -96,13 +111,89 @@ def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
     assert open_photo(tmp_path / "sixteen.png").shape == (15, 20, 3)
 
 
+def film(file: Path, count: int) -> list[np.ndarray]:
+    """Write a video of a drawn table that gets darker; returns its frames."""
+    scene = draw_scene(3, "val", 0).image
+    drawn = [(scene * (1 - 0.1 * k)).astype(np.uint8) for k in range(count)]
+    with av.open(str(file), "w") as content:
+        stream = content.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = scene.shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 8_000_000
+        for pixels in drawn:
+            content.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        content.mux(stream.encode())
+    return drawn
+
+
+def test_a_video_is_as_many_photos_as_it_has_frames(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    clip, out, exported = tmp_path / "clip.mp4", tmp_path / "out", tmp_path / "run.safetensors"
+    drawn = film(clip, 5)
+    assert export([str(run), str(exported)]) == 0
+    call = [str(clip), "--run", str(exported), "--out", str(out), "--device", "cpu"]
+    assert main([*call, "--every", "2"]) == 0
+    assert "3 photos, 3 new" in capsys.readouterr().out
+    assert main(call) == 0  # goes on
+    assert "5 photos, 2 new" in (said := capsys.readouterr()).out and "photos a second" in said.out
+    made = json.loads((out / "predictions.json").read_text())
+    assert [c["name"] for c in made["categories"]] == list(TABLETOP_CLASSES)
+    names = [image["file_name"] for image in made["images"]]
+    assert names == [f"photos/clip.mp4.{k:06d}.jpg" for k in range(5)]
+    for name, pixels in zip(names, drawn, strict=True):
+        assert abs(open_photo(out / name).astype(int) - pixels).mean() < 8
+    # What is cut off or no video is left out, and what lies in the folder of the results too.
+    clip.with_name("cut.avi").write_bytes(clip.read_bytes()[:2000])
+    clip.with_name("page.mkv").write_text("<html>")
+    assert main([str(tmp_path), *call[1:]]) == 0
+    said = capsys.readouterr()
+    assert "5 photos, 0 new" in said.out and "2 left out" in said.out
+    assert "cut.avi cannot be read" in said.err and "page.mkv cannot be read" in said.err
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert main(call) == 1
+    assert "PyAV, which reads them, is not installed: `pip install av`" in capsys.readouterr().err
+
+
+def test_a_video_that_lies_on_its_side_is_stood_up(tmp_path: Path) -> None:
+    def matrix(*numbers: float) -> bytes:
+        return struct.pack(">9i", *(round(k * 65536) for k in numbers), 0, 0, 1 << 30)
+
+    clip = tmp_path / "clip.mp4"
+    pixels = film(clip, 1)[0]
+    plain, turned = matrix(1, 0, 0, 0, 1, 0), matrix(0, 1, 0, -1, 0, 0)  # clockwise
+    before, _, after = clip.read_bytes().rpartition(plain)  # the track's, after the film's
+    clip.write_bytes(before + turned + after)
+    (frame,) = (frame for _, frame in video.frames(clip))
+    assert abs(video.upright(frame, 10**9).astype(int) - np.rot90(pixels, -1)).mean() < 8
+    assert video.upright(frame, 100).size <= 3 * 110
+
+
+def test_the_notebook_takes_photos_of_all_kinds(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IN_BATCH, "1")
+    write_all_kinds(tmp_path / "in")
+    (tmp_path / "in/broken.jpg").write_text("<html>")
+    executed = tmp_path / "executed.ipynb"
+    places = {"photos": str(tmp_path / "in"), "results_root": str(tmp_path / "results")}
+    run_notebook(NOTEBOOKS / "15_your_own_photos.ipynb", executed, places | {"run": str(run)})
+    text = executed.read_text()
+    assert "5 photos, 5 new" in text and "broken.jpg cannot be read" in text
+    assert "it knows 10 drawn things" in text and "the same predictions" in text
+    (page,) = (tmp_path / "results/demo/photos").glob("*/index.html")
+    assert page.read_text().count("<figure>") == 5
+    record = json.loads((tmp_path / "results/demo/records/15_your_own_photos.json").read_text())
+    assert record["metrics"]["left out"] == 1
+    assert f"sha256 {record['exported'][:16]}" in text
+
+
 def test_what_cannot_be_done_is_a_sentence(
     run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert len(find_photos([folder, folder / "one"])) == 4
     for places, at, said in (
         ([tmp_path / "nowhere"], run, "nowhere is not there"),
-        ([tmp_path / "empty"], run, "no image in"),
+        ([tmp_path / "empty"], run, "no image or video in"),
         ([folder], tmp_path, "is not there: run notebook 04_train"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)

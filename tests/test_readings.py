@@ -7,7 +7,21 @@ import pytest
 from arcnn import readings
 from arcnn.evaluation import evaluate
 from arcnn.evaluation.uncertainty import Interval
+from arcnn.exchange import Papers
 from arcnn.experiments.order import Agreement
+
+
+def test_what_a_run_knows():
+    def known(data: str, count: int) -> str:
+        config = f"DATASETS: {{TRAIN: [{data}_train]}}"
+        return readings.classes_known(Papers(config, [f"c{k}" for k in range(count)], {}))
+
+    assert "knows 2 drawn things (c0 and c1) and nothing else" in known("tabletop", 2)
+    assert "trained on kins: it knows 3 kinds of things (c0, c1 and c2)" in known("kins", 3)
+    assert "80 kinds of things (c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 70 more)" in known(
+        "cocoa_cls", 80
+    )
+    assert "1 drawn things (c0)" in known("tabletop", 1)
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.0, "None"), (0.44, "Some"), (0.9, "Most")])

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "python -m arcnn.evaluation": "test_evaluation.py",
     f"{TRAINING} --num-gpus 4 --dataset kins --model arcnn --run RUN": "test_launch.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
+    "python -m arcnn.workshop.export RUN FILE.safetensors": "test_exchange.py",
 }
 # What a placeholder stands for, and what makes a command short.
 SHORT = {"PROFILE=...": "PROFILE=demo", "PROFILE=": "PROFILE=smoke"}

@@ -166,6 +166,7 @@ class AmodalMaskHead(nn.Module, abc.ABC):
             return losses
 
         rois = RoIs(x, torch.cat([i.pred_classes for i in instances]), instances=instances)
+        counts = [image.pred_classes.shape[0] for image in instances]  # which can be traced
         for kind, maps in self.probs(self.logits(rois)).items():
             own = own_class(maps, rois.classes).split(counts)
             for image, masks in zip(instances, own, strict=True):

@@ -111,4 +111,5 @@ def own_class(maps: Tensor, classes: Tensor) -> Tensor:
     """
     if maps.shape[1] == 1:
         return maps[:, 0]
-    return maps[torch.arange(len(classes), device=classes.device), classes]
+    # `shape`, not `len`, which a tracer of the network would take for a constant.
+    return maps[torch.arange(classes.shape[0], device=classes.device), classes]

@@ -17,11 +17,11 @@ PARTS = {
     "evaluation": "ap_bars ap_by_occlusion at_score mean_precision precision_recall",
     "experiments": "ablation agreements permutations score_by_cost",
     "film": "film_at film_strip live training_now",
-    "masks": "figure1 load_image mask_kinds show_masks",
+    "masks": "figure1 load_image mask_kinds show_masks show_pictures",
     "matrices": "figure5 weight_matrices weights_table who_covers_whom",
     "pieces": "jigsaw jigsaw_rows",
     "predictions": "draw_detections figure4 figure4_jigsaw",
-    "style": "save",
+    "style": "percent save",
     "widgets": "READINGS explore hidden_at muted or_gate",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -3,7 +3,6 @@
 The numbers come from :mod:`arcnn.data.statistics`; ``table`` is its ``objects_table``.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -15,13 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from arcnn.data import decode_masks
 from arcnn.data.rates import BINS, RateDistribution
 from arcnn.names import OCCLUSION_RATE
-from arcnn.visualization.masks import draw_masks, load_image
+from arcnn.visualization.masks import load_image, show_pictures
 from arcnn.visualization.style import (
     HIDDEN_HATCH,
     INK,
     MASK_COLORS,
     figure_function,
-    mask_legend,
     percent,
 )
 
@@ -41,21 +39,15 @@ def image_grid(records: Sequence[dict], class_names: Sequence[str], *, title: st
         axes.axis("off")  # Jupyter shows no figure without axes
         figure.suptitle(title)
         return figure
-    aspect = float(np.median([r["height"] / r["width"] for r in records]))
-    columns = min(4 if aspect > 0.9 else 3 if aspect > 0.5 else 2, len(records))
-    rows = math.ceil(len(records) / columns)
-    size = (10.0, rows * (10.0 / columns * aspect + 0.08) + 0.4)
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
-    for axes in panels.flat:
-        axes.axis("off")
-    for axes, record in zip(panels.flat, records, strict=False):
-        annotations = record["annotations"]
-        objects = [decode_masks(a) for a in annotations]
-        labels = [class_names[a["category_id"]] for a in annotations]
-        draw_masks(axes, load_image(record), objects, labels=labels, alpha=0.4, line_width=1.4)
-    mask_legend(figure)
-    figure.suptitle(title)
-    return figure
+    pictures = [
+        (
+            load_image(record),
+            [decode_masks(a) for a in record["annotations"]],
+            [class_names[a["category_id"]] for a in record["annotations"]],
+        )
+        for record in records
+    ]
+    return show_pictures(pictures, title=title)
 
 
 @figure_function

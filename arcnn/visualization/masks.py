@@ -4,6 +4,7 @@ Images are uint8 ``(H, W, 3)`` RGB. An object's masks are the dict that
 :func:`arcnn.data.decode_masks` gives: ``amodal``, ``visible``, ``occlusion``, bool ``(H, W)``.
 """
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -148,6 +149,29 @@ def show_masks(
     figure, axes = plt.subplots(figsize=(6, height), layout="compressed")
     draw_masks(axes, image, objects, labels=labels)
     mask_legend(figure)
+    return figure
+
+
+@figure_function
+def show_pictures(
+    pictures: Sequence[tuple[np.ndarray, Sequence[Masks], Sequence[str]]], *, title: str = ""
+) -> Figure:
+    """A grid of images with the masks of their objects.
+
+    Args:
+        pictures: one or more; an image uint8 ``(H, W, 3)`` RGB, its objects, a text for each.
+    """
+    aspect = float(np.median([image.shape[0] / image.shape[1] for image, _, _ in pictures]))
+    columns = min(4 if aspect > 0.9 else 3 if aspect > 0.5 else 2, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    size = (10.0, rows * (10.0 / columns * aspect + 0.08) + 0.4)
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
+    for axes in panels.flat:
+        axes.axis("off")
+    for axes, (image, objects, labels) in zip(panels.flat, pictures, strict=False):
+        draw_masks(axes, image, objects, labels=labels, alpha=0.4, line_width=1.4)
+    mask_legend(figure)
+    figure.suptitle(title)
     return figure
 
 

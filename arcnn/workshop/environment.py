@@ -4,10 +4,13 @@ Run as a file, by any Python from 3.8 on; it picks the one that the environment 
 
     python arcnn/workshop/environment.py [PYTHON [TORCH_CPU]]
     python arcnn/workshop/environment.py --own BIN
+    python arcnn/workshop/environment.py --here
 
 The first makes .venv, with this Python if one is given. TORCH_CPU, the address of an index of
 PyTorch's CPU builds or a folder with them, makes it an environment without CUDA, and is remembered.
-The second only looks at an environment of the user's own.
+The second only looks at an environment of the user's own. The third installs what the kit needs
+into the very Python that runs it, which brings its PyTorch, as that of a hosted notebook does:
+PyTorch and what runs the notebook stay as they are.
 
 Standard library only, in the syntax of Python 3.8. Where it fails, the exit code is not 0 and the
 last line on stderr says what is wrong and what to do.
@@ -17,12 +20,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +49,10 @@ LOOK = """from importlib.util import find_spec
 arcnn, *others = map(find_spec, ("arcnn", "detectron2", "torch"))
 print(arcnn.origin if arcnn and all(others) else "")"""
 TORCH = ("torch", "torchvision")
+# What a host runs notebooks with, beside all that is called Jupyter; and what only `make reproduce`
+# needs, which nobody calls there.
+HOSTS = ("ipykernel", "ipython", "ipywidgets", "tornado", "traitlets", "pyzmq")
+WORKFLOW = ("snakemake",)
 # Whether what came as a CPU build is one, and works.
 LOOK_AT_TORCH = """import torch, torchvision
 raise SystemExit(torch.version.cuda and f"torch is built for CUDA {torch.version.cuda}.")"""
@@ -269,6 +278,60 @@ def look_at(folder: str) -> None:
         )
 
 
+def canonical(name: str) -> str:
+    """A package's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def stays(name: str) -> bool:
+    """Whether a host brings a package, and would be broken by another version of it."""
+    return name in (*TORCH, *HOSTS) or name.startswith(("nvidia-", "cuda-", "triton", "jupyter"))
+
+
+def install_here() -> None:
+    """Install into the Python that runs this, beside the PyTorch that it has.
+
+    Not from the lock, whose pins would replace more than is needed: by the ranges that the code was
+    written for.
+    """
+    if not run(sys.executable, "-c", SUPPORTED, quiet=True):
+        raise failure(f"{sys.executable} is not Python 3.11 to 3.13; take a host that has one.")
+    import tomllib  # not in the older ones
+
+    found = {canonical(each.name): each.version for each in importlib.metadata.distributions()}
+    if missing := [name for name in TORCH if name not in found]:
+        raise failure(
+            f"{sys.executable} has no {' and no '.join(missing)}, and --here leaves these to the "
+            "host; where there is none, `make setup` makes an environment with them."
+        )
+    asked = tomllib.loads(Path("pyproject.toml").read_text())
+    asked, to_build = asked["project"], asked["build-system"]["requires"]
+    asked = asked["dependencies"] + asked["optional-dependencies"]["detectron2"] + to_build
+    wanted = []
+    for requirement in asked:
+        name = canonical(re.match(r"[\w.-]+", requirement)[0])
+        if not stays(name) and name not in WORKFLOW:
+            wanted.append(requirement)
+    kept = [f"{name}=={version}\n" for name, version in found.items() if stays(name)]
+    print(f"Set-up 1/3: {len(wanted)} packages, beside torch {found['torch']}, which stays.")
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("".join(kept))
+        pip_install = (sys.executable, "-m", "pip", "install", "-qq", "--constraint", constraints)
+        if not run(*pip_install, *wanted):
+            raise failure(
+                "the packages could not be installed (pip's words are above). Is the network up? "
+                "If they do not go with what the host has, take a newer one of its runtimes."
+            )
+    print("Set-up 2/3: detectron2.")
+    if not run(sys.executable, DETECTRON2):
+        sys.exit(1)  # it has said what is wrong
+    print("Set-up 3/3: this kit.")
+    pip_install = (sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index")
+    if not run(*pip_install, "--no-build-isolation", "--editable", "."):
+        raise failure(f"this kit could not be installed (pip's words are above), {AGAIN}.")
+
+
 def main(arguments: list[str]) -> None:
     """Do what the module's docstring says."""
     os.chdir(ROOT)
@@ -276,6 +339,8 @@ def main(arguments: list[str]) -> None:
     try:
         if arguments[:1] == ["--own"]:
             look_at(arguments[1])
+        elif arguments == ["--here"]:
+            install_here()
         else:
             set_up(*arguments)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A trained model on a folder of photos: masks, pictures, and a page to look at them.
+"""A trained model on a folder of photos, or a video: masks, and a page to look at them.
 
 ::
 
@@ -12,45 +12,64 @@ writes into FOLDER
 - ``index.html``: all photos on one page; each kind of mask can be switched on and off
 - ``photos/``: what the page shows, and for each finished photo a ``.json``
 
-One photo is in memory at a time. Run again, it goes on with what is not finished. A file that
-cannot be read is named and left out.
+A video is as many photos as it has frames (``--every 25``: a 25th of them), and needs PyAV, the
+kit's extra ``video``. One photo is in memory at a time. Run again, it goes on with what is not
+finished. A file that cannot be read is named and left out.
 """
 
 import argparse
+import functools
 import html
 import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
-from tqdm import tqdm
 
 from arcnn.data.image_files import UNREADABLE
 from arcnn.evaluation import prediction_masks
 from arcnn.files import sha256, write_atomically, write_json, write_text
 from arcnn.predict import predict_image
+from arcnn.progress import tqdm
+from arcnn.readings import classes_known
 from arcnn.visualization.style import MASK_COLORS, mask_rgb
-from arcnn.weights import CLASSES, FINAL_WEIGHTS, TrainedModel, load_trained
+from arcnn.weights import load_trained, run_papers, weights_file
+from arcnn.workshop import video
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it
 CHANNELS = ("visible", "occlusion", "amodal")  # of a mask file
-DRAWINGS_ONLY = (
-    "This model was trained on tabletop: it knows ten drawn things and nothing else, and what it "
-    "finds in a photo is a curiosity."
-)
 ALPHA = {"visible": 90, "occlusion": 150, "amodal": 255}
 
 
-def find_photos(places: Sequence[str | Path]) -> dict[str, Path]:
-    """The images among files and in folders, at any depth, by a name of their own.
+class Done(NamedTuple):
+    """What :func:`predict_photos` did."""
+
+    names: list[str]  # of the finished photos
+    new: int  # of them, of this call
+    objects: int
+    left_out: int
+    seconds: float  # that the new ones took
+
+    def __str__(self) -> str:
+        said = f"{len(self.names)} photos, {self.new} new, {self.objects} objects"
+        said += f", {self.left_out} left out" * bool(self.left_out)
+        rate = f"; {self.new / self.seconds:.2f} photos a second" if self.new else ""
+        return f"{said}{rate}."
+
+
+def find_photos(places: Sequence[str | Path], without: Path | None = None) -> dict[str, Path]:
+    """The images and videos among files and in folders, at any depth, by a name of their own.
+
+    Args:
+        without: a folder that is passed over, as that of the results may lie among the photos.
 
     Raises:
         FileNotFoundError: a place is not there, or nothing in it is an image.
@@ -62,13 +81,15 @@ def find_photos(places: Sequence[str | Path]) -> dict[str, Path]:
         files = [place] if place.is_file() else sorted(place.rglob("*"))
         root = place.parent if place.is_file() else place
         for file in files:
-            if file.is_file() and file.suffix.lower() in ENDINGS:
+            if without and without.resolve() in file.resolve().parents:
+                continue
+            if file.is_file() and file.suffix.lower() in ENDINGS | video.ENDINGS:
                 name = "__".join(file.relative_to(root).parts)
                 while name in found and found[name] != file:  # of another place
                     name = f"_{name}"
                 found[name] = file
     if not found:
-        raise FileNotFoundError(f"no image in {', '.join(map(str, places))}")
+        raise FileNotFoundError(f"no image or video in {', '.join(map(str, places))}")
     return found
 
 
@@ -98,69 +119,102 @@ def open_photo(file: Path) -> np.ndarray:
         raise OSError(f"{file} cannot be read: {error}") from error
 
 
-def class_names(run: Path, trained: TrainedModel) -> list[str]:
-    """What the classes are called: as the run says, else by number."""
-    said = run / "train" / CLASSES
-    if said.is_file():
-        return json.loads(said.read_text())
-    return [f"class {k}" for k in range(trained.cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
-
-
-def _knows_drawings_only(trained: TrainedModel) -> bool:
-    return "tabletop_train" in trained.cfg.DATASETS.TRAIN
-
-
 def predict_photos(
     run: Path,
     places: Sequence[str | Path],
     out: Path,
     *,
     score: float = 0.5,
+    every: int = 1,
     device: str | None = None,
-) -> dict[str, int]:
+) -> Done:
     """Predict every photo that is not finished, and write what the module's docstring says.
 
     Args:
-        run: a training's folder, ``results/<profile>/runs/<dataset>/<model>/seed<k>``.
-        places: images, and folders of images.
+        run: a training's folder, ``results/<profile>/runs/<dataset>/<model>/seed<k>``, or the file
+            that it was exported as.
+        places: images, videos, and folders of them.
         score: of a detection that is kept, at least; in [0, 1].
-
-    Returns:
-        Counts: photos, of them new, objects, left out.
+        every: so many-th frame of a video is taken.
 
     Raises:
-        FileNotFoundError: no image, or the run was not trained to its end.
+        FileNotFoundError: no image, the run was not trained to its end, or PyAV is missing.
         ValueError: the folder holds predictions of another run, or with another score.
     """
-    photos, trained = find_photos(places), load_trained(run, device=device)
-    names = class_names(run, trained)
-    weights = sha256(run / "train" / FINAL_WEIGHTS)
-    made_by = {"run": str(run.resolve()), "weights": weights, "score": score}
-    if _knows_drawings_only(trained):
-        made_by["note"] = DRAWINGS_ONLY
-        tqdm.write(DRAWINGS_ONLY, file=sys.stderr)
+    found = find_photos(places, without=out)
+    videos = [file for file in found.values() if file.suffix.lower() in video.ENDINGS]
+    for file in videos[:1]:
+        video.check_video_reader(file)
+    trained = load_trained(run, device=device)
+    papers = run_papers(run)
+    made_by = {"run": str(run.resolve()), "weights": sha256(weights_file(run)), "score": score}
+    made_by["note"] = classes_known(papers)
     _check_folder(out, made_by)
-    counts = {"photos": 0, "new": 0, "objects": 0, "left out": 0}
-    for name, file in tqdm(photos.items(), unit="photo"):
+    names, new, left_out, seconds = [], 0, 0, 0.0
+    bar = tqdm(_pictures(found, every), total=None if videos else len(found), unit="photo")
+    for name, source, look in bar:
         finished = out / "photos" / f"{name}.json"
         if not finished.is_file():
+            started = time.perf_counter()
             try:
-                image = open_photo(file)
+                image = look()
             except OSError as error:
                 tqdm.write(f"left out: {error}", file=sys.stderr)
-                counts["left out"] += 1
+                left_out += 1
                 continue
-            found = [one for one in predict_image(*trained, image) if one["score"] >= score]
-            found.sort(key=lambda one: -one["score"])
-            _draw(out, name, image, found)
+            objects = [one for one in predict_image(*trained, image) if one["score"] >= score]
+            objects.sort(key=lambda one: -one["score"])
+            _draw(out, name, image, objects)
             height, width = image.shape[:2]
             # Last, since it says that the photo is finished.
             photo = {"file_name": f"photos/{name}.jpg", "height": height, "width": width}
-            write_json(finished, photo | {"source": str(file.resolve()), "objects": found})
-            counts["new"] += 1
-        counts["photos"] += 1
-    counts["objects"] = _collect(out, list(photos), names, made_by)
-    return counts
+            write_json(finished, photo | {"source": str(source.resolve()), "objects": objects})
+            new, seconds = new + 1, seconds + time.perf_counter() - started
+        names.append(name)
+    objects = _collect(out, names, papers.classes, made_by)
+    return Done(names, new, objects, left_out, seconds)
+
+
+class Finished(NamedTuple):
+    """A photo, and what was found in it, the surest first."""
+
+    name: str
+    image: np.ndarray  # uint8 (H, W, 3) RGB
+    objects: list[dict]  # as arcnn.evaluation.predictions
+
+
+def finished_photo(out: Path, name: str) -> Finished:
+    """One of the photos that :func:`predict_photos` has finished in a folder."""
+    objects = json.loads((out / "photos" / f"{name}.json").read_text())["objects"]
+    return Finished(name, open_photo(out / "photos" / f"{name}.jpg"), objects)
+
+
+def most_hidden(photos: Sequence[Finished]) -> tuple[np.ndarray, dict, dict] | None:
+    """Of all objects that a part is seen of, the one with the largest hidden part: its image, the
+    prediction, and its masks. ``None`` if none has any."""
+    found = [(p.image, one, prediction_masks(one)) for p in photos for one in p.objects]
+    found = [each for each in found if each[2]["visible"].any() and each[2]["occlusion"].any()]
+    return max(found, key=lambda each: each[2]["occlusion"].mean(), default=None)
+
+
+def _pictures(
+    found: Mapping[str, Path], every: int
+) -> Iterator[tuple[str, Path, Callable[[], np.ndarray]]]:
+    """By name, each image and each frame: its file, and what opens it or raises an OSError."""
+    for name, file in found.items():
+        if file.suffix.lower() not in video.ENDINGS:
+            yield name, file, functools.partial(open_photo, file)
+            continue
+        try:
+            for number, frame in video.frames(file, every):
+                look = functools.partial(video.upright, frame, MAX_PIXELS)
+                yield f"{name}.{number:06d}", file, look
+        except OSError as error:
+            yield name, file, functools.partial(_give_up, error)
+
+
+def _give_up(error: OSError) -> np.ndarray:
+    raise error
 
 
 def _check_folder(out: Path, made_by: dict[str, Any]) -> None:
@@ -221,7 +275,7 @@ def _collect(out: Path, names: Sequence[str], classes: Sequence[str], made_by: d
             file.write("],\n" + json.dumps(rest)[1:])
 
     write_atomically(out / "predictions.json", write)
-    write_text(out / "index.html", _page(figures, made_by.get("note", "")))
+    write_text(out / "index.html", _page(figures, made_by["note"]))
     return objects
 
 
@@ -265,7 +319,7 @@ def _page(figures: Sequence[str], note: str) -> str:
         f'<input type="checkbox" id="{k}" checked> {word}</label>'
         for k, word in words.items()
     ]
-    parts = {"RULES": rules, "SWITCHES": switches, "NOTE": [note], "FIGURES": figures}
+    parts = {"RULES": rules, "SWITCHES": switches, "NOTE": [html.escape(note)], "FIGURES": figures}
     page = PAGE
     for name, lines in parts.items():
         page = page.replace(name, "\n".join(lines))
@@ -279,24 +333,27 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("photos", nargs="+", help="images, and folders of images")
-    top.add_argument("--run", type=Path, required=True, help="folder of a training")
+    top.add_argument("photos", nargs="+", help="images, videos, and folders of them")
+    top.add_argument(
+        "--run", type=Path, required=True, help="folder of a training, or an exported file"
+    )
     top.add_argument("--out", type=Path, required=True)
     top.add_argument("--score", type=float, default=0.5, help="at least, of a detection (0.5)")
+    top.add_argument("--every", type=int, default=1, metavar="N", help="N-th frame of a video (1)")
     top.add_argument("--device", choices=("cpu", "cuda"), help="by default the GPU if there is one")
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    started = time.perf_counter()
     try:
-        options = {"score": given.score, "device": given.device}
-        counts = predict_photos(given.run, given.photos, given.out, **options)
+        if given.every < 1:
+            raise ValueError(f"--every {given.every}: give 1 or more")
+        print(classes_known(run_papers(given.run)), file=sys.stderr)
+        options = {"score": given.score, "every": given.every, "device": given.device}
+        done = predict_photos(given.run, given.photos, given.out, **options)
     except (OSError, ValueError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 1
-    seconds = time.perf_counter() - started
-    print(", ".join(f"{number} {what}" for what, number in counts.items()))
-    print(f"{counts['new'] / seconds:.2f} photos a second. Open {given.out / 'index.html'}.")
+    print(f"{done} Open {given.out / 'index.html'}.")
     return 0
