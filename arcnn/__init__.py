@@ -4,15 +4,16 @@ The house has two wings. What a reader of the paper opens:
 
 ``modeling``       the three mask heads, Eq. (1), and their losses, Eq. (2); in it ``amodal_head``,
                    the contract of a head, and ``field``, other papers' models
-``config``         every switch, with ``configs/``; ``training`` trains what it says; ``film``
-                   looks on
+``config``         every switch, with ``configs/``; ``training`` trains what it says, by
+                   ``launch`` on several GPUs; ``logbook`` and ``film`` tell of it
 ``data``           annotation files to records, the mapper, statistics, the drawn ``tabletop``
 ``evaluation``     the protocol of Table 1; ``reporting`` makes the table of it
-``predict``        what a trained model sees in an image of one's own
+``predict``        what a trained model sees in an image of one's own; ``exchange``, a run as one
+                   file
 ``visualization``  the figures; ``readings`` what the notebooks say of their numbers
 ``experiments``    the ablation that the paper lacks, and the field side by side
-``names``          what several of them call by one name; ``files`` where things lie; ``errors``
-                   and ``parameters`` what is said of bad inputs
+``names``          what several of them call by one name; ``files`` where things lie; ``errors``,
+                   ``parameters`` and ``cells`` what is said of bad inputs
 
 ``workshop`` holds what runs and serves all that: setting up, running notebooks, checking,
 converting, fetching and pasting data. No model, loss or number of the paper is made there.

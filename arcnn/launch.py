@@ -38,7 +38,8 @@ from arcnn.errors import InputError, Told
 from arcnn.evaluation import predict_together, to_results
 from arcnn.files import ROOT, data_folder, write_json
 from arcnn.film import Film, Show, read_film
-from arcnn.training import FINAL_WEIGHTS, Failed, Stopped, Training, read_log, read_sessions, train
+from arcnn.logbook import read_log, read_sessions
+from arcnn.training import FINAL_WEIGHTS, Failed, Stopped, Training, train
 from arcnn.weights import TORCHVISION, initial_weights, load_trained
 
 COMMAND = "python -m arcnn.training"

@@ -6,14 +6,12 @@
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from detectron2 import solver
 from detectron2.config import CfgNode
@@ -40,10 +38,8 @@ from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
+from arcnn.logbook import LOG, LOG_PERIOD, ProgressBar, Session, read_log
 from arcnn.modeling.amodal_head import mask_head_class
-from arcnn.names import MASK_KINDS
-from arcnn.progress import tqdm
-from arcnn.reporting.record import commit, device, moment
 from arcnn.settings import (
     MAX_ITER,
     differences,
@@ -64,9 +60,6 @@ from arcnn.weights import (
 logger = logging.getLogger(__name__)
 # detectron2 prints the traceback of what ends a training, and then raises it: once will do.
 logging.getLogger(TrainerBase.__module__).setLevel(logging.CRITICAL)
-
-SESSIONS = "sessions.json"
-LOG_PERIOD = 20  # iterations between two lines of metrics.json, detectron2's own default
 
 
 Watch = Callable[[Checkpointer], HookBase]
@@ -170,7 +163,7 @@ def _train(
         trainer.register_hooks(
             [
                 Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicWriter([JSONWriter(str(output / "metrics.json"))], LOG_PERIOD),
+                hooks.PeriodicWriter([JSONWriter(str(output / LOG))], LOG_PERIOD),
                 ProgressBar(),
                 *_filming(cfg, model, output, show),
             ]
@@ -187,7 +180,7 @@ def _train(
     loader = build_train_loader(cfg, records, first)
     trainer.reset_data_loader(lambda: loader)
     computed_in = str(precision(cfg)).removeprefix("torch.")
-    session = Session(output / SESSIONS, start, first, computed_in, scaled) if main else None
+    session = Session(output, start, first, computed_in, scaled) if main else None
     with _sentences(cfg, trainer):
         trainer.train(first, last)
     if session:
@@ -359,40 +352,6 @@ def _data_difference(now: dict, before: dict) -> list[str]:
     return [f"training data: now {next(counts)}, before {next(counts)}, not the same ones"]
 
 
-class Session:
-    """A line of ``sessions.json``: from where to where a process trained, when, and on what; and
-    how many trained together, with the settings that were scaled to their number.
-
-    One that was killed has no end.
-    """
-
-    def __init__(
-        self, file: Path, start: str, first: int, computed_in: str, scaled: list[str]
-    ) -> None:
-        self.file = file
-        self.earlier = read_sessions(file.parent)
-        self.began = time.time()
-        self.line = {"start": start, "first": first, "last": None, "device": device()}
-        self.line |= {"processes": comm.get_world_size(), "scaled": scaled}
-        self.line |= {"precision": computed_in}
-        self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
-        self._write()
-
-    def end(self, last: int) -> None:
-        """Note that ``last`` iterations are done."""
-        self.line |= {"last": last, "seconds": round(time.time() - self.began, 1)}
-        self._write()
-
-    def _write(self) -> None:
-        write_json(self.file, [*self.earlier, self.line])
-
-
-def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
-    """All sessions of a training, in order; empty if there was none."""
-    file = Path(output_dir) / SESSIONS
-    return json.loads(file.read_text()) if file.is_file() else []
-
-
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """detectron2's SGD, or AdamW with the same keys, as ``SOLVER.OPTIMIZER`` says."""
     if cfg.SOLVER.OPTIMIZER == "SGD":
@@ -414,51 +373,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         # A fused step takes the loss's scale out of the gradients only after they were clipped.
         fused=precision(cfg) != torch.float16,
     )
-
-
-class ProgressBar(HookBase):
-    """One line in notebook and terminal: iterations, total loss, mask losses, time left."""
-
-    def before_train(self) -> None:
-        self.bar = tqdm(
-            total=self.trainer.max_iter,
-            initial=self.trainer.start_iter,
-            desc="training",
-            unit="it",
-            mininterval=2,
-        )
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % 5 == 0:
-            latest = self.trainer.storage.latest_with_smoothing_hint(window_size=LOG_PERIOD)
-            shown = [f"loss {latest['total_loss'][0]:.2f}"]
-            for kind in MASK_KINDS:
-                if f"loss_{kind}_mask" in latest:
-                    shown.append(f"{kind} {latest[f'loss_{kind}_mask'][0]:.2f}")
-            self.bar.set_postfix_str(", ".join(shown), refresh=False)
-        self.bar.update()
-
-    def after_train(self) -> None:
-        self.bar.close()
-
-
-def _log_lines(log: Path) -> Iterator[dict]:
-    for line in log.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            logger.info("%s: the last line was cut off by an interruption", log)
-
-
-def read_log(output_dir: str | Path) -> pd.DataFrame:
-    """The training log, indexed by iteration: every loss by name, learning rate, times. Empty
-    before its first line."""
-    file = Path(output_dir) / "metrics.json"
-    log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
-    if log.empty:
-        return log
-    # A resumed run has logged some iterations twice; the later line is the one that counts.
-    return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from arcnn import get_config
 from arcnn.data import split_records
 from arcnn.evaluation import predict
+from arcnn.logbook import read_log
 from arcnn.modeling import MaskTargets, RoIs
 from arcnn.modeling.field.aisformer import AISFormerMaskHead
-from arcnn.training import read_log, train
+from arcnn.training import train
 from arcnn.weights import load_trained
 
 WEIGHTS = {"amodal": 1.0, "visible": 1.0, "occlusion": 0.25, "occluder": 0.25}

@@ -8,9 +8,10 @@ import torch
 
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import Evaluation, predict
+from arcnn.logbook import read_log, read_sessions
 from arcnn.modeling import mask_targets
 from arcnn.names import MASK_KEYS
-from arcnn.training import precision, read_log, read_sessions, train
+from arcnn.training import precision, train
 from arcnn.weights import load_trained
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

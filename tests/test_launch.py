@@ -26,8 +26,9 @@ from arcnn.errors import InputError
 from arcnn.evaluation import predict, predict_together
 from arcnn.film import read_film
 from arcnn.launch import train_together
+from arcnn.logbook import read_log, read_sessions
 from arcnn.settings import read_settings
-from arcnn.training import Failed, Stopped, read_log, read_sessions, train
+from arcnn.training import Failed, Stopped, train
 from arcnn.weights import load_trained
 
 # Settings for one process: two take twice the batch and the rate, and half the steps.

@@ -15,8 +15,9 @@ from arcnn.config import get_config
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import draw_scene
 from arcnn.files import PROFILES, read_yaml, sha256
+from arcnn.logbook import read_log, read_sessions
 from arcnn.names import MODELS, SPLITS
-from arcnn.training import read_log, read_sessions, train
+from arcnn.training import train
 from arcnn.weights import Checkpointer, initial_weights, load_initial_weights
 from arcnn.workshop.start import write_weights
 

@@ -19,7 +19,8 @@ from arcnn import training, weights
 from arcnn.data import split_records
 from arcnn.data.loader import ExampleOrder
 from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
-from arcnn.training import build_optimizer, read_log, read_sessions, train
+from arcnn.logbook import read_log, read_sessions
+from arcnn.training import build_optimizer, train
 from arcnn.weights import initial_weights, load_trained
 
 MASK_LOSSES = {"loss_amodal_mask", "loss_visible_mask", "loss_occlusion_mask"}

@@ -28,7 +28,7 @@ def learning_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Every loss in a panel of its own, by iteration.
 
     Args:
-        logs: from :func:`arcnn.training.read_log`, by model ("arcnn", "arcnn_add", "orcnn").
+        logs: from :func:`arcnn.logbook.read_log`, by model ("arcnn", "arcnn_add", "orcnn").
 
     Raises:
         ValueError: no log holds a loss (the training was interrupted before its first line).

@@ -58,7 +58,7 @@ def training_now(log: pd.DataFrame, film: Film) -> Figure:
     """A training that goes on: the losses of the masks so far, and what it draws now.
 
     Args:
-        log: from :func:`arcnn.training.read_log`; may be empty.
+        log: from :func:`arcnn.logbook.read_log`; may be empty.
         film: its last frame is shown.
     """
     figure, panels = plt.subplots(
@@ -83,7 +83,7 @@ def film_at(log: pd.DataFrame, film: Film, step: int) -> Figure:
     """:func:`training_now` as it was at one of a film's moments, on the axes of the whole training.
 
     Args:
-        log: from :func:`arcnn.training.read_log`, whole; may be empty.
+        log: from :func:`arcnn.logbook.read_log`, whole; may be empty.
         step: one of the film's iterations.
 
     Raises:

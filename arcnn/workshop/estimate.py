@@ -27,8 +27,8 @@ from scipy import stats
 from arcnn.config import for_processes, get_config
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import read_earlier, read_yaml, run_folder
+from arcnn.logbook import read_sessions
 from arcnn.settings import settings, settings_hash
-from arcnn.training import read_sessions
 from arcnn.weights import FINAL_WEIGHTS
 
 FILE, FORMAT = "rehearsal.json", 1

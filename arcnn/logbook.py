@@ -1,0 +1,101 @@
+"""What a training tells: a bar while it runs, its log, and its sessions for whoever asks later."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from arcnn.files import write_json
+from arcnn.names import MASK_KINDS
+from arcnn.progress import tqdm
+from arcnn.reporting.record import commit, device, moment
+
+logger = logging.getLogger(__name__)
+
+SESSIONS, LOG = "sessions.json", "metrics.json"
+LOG_PERIOD = 20  # iterations between two lines of the log, detectron2's own default
+
+
+class Session:
+    """A line of ``sessions.json``: from where to where a process trained, when, and on what; and
+    how many trained together, with the settings that were scaled to their number.
+
+    One that was killed has no end.
+    """
+
+    def __init__(
+        self, output: Path, start: str, first: int, computed_in: str, scaled: list[str]
+    ) -> None:
+        self.file = output / SESSIONS
+        self.earlier = read_sessions(output)
+        self.began = time.time()
+        self.line = {"start": start, "first": first, "last": None, "device": device()}
+        self.line |= {"processes": comm.get_world_size(), "scaled": scaled}
+        self.line |= {"precision": computed_in}
+        self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
+        self._write()
+
+    def end(self, last: int) -> None:
+        """Note that ``last`` iterations are done."""
+        self.line |= {"last": last, "seconds": round(time.time() - self.began, 1)}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.file, [*self.earlier, self.line])
+
+
+def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
+    """All sessions of a training, in order; empty if there was none."""
+    file = Path(output_dir) / SESSIONS
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+class ProgressBar(HookBase):
+    """One line in notebook and terminal: iterations, total loss, mask losses, time left."""
+
+    def before_train(self) -> None:
+        self.bar = tqdm(
+            total=self.trainer.max_iter,
+            initial=self.trainer.start_iter,
+            desc="training",
+            unit="it",
+            mininterval=2,
+        )
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % 5 == 0:
+            latest = self.trainer.storage.latest_with_smoothing_hint(window_size=LOG_PERIOD)
+            shown = [f"loss {latest['total_loss'][0]:.2f}"]
+            for kind in MASK_KINDS:
+                if f"loss_{kind}_mask" in latest:
+                    shown.append(f"{kind} {latest[f'loss_{kind}_mask'][0]:.2f}")
+            self.bar.set_postfix_str(", ".join(shown), refresh=False)
+        self.bar.update()
+
+    def after_train(self) -> None:
+        self.bar.close()
+
+
+def _log_lines(log: Path) -> Iterator[dict]:
+    for line in log.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            logger.info("%s: the last line was cut off by an interruption", log)
+
+
+def read_log(output_dir: str | Path) -> pd.DataFrame:
+    """The training log, indexed by iteration: every loss by name, learning rate, times. Empty
+    before its first line."""
+    file = Path(output_dir) / LOG
+    log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
+    if log.empty:
+        return log
+    # A resumed run has logged some iterations twice; the later line is the one that counts.
+    return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()
