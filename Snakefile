@@ -46,7 +46,7 @@ def page(name, kind="Notebooks", **labels):
 def result(file, **labels):
     """A file that the report shows first, with the text of looks/report/<its name>.rst."""
     caption = f"{TEXTS}/{file.partition('.')[0]}.rst"
-    return report(file, caption=caption, category="Results", labels={"file": file} | labels)
+    return report(file, caption=caption, category="Table 1 and figures", labels={"file": file} | labels)
 
 
 def trained(dataset, model):

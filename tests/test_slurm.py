@@ -189,8 +189,8 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
     try:
         yield run
     finally:
-        run.terminate()
-        run.wait(120)
+        run.kill()  # if it is not over: its jobs end with the cluster
+        run.wait(30)
 
 
 def times(folder: Path) -> dict[Path, float]:
@@ -202,15 +202,13 @@ def test_a_grid_outlives_preemption_and_a_failed_run(
 ) -> None:
     results = tmp_path / "results with a space" / "grid"
     runs = results / "runs" / "tabletop"
-    in_the_way = (
-        runs / "arcnn_probs" / "seed1"
-    )  # where one of the runs would have its folder
+    in_the_way = runs / "arcnn_probs" / "seed1"  # where one of the runs would have its folder
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("")
     log = tmp_path / "log"
 
     def training() -> list[Path]:
-        begun = [file.parent for file in runs.glob("*/*/train/last_checkpoint")]
+        begun = [file.parent for file in runs.glob("*/*/train/model_[0-9]*.pth")]
         return [folder for folder in begun if not (folder / "model_final.pth").exists()]
 
     with running([*grid, "--target", "start"], log) as run:
