@@ -93,7 +93,7 @@ test-lab: environment
 
 # A grid as jobs of Debian's Slurm, set up on this machine for the test (slurm-wlm, munge).
 test-slurm: environment
-	@OMP_NUM_THREADS=1 $(python) -m pytest -q -rs -m "long or not long" tests/test_slurm.py
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -rs -m "long or not long" -o faulthandler_timeout=7200 tests/test_slurm.py
 
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)

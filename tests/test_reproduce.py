@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.outdated import Outdated, find_outdated
 from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
 from arcnn.workshop.report import make_report
-from arcnn.workshop.reproduce import find_executor, main, snakemake, write_parameters
+from arcnn.workshop.reproduce import find_executor, main, run_snakemake, snakemake, write_parameters
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -226,16 +227,23 @@ def test_a_run_is_reported_in_one_file_that_needs_no_network(smoke: Path) -> Non
         make_report(smoke.parent / "demo")
 
 
-@pytest.mark.parametrize(("told", "at_once", "threads"), [([], 1, 8), (["--gpu-jobs", "2"], 2, 4)])
+@pytest.mark.parametrize(("told", "threads"), [(1, 8), (2, 4)])
 def test_jobs_on_one_gpu_take_turns_unless_told(
-    told: list[str], at_once: int, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    told: int, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     commands = []
     monkeypatch.setattr("arcnn.workshop.reproduce.os.execv", lambda _, said: commands.append(said))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    main([*places(tmp_path), "--cores", "8", *told])
-    assert f"--resources gpu={at_once}" in " ".join(commands[0])
+    chosen = Namespace(target="all", cores=8, gpu_jobs=told, dry_run=False)
+    monkeypatch.setenv("PYTHONPATH", "")  # which it adds to
+    run_snakemake(load_profile("smoke"), tmp_path, chosen, None)
+    assert f"--resources gpu={told}" in " ".join(commands[0])
     assert f"train_threads={threads}" in commands[0]
+
+
+def test_no_job_on_the_gpu_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--profile", "smoke", "--gpu-jobs", "0"]) == 2
+    assert "GPU_JOBS is 0" in capsys.readouterr().err
 
 
 def test_a_cluster_that_there_is_not_is_named(
@@ -389,11 +397,10 @@ def test_a_failed_run_stops_no_other_and_is_redone_alone(moved: Path) -> None:
     runs = moved / "runs" / "tabletop"
     for model in ("arcnn_add", "orcnn"):
         shutil.rmtree(runs / model)
-    (runs / "orcnn").write_text("")  # where the run would have its folder
-    said = reproduce(moved, "--target", "start", fails=True)
-    assert "04_train.ipynb failed" in said
+    with hold(runs / "orcnn" / "seed0" / "train" / ".lock", "trains"):
+        said = reproduce(moved, "--target", "start", fails=True)
+    assert "04_train.ipynb failed" in said and "trains in" in said
     assert (runs / "arcnn_add" / "seed0" / "metrics.json").is_file()
-    (runs / "orcnn").unlink()
     planned = listed_rules(moved, "--target", "start")
     assert planned["train"] == planned["evaluate"] == 1
 
@@ -414,7 +421,8 @@ def test_a_killed_tree_loses_no_more_than_a_checkpoint_period(
     period, train = 5, moved / "runs" / "tabletop" / "arcnn" / "seed0" / "train"
     shutil.rmtree(train.parent)
     profile = yaml.safe_load((moved / "profile.yaml").read_text())
-    profile["options"] += ["SOLVER.MAX_ITER", 60, "SOLVER.CHECKPOINT_PERIOD", period]
+    profile |= {"results_root": str(moved.parent), "data_root": str(moved.parent / "data")}
+    profile["options"] += ["SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", period]
     (moved / "profile.yaml").write_text(yaml.safe_dump(profile))
     target = str(train.relative_to(moved) / "model_final.pth")
     command = snakemake([target], moved, moved / "profile.yaml")
@@ -428,11 +436,11 @@ def test_a_killed_tree_loses_no_more_than_a_checkpoint_period(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
     assert not (train / "model_final.pth").exists()
-    reached = [json.loads(line)["iteration"] for line in (train / "metrics.json").open()]
+    (kept,) = train.glob("model_[0-9]*.pth")  # there is one each period
     subprocess.run(command, capture_output=True, check=True)
     first, second = json.loads((train / "sessions.json").read_text())
     assert first["first"] == 0
-    assert second["first"] >= max([period, *(last + 1 - period for last in reached)])
+    assert f"model_{second['first'] - 1:07d}" == kept.stem
 
 
 def test_a_deleted_run_is_redone_with_what_hangs_on_it(moved: Path) -> None:

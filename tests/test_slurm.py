@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import yaml
 
-from arcnn.files import PROFILES, ROOT, read_json, read_yaml
+from arcnn.files import PROFILES, ROOT, hold, read_json, read_yaml
 from arcnn.workshop.reproduce import CLUSTERS, main
 
 DAEMONS = ["munged", "slurmctld", "slurmd"]
@@ -152,7 +152,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shutil.copytree(PROFILES, profiles)
     steps = ["SOLVER.MAX_ITER", LAST, "SOLVER.CHECKPOINT_PERIOD", PERIOD]
     content = {"base": "smoke", "models": ["arcnn", "arcnn_probs"], "seeds": [0, 1]}
-    content |= {"options": steps, "compare_with": "arcnn"}
+    content |= {"options": steps, "compare_with": ""}
     (profiles / "grid.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", profiles)
     # The kit's own file, for a cluster without accounts, and for people without patience.
@@ -202,16 +202,14 @@ def test_a_grid_outlives_preemption_and_a_failed_run(
 ) -> None:
     results = tmp_path / "results with a space" / "grid"
     runs = results / "runs" / "tabletop"
-    in_the_way = runs / "arcnn_probs" / "seed1"  # where one of the runs would have its folder
-    in_the_way.parent.mkdir(parents=True)
-    in_the_way.write_text("")
     log = tmp_path / "log"
 
     def training() -> list[Path]:
         begun = [file.parent for file in runs.glob("*/*/train/model_[0-9]*.pth")]
         return [folder for folder in begun if not (folder / "model_final.pth").exists()]
 
-    with running([*grid, "--target", "start"], log) as run:
+    taken = hold(runs / "arcnn_probs" / "seed1" / "train" / ".lock", "trains")
+    with taken, running([*grid, "--target", "start"], log) as run:
         wait_until(training, f"a checkpoint ({log})")
         (preempted,) = training()  # the other trainings wait for the GPU
         urgent = ["--partition=urgent", "--gpus=1", "--mem=1000", f"--output={tmp_path}/urgent"]
@@ -224,8 +222,7 @@ def test_a_grid_outlives_preemption_and_a_failed_run(
     evaluated = {str(file.parent.relative_to(runs)) for file in runs.glob("*/*/metrics.json")}
     assert evaluated == {"arcnn/seed0", "arcnn/seed1", "arcnn_probs/seed0"}, log.read_text()
 
-    in_the_way.unlink()
-    before = times(runs)
+    before = times(runs / "arcnn") | times(runs / "arcnn_probs" / "seed0")
     with running(grid, log) as run:
         assert run.wait(1800) == 0, log.read_text()
     assert (results / "table1.md").is_file() and (runs / "arcnn_probs/seed1/metrics.json").is_file()

@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         profile = load_profile(chosen.profile)
         executor = find_executor(chosen.executor) if chosen.executor else None
+        if chosen.gpu_jobs < 1:
+            raise ProfileError(f"GPU_JOBS is {chosen.gpu_jobs}; at least one job uses the GPU.")
         if chosen.dataset:
             profile["datasets"] = [chosen.dataset]
         if chosen.seeds:
