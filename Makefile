@@ -8,6 +8,8 @@ SEEDS     :=
 DATA_ROOT :=
 RESULTS   :=
 CORES     :=
+EXECUTOR  :=
+GPU_JOBS  :=
 LAB_ARGS  :=
 BENCH_ARGS :=
 LOCK_ARGS :=
@@ -19,14 +21,14 @@ TORCH_CPU ?=
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON TORCH_CPU BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON TORCH_CPU BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce rehearse ablation start reference book slides test test-lab bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm bench lab lock clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -62,7 +64,8 @@ ablation: target := --target ablation
 reproduce ablation: environment
 	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
 	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
+	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
+	  $${EXECUTOR:+--executor "$$EXECUTOR"} $${GPU_JOBS:+--gpu-jobs "$$GPU_JOBS"}
 
 # What would it take here, and what is missing? A few steps and images of everything.
 rehearse: environment
@@ -79,7 +82,7 @@ reference: environment
 	@$(python) -m arcnn.workshop.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
 
 # Of the executed notebooks, to read and to show without Jupyter and without a network.
-book slides: environment
+book slides report: environment
 	@$(python) -m arcnn.workshop.$@ --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
 
 test: environment
@@ -93,6 +96,10 @@ test: environment
 # Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
 test-lab: environment
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -m "long or not long" tests/test_lab.py
+
+# A grid as jobs of Debian's Slurm, set up on this machine for the test (slurm-wlm, munge).
+test-slurm: environment
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -rs -m "long or not long" -o faulthandler_timeout=7200 tests/test_slurm.py
 
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
@@ -109,7 +116,7 @@ uv_version := 0.13.9
 lock:
 	@$(or $(PYTHON),python3) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq uv==$(uv_version)
-	@build/lock/bin/uv pip compile --quiet pyproject.toml --extra detectron2 --extra book --extra video --extra dev --universal \
+	@build/lock/bin/uv pip compile --quiet pyproject.toml --extra detectron2 --extra book --extra video --extra cluster --extra dev --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-config \
 	  $(LOCK_ARGS) --output-file requirements.lock
 	@echo "requirements.lock is up to date; LOCK_ARGS=--upgrade takes newer versions."
@@ -131,12 +138,15 @@ clean-results:
 help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"
 	@echo "                    [PROFILE=smoke|demo|small|overfit|paper] [DATASET=...] [SEEDS=5] [DATA_ROOT=...] [RESULTS=...] [CORES=...]"
+	@echo "                    [EXECUTOR=slurm: on a cluster] [GPU_JOBS=2: so many at once on one GPU]"
 	@echo "make rehearse       what would that take here, and what is missing? Minutes; the same choices"
 	@echo "make ablation       compare the readings of the paper on frozen features (notebooks 11, 12)"
 	@echo "make book           a profile's executed notebooks as a book of pages that opens from disk"
 	@echo "make slides         slides of the notebooks of the 90-minute class"
+	@echo "make report         a profile's run as one file: results, notebooks, what was made of what, times"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make test-lab       every notebook in a real JupyterLab, by a browser (Chromium)"
+	@echo "make test-slurm     a grid of runs on a Slurm of this machine's own"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
 	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...] [TORCH_CPU=...]"

@@ -13,16 +13,25 @@ import sys
 from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
 
 NOTEBOOKS = f"{workflow.basedir}/notebooks"
+TEXTS = f"{workflow.basedir}/arcnn/workshop/looks/report"
 DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
 ABLATION = config["ablation"]
 RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
+OF_A_RUN = {"dataset": "{dataset}", "model": "{model}", "seed": "{seed}"}
 PYTHON = f"{shlex.quote(sys.executable)} -P -m"
 NOTEBOOK = f"{PYTHON} arcnn.notebooks {{input.notebook:q}} {{log:q}}"
 RUN = f"{NOTEBOOK} -f profile.yaml {{params.own}}"
 EXPERIMENT = f"{PYTHON} arcnn.experiments"
-# After a training: how long the rest takes, by those that are finished. No reason to fail.
-LEFT = f"{PYTHON} arcnn.workshop.estimate {{params.profile}} --cores {workflow.cores or 1}"
-LEFT += f" --side-by-side {max(1, (workflow.cores or 1) // config['train_threads'])} || true"
+# After a training on this machine, not on a cluster (0): how long the rest takes, by those that are
+# finished. No reason to fail.
+LEFT = ""
+if config["side_by_side"]:
+    LEFT = f" && ({PYTHON} arcnn.workshop.estimate {{params.profile}} --cores {config['cores']}"
+    LEFT += f" --side-by-side {config['side_by_side']} || true)"
+# What a job with a network asks of a cluster; a file of cluster/ may ask for something else. On one
+# machine `gpu` alone counts: such jobs take turns.
+NETWORK = {"gpu": 1, "mem": "32GB", "runtime": "24h"}
+TRAINING = NETWORK if config["side_by_side"] else NETWORK | {"gpu": config["num_gpus"]}
 
 
 def own(**parameters):
@@ -33,6 +42,18 @@ def own(**parameters):
 def figure(number, dataset):
     """figure4.png for the profile's first data set, figure4.<dataset>.png for the others."""
     return f"figure{number}.png" if dataset == DATASETS[0] else f"figure{number}.{dataset}.png"
+
+
+def page(name, kind="Notebooks", **labels):
+    """The executed notebook as a page, an output for the report's sake."""
+    labels = {"notebook": name.partition(".")[0]} | labels
+    return report(f"notebooks/{name}.html", category=kind, labels=labels)
+
+
+def result(file, **labels):
+    """A file that the report shows first, with the text of looks/report/<its name>.rst."""
+    caption = f"{TEXTS}/{file.partition('.')[0]}.rst"
+    return report(file, caption=caption, category="Table 1 and figures", labels={"file": file} | labels)
 
 
 def trained(dataset, model):
@@ -58,6 +79,9 @@ def heads(wildcards):
         for variant in ABLATION["variants"]
         for seed in range(min(VARIANTS[variant].seeds, ABLATION["max_seeds"]))
     ]
+
+
+report: f"{TEXTS}/overview.rst"
 
 
 wildcard_constraints:
@@ -107,6 +131,7 @@ rule introduction:
         notebook=f"{NOTEBOOKS}/00_amodal_segmentation_and_the_jigsaw.ipynb",
     output:
         "records/00_amodal_segmentation_and_the_jigsaw.json",
+        page("00_amodal_segmentation_and_the_jigsaw"),
     log:
         "notebooks/00_amodal_segmentation_and_the_jigsaw.ipynb",
     params:
@@ -120,6 +145,7 @@ rule prepare_data:
         notebook=ancient(f"{NOTEBOOKS}/01_prepare_data.ipynb"),
     output:
         "data/{dataset}.json",
+        page("01_prepare_data.{dataset}", dataset="{dataset}"),
     log:
         "notebooks/01_prepare_data.{dataset}.ipynb",
     params:
@@ -128,7 +154,7 @@ rule prepare_data:
             max_skipped=config["max_skipped"],
             **(config["tabletop"] if w.dataset == "tabletop" else {}),
         ),
-    threads: workflow.cores
+    threads: config["cores"]
     shell:
         RUN
 
@@ -139,6 +165,7 @@ rule look_at_the_data:
         data="data/{dataset}.json",
     output:
         "records/02_look_at_the_data.{dataset}.json",
+        page("02_look_at_the_data.{dataset}", dataset="{dataset}"),
     log:
         "notebooks/02_look_at_the_data.{dataset}.ipynb",
     params:
@@ -153,6 +180,7 @@ rule compare_data_sets:
         data=expand("data/{dataset}.json", dataset=DATASETS),
     output:
         "records/09_statistics_of_the_data.json",
+        page("09_statistics_of_the_data"),
     log:
         "notebooks/09_statistics_of_the_data.ipynb",
     params:
@@ -169,6 +197,7 @@ rule anatomy_of_the_model:
         weights=lambda w: trained(w.dataset, "arcnn") if "arcnn" in MODELS else [],
     output:
         "records/03_anatomy_of_the_model.{dataset}.json",
+        page("03_anatomy_of_the_model.{dataset}", dataset="{dataset}"),
     log:
         "notebooks/03_anatomy_of_the_model.{dataset}.ipynb",
     params:
@@ -186,20 +215,29 @@ rule train:
         # Not removed before the rule runs again: hours of training, which the notebook knows of.
         update(f"{RUN_FOLDER}/train/model_final.pth"),
         update(f"{RUN_FOLDER}/train/record.json"),
+        page("04_train.{dataset}.{model}.seed{seed}", "Trainings", **OF_A_RUN),
     log:
         "notebooks/04_train.{dataset}.{model}.seed{seed}.ipynb",
     params:
         own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
         profile="profile.yaml",
     threads: config["train_threads"]
+    resources:
+        **TRAINING,
     shell:
-        f"{NOTEBOOK} -f {{params.profile}} {{params.own}} && ({LEFT})"
+        f"{NOTEBOOK} -f {{params.profile}} {{params.own}}{LEFT}"
 
 
 use rule train as train_network with:
     output:
         update(f"networks/{{variant}}/{RUN_FOLDER}/train/model_final.pth"),
         update(f"networks/{{variant}}/{RUN_FOLDER}/train/record.json"),
+        page(
+            "networks/04_train.{dataset}.{variant}.{model}.seed{seed}",
+            "Trainings",
+            variant="{variant}",
+            **OF_A_RUN,
+        ),
     log:
         "notebooks/networks/04_train.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
@@ -217,12 +255,15 @@ rule evaluate:
         f"{RUN_FOLDER}/predictions.json",
         f"{RUN_FOLDER}/draws.csv",
         f"{RUN_FOLDER}/record.json",
+        page("05_evaluate.{dataset}.{model}.seed{seed}", "Evaluations", **OF_A_RUN),
     log:
         "notebooks/05_evaluate.{dataset}.{model}.seed{seed}.ipynb",
     params:
         own=lambda w: own(dataset=w.dataset, model=w.model, seed=w.seed),
         profile="profile.yaml",
     threads: config["train_threads"]
+    resources:
+        **NETWORK,
     shell:
         f"{NOTEBOOK} -f {{params.profile}} {{params.own}}"
 
@@ -236,6 +277,12 @@ use rule evaluate as evaluate_network with:
         f"networks/{{variant}}/{RUN_FOLDER}/predictions.json",
         f"networks/{{variant}}/{RUN_FOLDER}/draws.csv",
         f"networks/{{variant}}/{RUN_FOLDER}/record.json",
+        page(
+            "networks/05_evaluate.{dataset}.{variant}.{model}.seed{seed}",
+            "Evaluations",
+            variant="{variant}",
+            **OF_A_RUN,
+        ),
     log:
         "notebooks/networks/05_evaluate.{dataset}.{variant}.{model}.seed{seed}.ipynb",
     params:
@@ -249,8 +296,10 @@ rule table1:
         notebook=f"{NOTEBOOKS}/06_table1.ipynb",
         metrics=evaluations(DATASETS),
     output:
-        expand("table1.{kind}", kind=["md", "csv", "tex"]),
+        result("table1.csv"),
+        expand("table1.{kind}", kind=["md", "tex"]),
         "records/06_table1.json",
+        page("06_table1"),
     log:
         "notebooks/06_table1.ipynb",
     params:
@@ -267,7 +316,8 @@ for dataset in DATASETS:
             notebook=f"{NOTEBOOKS}/07_figure4.ipynb",
             metrics=evaluations(dataset),
         output:
-            figure(4, dataset),
+            result(figure(4, dataset), dataset=dataset),
+            page(f"07_figure4.{dataset}", dataset=dataset),
         log:
             f"notebooks/07_figure4.{dataset}.ipynb",
         params:
@@ -281,7 +331,8 @@ for dataset in DATASETS:
             notebook=f"{NOTEBOOKS}/08_figure5.ipynb",
             weights=trained(dataset, "arcnn"),
         output:
-            figure(5, dataset),
+            result(figure(5, dataset), dataset=dataset),
+            page(f"08_figure5.{dataset}", dataset=dataset),
         log:
             f"notebooks/08_figure5.{dataset}.ipynb",
         params:
@@ -305,6 +356,8 @@ rule frozen_features:
         "ablation/{dataset}/features.train.pt",
         "ablation/{dataset}/features.val.pt",
         "ablation/{dataset}/features.json",
+    resources:
+        **NETWORK,
     shell:
         EXPERIMENT + " features --profile-file profile.yaml --dataset {wildcards.dataset}"
 
@@ -315,6 +368,8 @@ rule head:
     output:
         "ablation/{dataset}/{variant}/seed{seed}/objects.csv",
         "ablation/{dataset}/{variant}/seed{seed}/record.json",
+    resources:
+        **NETWORK,
     shell:
         EXPERIMENT + " head --profile-file profile.yaml --dataset {wildcards.dataset}"
         " --variant {wildcards.variant} --seed {wildcards.seed}"
@@ -329,6 +384,7 @@ for name in ("11_context_or_an_or_gate", "12_occlusion_order"):
             runs=heads,
         output:
             f"records/{name}.{{dataset}}.json",
+            page(f"{name}.{{dataset}}", dataset="{dataset}"),
         log:
             f"notebooks/{name}.{{dataset}}.ipynb",
         params:
@@ -343,6 +399,8 @@ rule given_boxes:
         f"{RUN_FOLDER}/metrics.json",
     output:
         f"{RUN_FOLDER}/given_boxes.csv",
+    resources:
+        **NETWORK,
     shell:
         EXPERIMENT + " given-boxes --profile-file profile.yaml --dataset {wildcards.dataset}"
         " --model {wildcards.model} --seed {wildcards.seed}"
@@ -354,7 +412,9 @@ rule cost:
         [trained(DATASETS[0], model) for model in MODELS],
     output:
         "cost.csv",
-    threads: workflow.cores
+    threads: config["cores"]
+    resources:
+        **NETWORK,
     params:
         dataset=DATASETS[0],
     shell:
@@ -371,6 +431,7 @@ rule the_field:
         cost="cost.csv",
     output:
         "records/13_the_field.{dataset}.json",
+        page("13_the_field.{dataset}", dataset="{dataset}"),
     log:
         "notebooks/13_the_field.{dataset}.ipynb",
     params:

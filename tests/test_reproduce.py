@@ -1,10 +1,15 @@
 """`make reproduce`: refused early with a sentence, or run to the end, once."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -19,7 +24,8 @@ from arcnn.workshop.beforehand import check_folders, name_own_classes
 from arcnn.workshop.notebooks import run_notebook
 from arcnn.workshop.outdated import Outdated, find_outdated
 from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
-from arcnn.workshop.reproduce import main, write_parameters
+from arcnn.workshop.report import make_report
+from arcnn.workshop.reproduce import find_executor, main, run_snakemake, snakemake, write_parameters
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -123,7 +129,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "smoke"
 
 
-def reproduce(results: Path, *arguments: str) -> str:
+def reproduce(results: Path, *arguments: str, fails: bool = False) -> str:
     """What a further run says. Checks beforehand are made in this process, the rest in another."""
     runs = []
 
@@ -136,7 +142,7 @@ def reproduce(results: Path, *arguments: str) -> str:
         patch.setenv("PYTHONPATH", str(ROOT))
         main([*places(results.parent), *arguments])
     (run,) = runs
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert (run.returncode != 0) is fails, run.stdout + run.stderr
     return run.stdout + run.stderr
 
 
@@ -192,6 +198,71 @@ def test_the_ablation_runs_on_top_of_it(smoke: Path) -> None:
     assert ("own-bias-logits-normal", "amodal AP") in networks.index
     assert left_out == ["my_notes: no variant of the ablation"]
     assert "Nothing to be done" in reproduce(smoke, "--target", "ablation")
+
+
+def test_nobodys_own_snakemake_settings_have_a_say(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the folder of this name, Snakemake would take them by itself.
+    own = smoke / "profiles" / "default" / "config.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("forcerun: [table1]\n")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(own))
+    try:
+        assert "Nothing to be done" in reproduce(smoke)
+    finally:
+        shutil.rmtree(smoke / "profiles")
+
+
+def test_a_run_is_reported_in_one_file_that_needs_no_network(smoke: Path) -> None:
+    assert str(smoke / "report.html") in make_report(smoke)
+    page = (smoke / "report.html").read_text()
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?https?:", page)
+    shown = ["table1.csv", "figure4.png", "figure5.png"]
+    shown += [f"notebooks/{file.name}" for file in (smoke / "notebooks").glob("*.html")]
+    for name in shown:
+        assert f'"{name}"' in page, name
+    assert "a run of the profile" in page
+    with pytest.raises(FileNotFoundError, match="has no run"):
+        make_report(smoke.parent / "demo")
+
+
+@pytest.mark.parametrize(("told", "threads"), [(1, 8), (2, 4)])
+def test_jobs_on_one_gpu_take_turns_unless_told(
+    told: int, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands = []
+    monkeypatch.setattr("arcnn.workshop.reproduce.os.execv", lambda _, said: commands.append(said))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    chosen = Namespace(target="all", cores=8, gpu_jobs=told, dry_run=False)
+    monkeypatch.setenv("PYTHONPATH", "")  # which it adds to
+    run_snakemake(load_profile("smoke"), tmp_path, chosen, None)
+    assert f"--resources gpu={told}" in " ".join(commands[0])
+    assert f"train_threads={threads}" in commands[0]
+
+
+def test_no_job_on_the_gpu_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--profile", "smoke", "--gpu-jobs", "0"]) == 2
+    assert "GPU_JOBS is 0" in capsys.readouterr().err
+
+
+def test_a_cluster_that_there_is_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProfileError, match="slrum.yaml is not there; EXECUTOR is slurm"):
+        find_executor("slrum")
+    file = tmp_path / "mine.yaml"
+    for text in ("jobs: 3", "[", "executor"):
+        file.write_text(text)
+        with pytest.raises(ProfileError, match="names its executor"):
+            find_executor(str(file))
+    file.write_text("executor: cloud")
+    with pytest.raises(ProfileError, match="pip install snakemake-executor-plugin-cloud"):
+        find_executor(str(file))
+    monkeypatch.setattr("arcnn.workshop.reproduce.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProfileError, match="no `sbatch` here"):
+        find_executor("slurm")
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(
@@ -320,6 +391,56 @@ def test_glitches_that_the_profile_allows_are_left_out_everywhere(tmp_path: Path
     assert sorted(own.rglob("*")) == before
     profile = load_profile("small") | {"max_skipped": 0.05}
     assert yaml.safe_load(write_parameters(profile, tmp_path).read_text())["max_skipped"] == 0.05
+
+
+def test_a_failed_run_stops_no_other_and_is_redone_alone(moved: Path) -> None:
+    runs = moved / "runs" / "tabletop"
+    for model in ("arcnn_add", "orcnn"):
+        shutil.rmtree(runs / model)
+    with hold(runs / "orcnn" / "seed0" / "train" / ".lock", "trains"):
+        said = reproduce(moved, "--target", "start", fails=True)
+    assert "04_train.ipynb failed" in said and "trains in" in said
+    assert (runs / "arcnn_add" / "seed0" / "metrics.json").is_file()
+    planned = listed_rules(moved, "--target", "start")
+    assert planned["train"] == planned["evaluate"] == 1
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all below it, from what the system says of each one's parent."""
+    lines = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = dict(map(int, line.split()) for line in lines.stdout.splitlines())
+    found = [process]
+    for parent in found:
+        found += [child for child, above in parents.items() if above == parent]
+    return found
+
+
+def test_a_killed_tree_loses_no_more_than_a_checkpoint_period(
+    moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    period, train = 5, moved / "runs" / "tabletop" / "arcnn" / "seed0" / "train"
+    shutil.rmtree(train.parent)
+    profile = yaml.safe_load((moved / "profile.yaml").read_text())
+    profile |= {"results_root": str(moved.parent), "data_root": str(moved.parent / "data")}
+    profile["options"] += ["SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", period]
+    (moved / "profile.yaml").write_text(yaml.safe_dump(profile))
+    target = str(train.relative_to(moved) / "model_final.pth")
+    command = snakemake([target], moved, moved / "profile.yaml")
+    command += ["--cores", "1", "--config", "cores=1", "train_threads=1", "side_by_side=1"]
+    command += ["--rerun-triggers", "mtime", "--rerun-incomplete"]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tree:
+        while tree.poll() is None and not [*train.glob("model_[0-9]*.pth")]:
+            time.sleep(0.05)
+        for process in descendants(tree.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    assert not (train / "model_final.pth").exists()
+    (kept,) = train.glob("model_[0-9]*.pth")  # there is one each period
+    subprocess.run(command, capture_output=True, check=True)
+    first, second = json.loads((train / "sessions.json").read_text())
+    assert first["first"] == 0
+    assert f"model_{second['first'] - 1:07d}" == kept.stem
 
 
 def test_a_deleted_run_is_redone_with_what_hangs_on_it(moved: Path) -> None:

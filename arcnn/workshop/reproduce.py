@@ -6,6 +6,7 @@ Every problem found here is one sentence that says what is wrong and what to do.
 import argparse
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import yaml
 
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import ROOT, lock, results_folder, write_text
+from arcnn.files import ROOT, lock, read_yaml, results_folder, write_text
 from arcnn.workshop.beforehand import (
     check_data,
     check_folders,
@@ -27,6 +28,9 @@ from arcnn.workshop.beforehand import (
 from arcnn.workshop.estimate import find_rehearsal
 from arcnn.workshop.outdated import find_outdated
 from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
+
+CLUSTERS = ROOT / "cluster"
+CORES_OF_A_JOB = 8  # on a cluster, unless CORES says otherwise
 
 
 def check_earlier_results(profile: dict, results: Path, chosen: argparse.Namespace) -> None:
@@ -51,13 +55,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, help="so many trainings of each, in its place")
     parser.add_argument("--data-root", help="folder of the data sets (default: data/)")
     parser.add_argument("--results-root", help="folder of all results (default: results/)")
-    parser.add_argument(
-        "--cores",
-        type=int,
-        default=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-    )
+    parser.add_argument("--cores", type=int, default=cores_here(), help="of this machine")
 
 
 def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -83,11 +81,19 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
     add_choices(parser)
+    parser.add_argument("--executor", help="a file of cluster/, or another: where, if not here")
+    parser.set_defaults(cores=None)  # another one on a cluster
+    what = "jobs that share this machine's GPU (default: 1)"
+    parser.add_argument("--gpu-jobs", type=int, default=1, help=what)
     parser.add_argument("--target", default="all", choices=("all", "ablation", "start"))
     parser.add_argument("--dry-run", action="store_true", help="only list what would be run")
     chosen = parser.parse_args(arguments)
     try:
         profile = chosen_profile(chosen)
+        executor = find_executor(chosen.executor) if chosen.executor else None
+        if chosen.gpu_jobs < 1:
+            raise ProfileError(f"GPU_JOBS is {chosen.gpu_jobs}; at least one job uses the GPU.")
+        chosen.cores = chosen.cores or (CORES_OF_A_JOB if executor else cores_here())
         if importlib.util.find_spec("ipykernel") is None:
             raise ProfileError(
                 "this environment has no Python kernel for notebooks: `make setup` installs it."
@@ -106,30 +112,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.set_inheritable(held.fileno(), True)
         check_earlier_results(profile, results, chosen)
         check_training(profile, results)
-        rehearsal = find_rehearsal(results, chosen.cores)
-        side_by_side = chosen.cores // threads_of_a_training(profile, chosen.cores)
-        for sentence in costs(profile, results, evaluated, rehearsal, side_by_side):
-            print(sentence, file=sys.stderr)
+        if executor is None:  # what is said is of this machine
+            rehearsal = find_rehearsal(results, chosen.cores)
+            for sentence in costs(
+                profile, results, evaluated, rehearsal, side_by_side(profile, chosen)
+            ):
+                print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"make reproduce: {error}", file=sys.stderr)
         return 2
     try:
-        return run_snakemake(profile, results, chosen)
+        return run_snakemake(profile, results, chosen, executor)
     except OSError as error:
         print(f"make reproduce: {unwritable(results, error)}", file=sys.stderr)
         return 2
 
 
-def threads_of_a_training(profile: dict, cores: int) -> int:
-    """How many of the cores a training takes: all where there is a GPU, which is for one at a time.
+def find_executor(name: str) -> Path:
+    """Snakemake's profile for a cluster: ``cluster/<name>.yaml``, or a file of that name elsewhere.
+
+    Raises:
+        ProfileError: there is none, it names no executor, or its executor is not installed.
+    """
+    file = Path(name) if name.endswith(".yaml") else CLUSTERS / f"{name}.yaml"
+    try:
+        executor = str(read_yaml(file.read_text())["executor"])
+    except FileNotFoundError as error:
+        known = " or ".join(sorted(known.stem for known in CLUSTERS.glob("*.yaml")))
+        raise ProfileError(f"{file} is not there; EXECUTOR is {known}, or a file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ProfileError(f"{file} is no Snakemake profile that names its executor.") from error
+    plugin = f"snakemake-executor-plugin-{executor}"
+    if importlib.util.find_spec(plugin.replace("-", "_")) is None:
+        raise ProfileError(f"this environment has no {plugin}: python -m pip install {plugin}.")
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        raise ProfileError(
+            f"{file} is for Slurm, and there is no `sbatch` here: start the run on a machine that "
+            "jobs are submitted from."
+        )
+    return file.resolve()
+
+
+def threads_of_a_training(profile: dict, cores: int, gpu_jobs: int = 1) -> int:
+    """How many of the cores a training takes: all where there is a GPU, which is for one at a time
+    or for as many as were asked for.
 
     On a CPU one, or an even share of half of many: two threads of one training on two shared cores
     take several times as long as one, and so do more trainings than cores.
     """
     if torch.cuda.is_available():
-        return cores
+        return max(1, cores // gpu_jobs)
     runs = len(profile["datasets"]) * len(profile["models"]) * len(profile["seeds"])
     return max(1, cores // (2 * runs))
+
+
+def side_by_side(profile: dict, chosen: argparse.Namespace) -> int:
+    """How many trainings run at the same time on this machine."""
+    threads = threads_of_a_training(profile, chosen.cores, chosen.gpu_jobs)
+    return max(1, chosen.cores // threads)
 
 
 def write_parameters(profile: dict[str, Any], results: Path) -> Path:
@@ -151,15 +191,42 @@ def write_parameters(profile: dict[str, Any], results: Path) -> Path:
     return write(results / "profile.yaml", profile)
 
 
-def run_snakemake(profile: dict[str, Any], results: Path, chosen: argparse.Namespace) -> int:
-    """Become Snakemake, for a checked profile; does not return."""
-    train_threads = threads_of_a_training(profile, chosen.cores)
-    configuration = write_parameters(profile, results)
-    command = [sys.executable, "-m", "snakemake", chosen.target]
+def cores_here() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def snakemake(
+    targets: Sequence[str], results: Path, configuration: Path, executor: Path | None = None
+) -> list[str]:
+    """The beginning of a Snakemake command on a results folder."""
+    command = [sys.executable, "-m", "snakemake", *targets, "--nolock"]
     command += ["--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(results), "--configfile", str(configuration)]
-    command += ["--config", f"train_threads={train_threads}"]
-    command += ["--cores", str(chosen.cores), "--nolock", "--rerun-incomplete", "--keep-going"]
+    # Neither SNAKEMAKE_PROFILE nor a folder of that name has a say in what is run, and how.
+    return [*command, "--profile", "none", "--workflow-profile", str(executor or "none")]
+
+
+def run_snakemake(
+    profile: dict[str, Any], results: Path, chosen: argparse.Namespace, executor: Path | None
+) -> int:
+    """Become Snakemake, for a checked profile; does not return.
+
+    Args:
+        executor: from :func:`find_executor`; None for this machine.
+    """
+    command = snakemake([chosen.target], results, write_parameters(profile, results), executor)
+    cores = train_threads = chosen.cores
+    if executor is None:
+        train_threads = threads_of_a_training(profile, cores, chosen.gpu_jobs)
+        command += ["--cores", str(cores)]
+        if torch.cuda.is_available():
+            command += ["--resources", f"gpu={chosen.gpu_jobs}"]
+    beside = 0 if executor else side_by_side(profile, chosen)
+    command += ["--config", f"cores={cores}", f"train_threads={train_threads}"]
+    command += [f"side_by_side={beside}"]
+    command += ["--rerun-incomplete", "--keep-going"]
     # Not `code`: a reworded rule is no reason to train again.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     command += ["--quiet", "rules", "host", "reason"]
