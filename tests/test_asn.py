@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model, build_roi_heads
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +23,7 @@ from arcnn.modeling.field.asn import (
     MultiLevelCoding,
     occlusion_labels,
 )
+from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
 from arcnn.weights import Checkpointer, load_initial_weights, load_trained
 
@@ -63,7 +64,7 @@ def sampled(classes: list[int], occluded: list[bool] | None) -> Instances:
         visible = amodal.clone()
         visible[:, 40:] = False
         image.gt_boxes = image.proposal_boxes.clone()
-        image.gt_masks, image.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
+        image.gt_masks, image.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
         image.gt_occluded = torch.tensor(occluded)
     return image
 
@@ -82,7 +83,7 @@ def test_an_object_is_occluded_if_more_than_a_twentieth_of_it_is_hidden() -> Non
     for k, hidden in enumerate((0, 5, 6, 10)):
         visible[k, 0, :hidden] = False
     objects = Instances((20, 20))
-    objects.gt_masks, objects.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
+    objects.gt_masks, objects.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
 
     def label(options: list, rows: slice = slice(4)) -> list[bool]:
         cfg = get_config("kins", "asn", options=options, device="cpu")

@@ -126,6 +126,7 @@ def test_settings_that_train_nothing_and_classes_that_are_not_there(
         ({"options": ["SOLVER.IMS_PER_BATCH", 0]}, "SOLVER.IMS_PER_BATCH is 0"),
         ({"num_gpus": 99}, "num_gpus is 99, and this machine has"),
         ({"figure5_class": {"cocoa_cls": "unicorn"}}, "figure5_class is 'unicorn'"),
+        ({"options": ["MODEL.ROI_HEADS.NUM_CLASSES", 5]}, "cocoa_cls has 80 classes, the model 5"),
     ):
         monkeypatch.setattr(
             "arcnn.workshop.reproduce.load_profile", lambda _, c=change: profile | c

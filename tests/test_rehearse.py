@@ -8,20 +8,17 @@ from typing import Any
 import pytest
 from conftest import TINY
 from detectron2.engine import HookBase
+from made import data_of_all_kinds, stand_ins_for_weights
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset, split_records
 from arcnn.files import run_folder, write_json
 from arcnn.training import train
 from arcnn.workshop import beforehand, estimate, rehearse, reproduce
-from arcnn.workshop.estimate import cost, machine, planned, step_seconds, total, what_is_left
+from arcnn.workshop.estimate import cost, machine, planned, rehearsed, what_is_left
 from arcnn.workshop.profiles import load_profile
-from arcnn.workshop.rehearsal import (
-    Measured,
-    hardest_batch,
-    rehearse_evaluation,
-    rehearse_training,
-)
+from arcnn.workshop.rehearsal import Measured, hardest_batch
+from arcnn.workshop.rehearsal import rehearse as rehearse_one
 
 OPTIONS = [*TINY, "SOLVER.IMS_PER_BATCH", 4]
 
@@ -34,25 +31,17 @@ def profile_of(root: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rehearsal(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Measured in this process; as `make rehearse` would keep it."""
-    found = {}
     order = {"dataset": "tabletop", "model": "arcnn", "options": OPTIONS, "max_skipped": 0.01}
     order |= {"data_root": str(tabletop_root), "seconds": 20, "images": 100}
-    for name, work in (("training", rehearse_training), ("evaluation", rehearse_evaluation)):
-        place = tmp_path_factory.mktemp(name)
-        found[name] = Measured(place / "measured.json")
-        work(order, found[name], place)
-        assert json.loads((place / "measured.json").read_text()) == found[name]
+    place = tmp_path_factory.mktemp("rehearsal")
+    found = Measured(place / "measured.json")
+    rehearse_one(order, found, place)
+    assert json.loads((place / "measured.json").read_text()) == found
     (run,) = planned(profile_of(tabletop_root))
-    own = found["training"] | {"settings_sha256": estimate.settings_of(run.cfg)}
-    of = {
-        "format": 1,
-        "machine": machine(2),
-        "started": "2030-01-01T10:00",
-        "side_by_side": 2,
-        "threads": 1,
-    }
-    of |= {"seconds": 3, "problems": [], "evaluations": {"tabletop": found["evaluation"]}}
-    return of | {"runs": {"tabletop/arcnn": own}}
+    runs = {"tabletop/arcnn": found | {"settings_sha256": estimate.settings_of(run.cfg)}}
+    of = {"format": estimate.FORMAT, "machine": machine(2), "started": "2030-01-01T10:00"}
+    of |= {"side_by_side": 2, "threads": 1, "seconds": 3, "problems": [], "runs": runs}
+    return of
 
 
 class Sizes(HookBase):
@@ -76,19 +65,18 @@ def test_what_was_measured_is_what_a_training_then_takes(
     weights = train(cfg, watch=lambda _: looking).weights
     assert expected.weights == pytest.approx(weights.stat().st_size, rel=0.01)
     assert expected.checkpoint == pytest.approx(max(looking.seen), rel=0.01)
+    own = rehearsal["runs"]["tabletop/arcnn"]
     (session,) = json.loads((tmp_path / "sessions.json").read_text())
-    assert session["seconds"] / 8 < expected.training.value < 8 * session["seconds"] + 8
-    # Of six steps two warm up.
-    assert len(rehearsal["runs"]["tabletop/arcnn"]["training"]["steps"]) == 4
-    assert "4 steps, 4 images" not in expected.sources  # one image of the four warms up too
-    assert "4 steps, 3 images" in expected.sources
-    # Extrapolated to a hundred images: three stand-ins for each of their objects.
+    seconds = expected.training[0] - own["start_seconds"]  # this process began with other tests
+    assert session["seconds"] / 8 < seconds < 8 * session["seconds"] + 8
+    # The first two of six steps warm up, as does one of four images.
+    assert len(own["steps"]) == 4 and len(own["image_seconds"]) == 3
+    # Three stand-ins for each object of a hundred images.
     records = split_records(cfg, "val")
     objects = 100 * sum(len(r["annotations"]) for r in records) / len(records)
-    assert rehearsal["evaluations"]["tabletop"]["objects"] == pytest.approx(objects)
-    assert 200 < expected.predictions.value / (3 * objects) < 3000  # bytes of a detection
-    assert expected.predictions.low == pytest.approx(expected.predictions.value / 2)
-    assert expected.evaluation.low < expected.evaluation.value < expected.evaluation.high
+    assert 200 < expected.predictions / (3 * objects) < 3000  # bytes of a detection
+    assert 0 < own["evaluation_bytes"] < 1e6 < own["cpu_bytes"]
+    assert own["batch_bytes"] > 4 * 96 * 96 * 3  # its images alone
 
 
 def test_the_hardest_batch_has_as_many_objects_as_are_trained(tabletop_root: Path) -> None:
@@ -102,28 +90,22 @@ def test_the_hardest_batch_has_as_many_objects_as_are_trained(tabletop_root: Pat
 
 
 def test_a_sum_by_hand(rehearsal: dict, tabletop_root: Path) -> None:
-    own = dict(rehearsal["runs"]["tabletop/arcnn"])
-    own["training"] = own["training"] | {"steps": [1.0, 3.0], "hardest_seconds": 2.5}
-    own["training"] |= {"save_seconds": 5.0, "cpu_bytes": 10, "batch_bytes": 7}
-    own["training"]["workers_bytes"] = 3
-    own |= {"register_seconds": 1.0, "start_seconds": 2.0}
-    own["inference"] = {"images": [0.5], "seconds_per_detection": 0.1, "cpu_bytes": 4}
-    of = {"images": 10, "objects": 20, "seconds_per_detection": 0.2, "seconds_fixed": 3.0}
-    of |= {"bytes_per_detection": 9.0, "memory_per_detection": 2.0}
-    own["inference"]["gpu_bytes"] = own["training"]["gpu_bytes"] = None
-    made = rehearsal | {"runs": {"tabletop/arcnn": own}, "evaluations": {"tabletop": of}}
+    own = rehearsal["runs"]["tabletop/arcnn"] | {"steps": [1.0, 3.0], "hardest_seconds": 2.5}
+    own |= {"save_seconds": 5.0, "start_seconds": 3.0, "cpu_bytes": 10, "held_bytes": 4}
+    own |= {"images": 10, "image_seconds": [0.4, 0.6], "evaluation_seconds": 0.2}
+    own |= {"fixed_seconds": 1.0, "evaluation_bytes": 2.0, "predictions_bytes": 9.0}
     (run,) = planned(profile_of(tabletop_root))
-    costs = cost(run, made)
-    # Six steps of 2 s, three checkpoints of 5 s, data and start.
-    assert costs.training.value == pytest.approx(6 * 2 + 3 * 5 + 1 + 2)
-    assert costs.training.low == pytest.approx(6 * 1 + 18)  # no less than the fastest step
-    assert costs.training.high > 6 * 12  # t of two measurements is wide
-    # 60, 30 and 1,000 detections of 0.3 s, ten images of 0.5 s, data and what is fixed.
-    assert costs.evaluation.value == pytest.approx(60 * 0.3 + 5 + 1 + 3)
-    assert costs.predictions == estimate.Range(540, 270, 9000)
-    assert (costs.cpu.value, costs.cpu.high) == (4 + 120, 4 + 2000)
-    assert total([costs, costs], 2) == costs.seconds
-    assert step_seconds({"steps": [1.0, 1.0, 1.0], "hardest_seconds": 1.5}).high == 1.5
+    of = cost(run, rehearsal | {"runs": {"tabletop/arcnn": own}})
+    # Six steps of 2 s, three checkpoints of 5 s, and the start.
+    assert of.training[0] == pytest.approx(6 * 2 + 3 * 5 + 3)
+    assert of.training[1] == pytest.approx(6 * 1 + 18)  # no less than the fastest step
+    assert of.training[2] > 6 * 12  # t of two measurements is wide
+    # Ten images of 0.7 s, half and twice that, and the start and what is fixed.
+    assert of.evaluation == pytest.approx([7 + 4, 3.5 + 4, 14 + 4])
+    assert (of.predictions, of.cpu) == (90, 4 + 20)
+    assert estimate.total([of, of], 2) == pytest.approx(of.training + of.evaluation)
+    assert estimate.step_seconds([1.0, 1.0, 1.0], 1.5)[2] == 1.5
+    assert list(estimate.step_seconds([2.0], 1.5)) == [2, 1, 4]  # of one step
 
 
 def test_an_estimate_is_for_its_settings_and_its_machine(
@@ -138,6 +120,9 @@ def test_an_estimate_is_for_its_settings_and_its_machine(
     assert "as rehearsed here on 2030-01-01" in said
     other = profile | {"options": [*OPTIONS, "SOLVER.MAX_ITER", 7]}
     assert not beforehand.costs(other, tmp_path, {}, found)
+    (run,) = planned(profile)
+    own = found["runs"]["tabletop/arcnn"] | {"part": "inference"}  # which it did not survive
+    assert not rehearsed(run, found | {"runs": {"tabletop/arcnn": own}})
 
 
 def test_what_is_left_follows_from_what_is_finished(rehearsal: dict, tmp_path: Path) -> None:
@@ -148,16 +133,16 @@ def test_what_is_left_follows_from_what_is_finished(rehearsal: dict, tmp_path: P
         ended = {"first": 3, "last": 6, "seconds": seconds}
         write_json(run / "train" / "sessions.json", [killed, ended])
         (run / "train" / "model_final.pth").touch()
-    for seed in (0,):
-        write_json(run_folder(tmp_path, "tabletop", "arcnn", seed) / "record.json", {"seconds": 60})
-        write_json(run_folder(tmp_path, "tabletop", "arcnn", seed) / "metrics.json", {})
+    run = run_folder(tmp_path, "tabletop", "arcnn", 0)
+    write_json(run / "record.json", {"seconds": 60})
+    write_json(run / "metrics.json", {})
     log = run_folder(tmp_path, "tabletop", "arcnn", 2) / "train" / "metrics.json"
     log.parent.mkdir(parents=True)
-    log.write_text('{"iteration": 2}\n')
+    log.write_text('{"iteration": 2}\n{"itera')  # a line that is being written
     # Six steps at 200 s for three: half of a training, a whole one, and three evaluations.
     said = what_is_left(profile, tmp_path, 2, 1)
     assert said.startswith("2 of 4 trainings are done. Trainings and evaluations to come: ")
-    assert estimate.duration(200 + 400 + 3 * 60) in said and "what the finished ones took" in said
+    assert estimate.duration(200 + 400 + 3 * 60) in said and "rehearsal" not in said
     assert estimate.duration((200 + 400 + 3 * 60) / 2) in what_is_left(profile, tmp_path, 2, 2)
     assert "without" not in said
     # Of another model the rehearsal knows, times how wrong it was of the one that is finished.
@@ -167,9 +152,9 @@ def test_what_is_left_follows_from_what_is_finished(rehearsal: dict, tmp_path: P
     runs = {"tabletop/arcnn": own, "tabletop/orcnn": other}
     write_json(tmp_path / estimate.FILE, rehearsal | {"runs": runs})
     said = what_is_left(both, tmp_path, 2, 1)
-    assert estimate.duration(200 + 60) in said and "finished runs and the rehearsal" in said
+    assert estimate.duration(200 + 60) in said and "finished and the rehearsal" in said
     alone = what_is_left(profile | {"datasets": ["kins"], "seeds": [0]}, tmp_path, 2, 1)
-    assert "without evaluation on kins, training on kins, of which none is finished" in alone
+    assert "without training on kins, evaluation on kins, of which none is finished" in alone
 
 
 def test_every_problem_is_listed_and_nothing_else_is_left_behind(
@@ -182,68 +167,76 @@ def test_every_problem_is_listed_and_nothing_else_is_left_behind(
     profile |= {"data_root": "", "options": OPTIONS, "compare_with": ""}
     monkeypatch.setattr(reproduce, "load_profile", lambda _: profile)
     places = ["--data-root", str(tabletop_root), "--results-root", str(tmp_path)]
-    assert rehearse.main(["--cores", "2", "--seconds", "10", *places]) == 1
+    assert rehearse.main(["--cores", "2", *places]) == 1
     said = capsys.readouterr().out
     assert "kins: no update_train_2020.json" in said and "own: no train.json" in said
-    assert "tabletop/arcnn  " in said and "4 steps, 3 images" in said
+    assert "tabletop/arcnn  " in said and "all 1 runs" in said
     left = sorted(file.name for file in (tmp_path / "smoke").iterdir())
     assert left == [".lock", "rehearsal.json"]
     kept = json.loads((tmp_path / "smoke" / "rehearsal.json").read_text())
-    assert len(kept["problems"]) == 2 and "training" in kept["runs"]["tabletop/arcnn"]
+    assert len(kept["problems"]) == 2 and kept["runs"]["tabletop/arcnn"]["part"] == "done"
 
 
-def program(folder: Path, text: str) -> str:
-    """A program in the place of Python."""
-    file = folder / "python"
-    file.write_text(f"#!/bin/sh\n{text}\n")
-    file.chmod(0o755)
-    return str(file)
+def test_a_missing_class_of_figure_5_keeps_nothing_from_being_rehearsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data_of_all_kinds(tmp_path)
+    for name, value in stand_ins_for_weights(tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    paper = load_profile("paper") | {"data_root": str(root), "models": ["arcnn"]}
+    problems, sound = rehearse.check_all(paper | {"figure5_class": {"kins": "unicorn"}}, tmp_path)
+    assert [run.name for run in sound] == ["cocoa_cls/arcnn", "kins/arcnn"]
+    assert len(problems) == 1 and "figure5_class is 'unicorn'" in problems[0]
+    wrong = paper | {"options": ["MODEL.ROI_HEADS.NUM_CLASSES", 80]}
+    problems, sound = rehearse.check_all(wrong, tmp_path)
+    assert [run.name for run in sound] == ["cocoa_cls/arcnn"]
+    assert len(problems) == 1 and problems[0].startswith("kins has ")
 
 
 @pytest.mark.parametrize(
-    ("does", "key", "said"),
+    ("does", "said"),
     [
-        ("kill -9 $$", "out_of_memory", "the system ended the process, most often for want"),
-        ("sleep 60", "problem", "stopped after 1 s, in the start"),
-        ("echo no such thing; exit 3", "problem", "failed in the start: no such thing"),
+        ("kill -9 $$", "is out of memory in the start: the system ended the process, most often"),
+        ("exec sleep 60", "failed in the start: stopped after 1 s"),
+        ("echo no such thing; exit 3", "failed in the start: no such thing"),
     ],
 )
 def test_a_process_that_ends_early_is_named(
-    does: str, key: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    does: str,
+    said: str,
+    rehearsal: dict,
+    tabletop_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    profile = profile_of(tmp_path, options=[*TINY, "SOLVER.IMS_PER_BATCH", 1])
-    (run,) = planned(profile)
-    monkeypatch.setattr(sys, "executable", program(tmp_path, does))
-    work = rehearse.Rehearsal(profile | {"data_root": ""}, tmp_path, 1, 1, 1)
-    monkeypatch.setattr(work, "data_root", lambda _: tmp_path)
-    assert said in work.training(run)[key]
+    profile = profile_of(tabletop_root)
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(rehearse, "LIMIT", 1)
+    found = rehearse.measure(profile, list(planned(profile)), tmp_path, 1)
+    told = rehearse.report(profile, tmp_path, rehearsal | {"runs": found, "problems": []})
+    assert f"- tabletop/arcnn {said}" in told
 
 
-def test_where_memory_is_short_a_smaller_batch_is_tried_and_told(
+def test_where_memory_is_short_it_says_what_to_change(
     rehearsal: dict, tabletop_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = profile_of(tabletop_root, options=[*OPTIONS, "SOLVER.STEPS", (4,)])
-    (run,) = planned(profile)
-    tried = []
-
-    def process(work: str, run: estimate.Planned, more: list = ()) -> dict:
-        tried.append(list(more))
-        if len(tried) < 3:
-            short = "CUDA out of memory. Tried to allocate 2 GiB."
-            return {"out_of_memory": short, "part": "training on the hardest batch"}
-        return {"part": "done", "training": rehearsal["runs"]["tabletop/arcnn"]["training"]}
-
-    work = rehearse.Rehearsal(profile, tmp_path, 1, 1, 1)
-    monkeypatch.setattr(work, "_process", process)
-    found = work.training(run)
-    assert tried == [[], ["SOLVER.IMS_PER_BATCH", 2], ["SOLVER.IMS_PER_BATCH", 1]]
-    checked = rehearse.Checked(sound=[run])
-    said = rehearse.report(
-        profile, tmp_path, rehearsal | {"runs": {run.name: found}, "problems": []}, checked
-    )
+    found = {"problem": "CUDA out of memory. Tried to allocate 2 GiB.", "out_of_memory": True}
+    found |= {"part": "training on the hardest batch"}
+    short = rehearsal | {"runs": {"tabletop/arcnn": found}, "problems": []}
+    said = rehearse.report(profile, tmp_path, short)
     assert "is out of memory in training on the hardest batch: CUDA out of memory" in said
-    assert "A batch of 1 in place of 4, which was tried and took " in said
-    for option in ('"SOLVER.BASE_LR", 0.00025', '"SOLVER.MAX_ITER", 24', '"SOLVER.STEPS", [16]'):
-        assert option in said
-    assert '"ours, other settings"' in said
-    get_config("tabletop", "arcnn", options=rehearse.of_batch(run.cfg, 1))  # they can be given
+    (line,) = (line for line in said.splitlines() if "A batch of 2 takes about half" in line)
+    options = json.loads(line[line.index("[") : line.rindex("]") + 1])
+    cfg = get_config("tabletop", "arcnn", options=[*profile["options"], *options])
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (2, 12, (8,))
+    (run,) = planned(profile)
+    assert pytest.approx(run.cfg.SOLVER.BASE_LR / 2) == cfg.SOLVER.BASE_LR
+    assert '"ours, other settings"' in said and "Nothing is missing" not in said
+    # Everything ran, and yet there is less memory than it takes.
+    monkeypatch.setattr(rehearse, "memory_there", lambda: 1)
+    tight = rehearse.report(profile_of(tabletop_root), tmp_path, rehearsal | {"problems": []})
+    assert "1 at a time take" in tight and "there are 0 MB" in tight

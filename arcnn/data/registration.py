@@ -156,15 +156,20 @@ def split_records(cfg: CfgNode, split: str) -> list[dict]:
         ValueError: it has another number of classes than the model.
     """
     name = split_name(cfg, split)
-    classes, heads = len(MetadataCatalog.get(name).thing_classes), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    check_class_count(cfg, name, len(MetadataCatalog.get(name).thing_classes))
+    overfit = cfg.DATASETS.OVERFIT_IMAGES
+    records = get_detection_dataset_dicts(name, filter_empty=split == "train" or bool(overfit))
+    return records[: overfit or None]
+
+
+def check_class_count(cfg: CfgNode, name: str, classes: int) -> None:
+    """Raise ValueError where data and model do not have as many classes as each other."""
+    heads = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes != heads:
         raise InputError(
             f"{name} has {classes} classes, the model {heads}: give the options "
             f'["MODEL.ROI_HEADS.NUM_CLASSES", {classes}].'
         )
-    overfit = cfg.DATASETS.OVERFIT_IMAGES
-    records = get_detection_dataset_dicts(name, filter_empty=split == "train" or bool(overfit))
-    return records[: overfit or None]
 
 
 def used_fingerprint(records: Sequence[dict]) -> dict[str, Any]:

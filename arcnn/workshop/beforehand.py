@@ -5,6 +5,7 @@ Errors are one sentence each: what is wrong, and what to do. What a run costs is
 it can be told from its settings.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -15,13 +16,14 @@ from typing import Any
 
 import torch
 
+from arcnn.config import get_config
 from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
-from arcnn.data.registration import FILES
+from arcnn.data.registration import FILES, check_class_count
 from arcnn.files import data_folder, results_folder, sha256
 from arcnn.weights import TORCHVISION, initial_weights
-from arcnn.workshop.estimate import MB, Cost, Planned, cost, is_long, to_train, total
+from arcnn.workshop.estimate import MB, Cost, Planned, between, cost, is_long, to_train, total
 from arcnn.workshop.profiles import ProfileError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -68,13 +70,14 @@ def name_own_classes(profile: dict) -> None:
 
 def check_data(profile: dict) -> dict[str, int]:
     """Check the annotation files and image folders of every data set that is not drawn: both
-    splits, of one release, whole, with their images; and the classes that the profile names.
+    splits, of one release, whole, with their images; their number of classes, and the class that
+    the profile names.
 
     Returns:
         Images to be evaluated on, by data set.
 
     Raises:
-        ProfileError: names the first that is not as it should be.
+        ProfileError, ValueError: names the first that is not as it should be.
     """
     evaluated = {}
     one_will_do = "DATASETS.OVERFIT_IMAGES" in profile["options"]
@@ -101,6 +104,8 @@ def check_data(profile: dict) -> dict[str, int]:
             raise ProfileError(
                 f"{listed} are of two releases, or their classes differ; take both from one."
             )
+        cfg = get_config(dataset, profile["models"][0], options=profile["options"])
+        check_class_count(cfg, dataset, len(names[0]))
         shown = profile["figure5_class"].get(dataset)
         if shown and shown not in names[0]:
             raise ProfileError(
@@ -111,6 +116,7 @@ def check_data(profile: dict) -> dict[str, int]:
     return evaluated
 
 
+@functools.cache
 def _index(file: Path) -> FileIndex:
     for index in index_files(file):
         if isinstance(index, AnnotationError):
@@ -188,7 +194,7 @@ def costs(
         return []
     each = [(run, cost(run, rehearsal, evaluated.get(run.dataset, 0))) for run in runs]
     sentences = _how_long(profile, each, rehearsal, side_by_side)
-    disk = sum(of.weights + of.predictions.value for _, of in each)
+    disk = sum(of.weights + of.predictions for _, of in each)
     # The weights in the end, and meanwhile a checkpoint and the next one beside it.
     disk += 2 * side_by_side * max(of.checkpoint for _, of in each)
     need, free = int(disk) // MB, shutil.disk_usage(results).free // MB
@@ -199,7 +205,7 @@ def costs(
         )
     if need > 1000:
         sentences.append(f"Weights, checkpoints and predictions: {need:,} MB of {free:,} MB.")
-    shared = side_by_side * max(of.shared for _, of in each)
+    shared = int(side_by_side * max(of.shared for _, of in each))
     if SHARED_MEMORY.is_dir():
         there = shutil.disk_usage(SHARED_MEMORY).total
         if shared > there:
@@ -217,18 +223,19 @@ def _how_long(
     rehearsal: Mapping[str, Any],
     side_by_side: int,
 ) -> list[str]:
-    if rehearsed := [of for _, of in each if of.sources]:
+    if rehearsed := [of for _, of in each if of.evaluation is not None]:
         others = len(each) - len(rehearsed)
+        time, day = between(total(rehearsed, side_by_side)), rehearsal["started"][:10]
         return [
-            f"Trainings and evaluations to come: {len(rehearsed)}, which take "
-            f"{total(rehearsed, side_by_side)} as rehearsed here on {rehearsal['started'][:10]}"
+            f"Trainings and evaluations to come: {len(rehearsed)}, which take {time} as rehearsed "
+            f"here on {day}"
             + (f"; and {others} that were not rehearsed with these settings." if others else ".")
         ]
     sentences = [
         f"No GPU is at work here, and {run.dataset} asks for {run.cfg.SOLVER.MAX_ITER:,} steps: "
-        f"some {of.training.value / 86_400:,.0f} days for each training."
+        f"some {of.training[0] / 86_400:,.0f} days for each training."
         for run, of in each
-        if of.training and is_long(run.cfg)
+        if of.training is not None and is_long(run.cfg)
     ]
     if not rehearsal and any(is_long(run.cfg) for run, _ in each):
         name = profile["profile"]

@@ -1,24 +1,22 @@
 """What the runs of a profile take: hours, memory, disk.
 
-From a rehearsal (:mod:`arcnn.workshop.rehearse`) where there is one of the same settings on the
-same kind of machine, else as far as it can be computed from the settings. While a profile runs,
-``python -m arcnn.workshop.estimate PROFILE_FILE`` says what is left, from what its finished runs
-took.
+From a rehearsal (:mod:`arcnn.workshop.rehearse`) of the same settings on the same kind of machine,
+else as far as the settings tell. ``python -m arcnn.workshop.estimate PROFILE_FILE`` says what is
+left of a run.
 """
 
 import argparse
 import itertools
-import json
-import math
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -27,59 +25,31 @@ from scipy import stats
 from arcnn.config import for_processes, get_config
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import read_earlier, read_yaml, run_folder
-from arcnn.logbook import read_sessions
+from arcnn.logbook import read_log, read_sessions
 from arcnn.settings import settings, settings_hash
 from arcnn.weights import FINAL_WEIGHTS
 
-FILE, FORMAT = "rehearsal.json", 1
+FILE, FORMAT = "rehearsal.json", 2
 # Measured on one core of a CPU, ARCNN with R50-FPN, forward and backward.
 SECONDS_PER_MEGAPIXEL = 11.0
 BYTES_PER_PREDICTED_IMAGE = 40_000  # of predictions.json, at KINS' size
 OBJECTS = 12  # of an image, where nothing was counted
-# Detections that a trained model has for each true object, which no rehearsal can know: supposed,
-# and at least; at most it is TEST.DETECTIONS_PER_IMAGE. (On tabletop it is 1.7.)
-DETECTIONS, FEWEST = 3.0, 1.5
+_WAITING = 2  # batches in shared memory, of each worker
 MB, GB = 2**20, 2**30
+AROUND = np.array([1, 1 / 2, 2])  # of a guess: expected, and its bounds
 
 
-@dataclass(frozen=True)
-class Range:
-    """A number, and the bounds that it is expected in."""
+class Cost(NamedTuple):
+    """What a training and its evaluation take. Bytes; and seconds: expected, at least, at most."""
 
-    value: float
-    low: float
-    high: float
-
-    def __add__(self, other: "Range") -> "Range":
-        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
-
-    def __mul__(self, factor: float) -> "Range":
-        return Range(self.value * factor, self.low * factor, self.high * factor)
-
-    def __str__(self) -> str:
-        return f"{duration(self.value)} ({duration(self.low)} to {duration(self.high)})"
-
-
-ZERO = Range(0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one run takes, a training and its evaluation. Bytes and seconds."""
-
-    weights: int  # that stay
-    checkpoint: int  # while it is trained, and the next one beside it
-    predictions: Range  # predictions.json
-    shared: int  # shared memory of the loaders' workers, at most
-    training: Range | None = None  # seconds; None where nobody knows
-    evaluation: Range | None = None
-    cpu: Range | None = None  # peak memory, with that of workers
-    gpu: int | None = None  # peak memory
-    sources: str = ""  # what was measured
-
-    @property
-    def seconds(self) -> Range:
-        return (self.training or ZERO) + (self.evaluation or ZERO)
+    weights: float  # that stay
+    checkpoint: float  # while it is trained, and the next one beside it
+    predictions: float  # predictions.json
+    shared: float  # shared memory of the loaders' workers, at most
+    training: np.ndarray | None = None  # None where nobody knows
+    evaluation: np.ndarray | None = None  # None if it was not rehearsed
+    cpu: float = 0.0  # peak memory with that of workers, if it was rehearsed
+    gpu: float = 0.0
 
 
 class Planned(NamedTuple):
@@ -113,9 +83,6 @@ def _folder(results: Path, run: Planned) -> Path:
     return run_folder(results, run.dataset, run.model, run.seed) / "train"
 
 
-# --- before a run ------------------------------------------------------------------------------
-
-
 def machine(cores: int) -> dict[str, Any]:
     """The kind of a machine: its GPU or processor, and how many cores may be used."""
     if torch.cuda.is_available():
@@ -134,23 +101,55 @@ def settings_of(cfg: CfgNode) -> str:
 
 
 def find_rehearsal(results: Path, cores: int) -> dict[str, Any]:
-    """The rehearsal of a folder of results; empty if there is none of this kind of machine
-    and version of the kit."""
+    """The rehearsal of a folder of results; empty if there is none of this kind of machine."""
     found = read_earlier(results / FILE)
     fits = found.get("format") == FORMAT and found.get("machine") == machine(cores)
     return found if fits else {}
 
 
 def cost(run: Planned, rehearsal: Mapping[str, Any], images: int = 0) -> Cost:
-    """What a run takes, as rehearsed; where it was not, as computed from its settings.
+    """What a run takes, as rehearsed; where it was not, as far as its settings tell.
 
     Args:
         images: that are evaluated, if it was not rehearsed.
     """
+    return rehearsed(run, rehearsal) or _computed(run.cfg, images)
+
+
+def rehearsed(run: Planned, rehearsal: Mapping[str, Any]) -> Cost | None:
+    """What a run takes; None if it was not rehearsed to the end with these settings."""
     own = rehearsal.get("runs", {}).get(run.name, {})
-    if own.get("settings_sha256") == settings_of(run.cfg) and "training" in own:
-        return _rehearsed(run.cfg, own, rehearsal.get("evaluations", {}).get(run.dataset, {}))
-    return _computed(run.cfg, images)
+    if own.get("settings_sha256") != settings_of(run.cfg) or own["part"] != "done":
+        return None
+    solver, images, start = run.cfg.SOLVER, own["images"], own["start_seconds"]
+    saved = solver.MAX_ITER // solver.CHECKPOINT_PERIOD * own["save_seconds"]
+    each = statistics.fmean(own["image_seconds"]) + own["evaluation_seconds"]
+    evaluated = own["held_bytes"] + own["evaluation_bytes"] * images
+    return Cost(
+        weights=own["model_final_bytes"],
+        checkpoint=own["rehearsed_bytes"],
+        predictions=own["predictions_bytes"] * images,
+        shared=_WAITING * run.cfg.DATALOADER.NUM_WORKERS * own["batch_bytes"],
+        training=step_seconds(own["steps"], own["hardest_seconds"]) * solver.MAX_ITER
+        + (start + saved),
+        evaluation=each * images * AROUND + (start + own["fixed_seconds"]),
+        cpu=max(own["cpu_bytes"], evaluated),
+        gpu=own["gpu_bytes"],
+    )
+
+
+def step_seconds(steps: Sequence[float], hardest: float) -> np.ndarray:
+    """Seconds of a step: the mean, and the 95 % interval of that mean (Student's t).
+
+    Its upper end is no less than ``hardest``, a step on the hardest batch: later in a training more
+    proposals have a mask to learn.
+    """
+    mean = statistics.fmean(steps)
+    _, low, high = mean * AROUND
+    if len(steps) > 1:
+        low, high = stats.t.interval(0.95, len(steps) - 1, mean, stats.sem(steps) or 1e-9)
+        low = max(low, min(steps))
+    return np.array([mean, low, max(high, hardest)])
 
 
 def is_long(cfg: CfgNode) -> bool:
@@ -166,179 +165,66 @@ def _computed_seconds(cfg: CfgNode) -> float:
 def _computed(cfg: CfgNode, images: int) -> Cost:
     weights = sum(t.nbytes for t in build_model(cfg).state_dict().values())
     moments = 2 if cfg.SOLVER.OPTIMIZER == "AdamW" else 1
-    size = BYTES_PER_PREDICTED_IMAGE * images
     pixels = max(cfg.INPUT.MIN_SIZE_TRAIN) * cfg.INPUT.MAX_SIZE_TRAIN
     # Image and two masks of each object.
     batch = cfg.SOLVER.IMS_PER_BATCH * pixels * (3 + 2 * OBJECTS)
-    seconds = _computed_seconds(cfg)
     return Cost(
         weights=weights,
         checkpoint=(1 + moments) * weights,
-        predictions=Range(size, size, size),
-        shared=_waiting(cfg, batch),
-        training=None if torch.cuda.is_available() else Range(seconds, seconds / 2, seconds * 2),
+        predictions=BYTES_PER_PREDICTED_IMAGE * images,
+        shared=_WAITING * cfg.DATALOADER.NUM_WORKERS * batch,
+        training=None if torch.cuda.is_available() else _computed_seconds(cfg) * AROUND,
     )
 
 
-def _waiting(cfg: CfgNode, batch: float) -> int:
-    """Bytes of the batches that wait in shared memory: two for each worker."""
-    return int(2 * cfg.DATALOADER.NUM_WORKERS * batch)
-
-
-def _rehearsed(cfg: CfgNode, own: Mapping[str, Any], of_data: Mapping[str, Any]) -> Cost:
-    training, inference = own["training"], own.get("inference")
-    solver = cfg.SOLVER
-    steps = step_seconds(training)
-    saved = solver.MAX_ITER // solver.CHECKPOINT_PERIOD * training["save_seconds"]
-    overhead = own["register_seconds"] + own["start_seconds"] + saved
-    counts = _counted(training["steps"], "step")
-    evaluation, predictions = None, ZERO
-    cpu = training["cpu_bytes"] + training["workers_bytes"]
-    memory = Range(cpu, cpu, cpu)
-    if inference and "seconds_per_detection" in of_data:
-        # Each of the three detection counts by itself: supposed, fewest, most.
-        images, objects = of_data["images"], of_data["objects"]
-        most = images * cfg.TEST.DETECTIONS_PER_IMAGE
-        found = [min(most, times * objects) for times in (DETECTIONS, FEWEST)] + [most]
-        detections = Range(*found)
-        each = inference["seconds_per_detection"] + of_data["seconds_per_detection"]
-        per_image = _mean(inference["images"])
-        fixed = own["register_seconds"] + of_data["seconds_fixed"]
-        evaluation = detections * each + per_image * images + Range(fixed, fixed, fixed)
-        predictions = detections * of_data["bytes_per_detection"]
-        evaluating = detections * of_data["memory_per_detection"]
-        bounds = (evaluating.value, evaluating.low, evaluating.high)
-        memory = Range(*(max(cpu, inference["cpu_bytes"] + more) for more in bounds))
-        counts += f", {_counted(inference['images'], 'image')}"
-    return Cost(
-        weights=training["weights_bytes"],
-        checkpoint=training["checkpoint_bytes"],
-        predictions=predictions,
-        shared=_waiting(cfg, training["batch_bytes"]),
-        training=steps * solver.MAX_ITER + Range(overhead, overhead, overhead),
-        evaluation=evaluation,
-        cpu=memory,
-        gpu=max(
-            filter(None, (training["gpu_bytes"], (inference or {}).get("gpu_bytes"))), default=None
-        ),
-        sources=counts,
-    )
-
-
-def _counted(what: Sequence, noun: str) -> str:
-    return f"{len(what)} {noun}{'s' if len(what) > 1 else ''}"
-
-
-def step_seconds(training: Mapping[str, Any]) -> Range:
-    """Seconds of a step: the mean of those measured, and the 95 % interval of that mean (Student's
-    t). No less than a step on the hardest batch is its upper end: later in a training more
-    proposals have a mask to learn."""
-    mean = _mean(training["steps"])
-    return Range(mean.value, mean.low, max(mean.high, training.get("hardest_seconds") or 0))
-
-
-def _mean(measured: Sequence[float]) -> Range:
-    value = statistics.fmean(measured)
-    if len(measured) < 2:
-        return Range(value, value / 2, value * 2)
-    error = statistics.stdev(measured) / math.sqrt(len(measured))
-    half = float(stats.t.ppf(0.975, len(measured) - 1)) * error
-    return Range(value, max(value - half, min(measured)), value + half)
-
-
-def total(costs: Iterable[Cost], side_by_side: int) -> Range:
-    """Seconds of several runs, so many at a time."""
-    costs = list(costs)
-    at_once = max(1, min(side_by_side, len(costs)))
-    return sum((each.seconds for each in costs), ZERO) * (1 / at_once)
-
-
-# --- while it runs -----------------------------------------------------------------------------
+def total(costs: Sequence[Cost], side_by_side: int) -> np.ndarray:
+    """Seconds of several rehearsed runs, so many at a time."""
+    return sum(of.training + of.evaluation for of in costs) / min(side_by_side, len(costs))
 
 
 def what_is_left(profile: Mapping[str, Any], results: Path, cores: int, side_by_side: int) -> str:
     """A sentence: how many trainings are done, and how long the rest takes.
 
-    What a finished run took tells of others of its data set and model; what was rehearsed, times
-    how wrong it was for those that are finished, of those that have none.
+    It takes what finished runs of the same data set and model took; without any, what was rehearsed
+    times how wrong that was of the finished ones; else what others on its data set took.
     """
-    rehearsal = find_rehearsal(results, cores)
-    runs = list(planned(profile))
-    took = {run[:3]: _took(results, run) for run in runs}
-    done = [run for run in runs if (_folder(results, run) / FINAL_WEIGHTS).is_file()]
-    left, unknown, rehearsed = 0.0, set(), False
-    for run in runs:
-        for part in (0, 1):
-            share = _share_left(results, run, part)
-            same = [took[o[:3]][part] for o in runs if o.name == run.name]
-            seconds = _mean_of(same)
-            if share and seconds is None:
-                seconds = _corrected(run, part, runs, took, rehearsal)
-                rehearsed |= seconds is not None
-            if share and seconds is None:
-                seconds = _mean_of(took[o[:3]][part] for o in runs if o.dataset == run.dataset)
-            if share and seconds is None:
-                unknown.add(f"{('training', 'evaluation')[part]} on {run.dataset}")
-            left += share * (seconds or 0)
-    at_once = max(1, min(side_by_side, len(runs) - len(done)))
-    sentence = f"{len(done)} of {len(runs)} trainings are done. "
-    source = "finished runs and the rehearsal" if rehearsed else "what the finished ones took"
-    sentence += f"Trainings and evaluations to come: {duration(left / at_once)}, by {source}"
-    if unknown:
-        sentence += f"; without {', '.join(sorted(unknown))}, of which none is finished"
-    return sentence + "."
+    rehearsal, rows = find_rehearsal(results, cores), []
+    for run in planned(profile):
+        of, folder = rehearsed(run, rehearsal), _folder(results, run)
+        evaluated = read_earlier(folder.parent / "record.json").get("seconds")
+        left = not (folder.parent / "metrics.json").is_file()
+        own = run.dataset, run.model
+        rows.append((*own, "training", *_trained(folder, run.cfg), of and of.training[0]))
+        rows.append((*own, "evaluation", evaluated, left, of and of.evaluation[0]))
+    runs = pd.DataFrame(rows, columns=["dataset", "model", "part", "took", "left", "expected"])
+    runs = runs.astype({"took": float, "left": float, "expected": float})
+    wrong = (runs.took / runs.expected).groupby(runs.part).transform("mean").fillna(1)
+    seconds = runs.groupby(["dataset", "model", "part"]).took.transform("mean")
+    seconds = seconds.fillna(runs.expected * wrong)
+    seconds = seconds.fillna(runs.groupby(["dataset", "part"]).took.transform("mean"))
+    trainings = runs.left[runs.part == "training"]
+    to_come = int((trainings > 0).sum())
+    time = duration((runs.left * seconds).sum() / max(1, min(side_by_side, to_come)))
+    unknown = runs[seconds.isna()].drop_duplicates(["dataset", "part"])
+    without = [f"{row.part} on {row.dataset}" for row in unknown.itertuples()]
+    return (
+        f"{len(trainings) - to_come} of {len(trainings)} trainings are done. Trainings and "
+        f"evaluations to come: {time}, by those that are finished"
+        + (" and the rehearsal" if rehearsal else "")
+        + (f"; without {', '.join(without)}, of which none is finished." if without else ".")
+    )
 
 
-def _took(results: Path, run: Planned) -> tuple[float | None, float | None]:
-    """Seconds of a finished training and of its evaluation."""
-    folder = _folder(results, run)
-    training = None
+def _trained(folder: Path, cfg: CfgNode) -> tuple[float | None, float]:
+    """Seconds of a finished training, and the share of it that is left, in [0, 1]."""
     if (folder / FINAL_WEIGHTS).is_file():
         # Of a session that was killed, nobody knows how long it was; the others tell the rate.
         ended = [s for s in read_sessions(folder) if s["seconds"] and s["last"] > s["first"]]
-        if steps := sum(s["last"] - s["first"] for s in ended):
-            training = sum(s["seconds"] for s in ended) / steps * run.cfg.SOLVER.MAX_ITER
-    record = read_earlier(folder.parent / "record.json")
-    return training, record.get("seconds")
-
-
-def _share_left(results: Path, run: Planned, part: int) -> float:
-    """Of the training (0) or the evaluation (1), in [0, 1]."""
-    folder = _folder(results, run)
-    if part == 1:
-        return 0.0 if (folder.parent / "metrics.json").is_file() else 1.0
-    if (folder / FINAL_WEIGHTS).is_file():
-        return 0.0
-    log = folder / "metrics.json"
-    last = log.read_text().splitlines()[-1:] if log.is_file() else []
-    try:
-        done = json.loads(last[0])["iteration"] + 1 if last else 0
-    except (ValueError, KeyError):  # a line that is being written
-        done = 0
-    return 1 - done / run.cfg.SOLVER.MAX_ITER
-
-
-def _corrected(
-    run: Planned, part: int, runs: list[Planned], took: dict, rehearsal: dict
-) -> float | None:
-    def expected(which: Planned) -> float | None:
-        of = cost(which, rehearsal) if which.name in rehearsal.get("runs", {}) else None
-        seconds = of and (of.training, of.evaluation)[part] if of and of.sources else None
-        return seconds.value if seconds else None
-
-    if (own := expected(run)) is None:
-        return None
-    known = [(took[o[:3]][part], expected(o)) for o in runs]
-    factors = [real / wanted for real, wanted in known if real and wanted]
-    return own * (statistics.fmean(factors) if factors else 1)
-
-
-def _mean_of(known: Iterable[float | None]) -> float | None:
-    known = [seconds for seconds in known if seconds is not None]
-    return statistics.fmean(known) if known else None
-
-
-# --- words -------------------------------------------------------------------------------------
+        steps = sum(s["last"] - s["first"] for s in ended)
+        seconds = sum(s["seconds"] for s in ended)
+        return seconds / steps * cfg.SOLVER.MAX_ITER if steps else None, 0.0
+    log = read_log(folder)
+    return None, 1 - (log.index[-1] + 1) / cfg.SOLVER.MAX_ITER if len(log) else 1.0
 
 
 def duration(seconds: float) -> str:
@@ -348,6 +234,11 @@ def duration(seconds: float) -> str:
             number = seconds / length
             return f"{number:.1f} {unit}" if unit == "h" and number < 10 else f"{number:.0f} {unit}"
     return f"{seconds / 86_400:.1f} days"
+
+
+def between(seconds: np.ndarray) -> str:
+    """Expected seconds with their bounds, in words."""
+    return "{} ({} to {})".format(*map(duration, seconds))
 
 
 def size(number: float) -> str:

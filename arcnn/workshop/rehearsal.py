@@ -1,23 +1,22 @@
-"""One process of ``make rehearse``: a few steps of a training, or a few evaluations, measured.
+"""One process of ``make rehearse``: a few steps of a training and a few images, measured.
 
 ``python -m arcnn.workshop.rehearsal ORDER`` reads its order, a JSON file, and writes what it has
-measured beside it after every part, so that one that the system ends leaves what it knew. Each data
-set and model has a process of its own, so that its peak memory is its own.
+measured beside it after every part, so that a process that the system ends leaves what it knew.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
 import json
-import multiprocessing
 import resource
 import sys
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -26,27 +25,18 @@ from detectron2.evaluation import inference_context
 from torch import nn
 
 from arcnn.config import get_config
-from arcnn.data import (
-    AmodalDatasetMapper,
-    decode_masks,
-    register_dataset,
-    split_name,
-    split_records,
-)
-from arcnn.data.masks import encode
+from arcnn.data import AmodalDatasetMapper, register_dataset, split_name, split_records
+from arcnn.data.masks import to_json_rle
 from arcnn.evaluation import Evaluation, image_draws, to_results
-from arcnn.evaluation.evaluator import detections
 from arcnn.files import write_json
-from arcnn.names import MASK_KEYS
 from arcnn.predict import GivenBoxes
-from arcnn.training import Diverged, Stopped, precision, train
+from arcnn.training import Stopped, train
 from arcnn.weights import FINAL_WEIGHTS, Checkpointer, load_trained
-from arcnn.workshop.estimate import DETECTIONS
 
-STEPS, IMAGES = 60, 8  # at most
-WARM_UP = 2  # steps that are not counted: memory is still being asked for
-SAMPLES, DRAWS = 10, 500  # drawings of the images: measured here, made by notebook 05
 MEASURED = "measured.json"
+STEPS, IMAGES, EVALUATED = 60, 8, 48  # at most: steps, images of inference, and of evaluation
+DRAWS, SAMPLES = 500, 20  # drawings of the images that notebook 05 makes, and that are measured
+DETECTIONS = 3  # for each true object, which nobody knows before a training; on tabletop it is 1.7
 
 
 class Measured(dict):
@@ -56,100 +46,67 @@ class Measured(dict):
         self.file = file
 
     def note(self, **what: Any) -> None:
-        """Add something to it."""
         self.update(what)
         write_json(self.file, self)
 
 
 class Looking(HookBase):
-    """Times the steps of a training, then a step on the hardest batch and a checkpoint, and stops.
-
-    Args:
-        checkpointer: of the training.
-        hardest: a batch.
-        limit: seconds, of the steps in all; at least one is made.
-        measured: is told.
-    """
+    """Times steps of a training for so many seconds (one is made at least), then a checkpoint and
+    the hardest batch, and stops it."""
 
     def __init__(
-        self, checkpointer: Checkpointer, hardest: list[dict], limit: float, measured: Measured
+        self, checkpointer: Checkpointer, hardest: list[dict], seconds: float, measured: Measured
     ) -> None:
         self.checkpointer, self.hardest = checkpointer, hardest
-        self.limit, self.measured = limit, measured
+        self.seconds, self.measured = seconds, measured
         self.steps: list[float] = []
-        self.at_work = 0.0  # processor time of them
 
     def before_train(self) -> None:
-        self.measured.note(part="training", start_seconds=seconds_since(self.measured["began"]))
+        began = psutil.Process().create_time()
+        self.measured.note(part="training", start_seconds=time.time() - began)
 
     def before_step(self) -> None:
-        self.began, self.worked = _now(), time.process_time()
+        self.began = _now()
 
     def after_step(self) -> None:
         self.steps.append(_now() - self.began)
-        self.at_work += time.process_time() - self.worked
-        done = len(self.steps)
-        if done < min(STEPS, self.trainer.max_iter) and sum(self.steps) < self.limit:
+        made = len(self.steps)
+        if made < min(STEPS, self.trainer.max_iter) and sum(self.steps) < self.seconds:
             return
-        ahead = WARM_UP + 2 * len(multiprocessing.active_children())  # fetched before the first
-        training = {"steps": self.steps[min(ahead, max(done // 3, min(done - 1, 1))) :]}
-        training |= {"first": self.steps[0], "workers_bytes": _workers_bytes()}
-        # Less than one for each thread: something else was at work, or it waited for images.
-        training["cores_used"] = self.at_work / sum(self.steps)
-        training |= {"batch_bytes": batch_bytes(self.hardest), "batch": len(self.hardest)}
-        training |= self._save() | _peaks()
-        training["cut_short"] = done < min(STEPS, self.trainer.max_iter)
-        self.measured.note(part="training on the hardest batch", training=training)
-        if self.steps[-1] < self.limit:
-            self.trainer.reset_data_loader(lambda: itertools.repeat(self.hardest))
+        workers = psutil.Process().children()
+        theirs = sum(worker.memory_full_info().uss for worker in workers)
+        # The first ask for memory, and find batches that workers made before the training began.
+        self.measured.note(steps=self.steps[min(2 + 2 * len(workers), made // 2) :])
+        began = _now()
+        self.checkpointer.save("rehearsed")
+        self.measured.note(save_seconds=_now() - began)
+        self.checkpointer.save_weights(Path(FINAL_WEIGHTS).stem)
+        torch.save(self.hardest, self.checkpointer.file("batch"))
+        for what in ("rehearsed", "model_final", "batch"):
+            self.measured.note(**{f"{what}_bytes": self.checkpointer.file(what).stat().st_size})
+        self.measured.note(part="training on the hardest batch")
+        self.trainer.reset_data_loader(lambda: itertools.repeat(self.hardest))
+        for _ in range(2 if self.steps[-1] < self.seconds / 4 else 1):  # the first is slower
             began = _now()
             self.trainer.run_step()
-            if _now() - began < self.limit / 10:  # once more, without what is only done once
-                began = _now()
-                self.trainer.run_step()
-            training |= {"hardest_seconds": _now() - began} | _peaks()
-        self.measured.note(training=training)
+            self.measured.note(hardest_seconds=_now() - began)
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.measured.note(cpu_bytes=own * (1 if sys.platform == "darwin" else 1024) + theirs)
         raise Stopped("Enough was seen.")
-
-    def _save(self) -> dict[str, Any]:
-        began = time.perf_counter()
-        self.checkpointer.save("rehearsed")
-        seconds = time.perf_counter() - began
-        self.checkpointer.save_weights(Path(FINAL_WEIGHTS).stem)
-        files = (self.checkpointer.file("rehearsed"), self.checkpointer.file("model_final"))
-        checkpoint, weights = (file.stat().st_size for file in files)
-        files[0].unlink()
-        return {
-            "save_seconds": seconds,
-            "checkpoint_bytes": checkpoint,
-            "weights_bytes": weights,
-        }
 
 
 def hardest_batch(cfg: CfgNode, records: Sequence[dict]) -> list[dict]:
-    """A batch of the images with most pixels of masks, at the largest size, and with as many
-    objects as RoIs are trained as objects at most: what a later step may meet.
-
-    In the first steps few proposals meet an object, and the mask heads have little to do.
-    """
+    """A batch of the images with most objects, at the largest size, with as many objects as RoIs
+    are trained as objects at most: in the first steps few proposals meet an object, and the mask
+    heads have little to do."""
     largest = cfg.clone()
     largest.defrost()
     largest.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)
     mapper = AmodalDatasetMapper(largest, is_train=True)
-
-    def pixels(record: dict) -> float:
-        sides = sorted((record["height"], record["width"]))
-        short, long = max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
-        scale = min(short / sides[0], long / sides[1])
-        return sides[0] * sides[1] * scale**2 * len(record["annotations"])
-
-    batch = [
-        mapper(record)
-        for record in sorted(records, key=pixels, reverse=True)[: cfg.SOLVER.IMS_PER_BATCH]
-    ]
-    batch = list(itertools.islice(itertools.cycle(batch), cfg.SOLVER.IMS_PER_BATCH))
-    heads = cfg.MODEL.ROI_HEADS
-    rois = int(heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION)
+    most = sorted(records, key=lambda record: -len(record["annotations"]))
+    count = cfg.SOLVER.IMS_PER_BATCH
+    batch = [mapper(record) for record in itertools.islice(itertools.cycle(most[:count]), count)]
+    rois = int(cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE * cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION)
     for example in batch:
         objects = example["instances"]
         if 0 < len(objects) < rois:
@@ -157,182 +114,99 @@ def hardest_batch(cfg: CfgNode, records: Sequence[dict]) -> list[dict]:
     return batch
 
 
-def batch_bytes(batch: Sequence[dict]) -> int:
-    """Bytes of the images and masks of a batch."""
-    found = [example["image"] for example in batch]
-    for example in batch:
-        for value in example["instances"].get_fields().values():
-            found.append(getattr(value, "objects", value))  # masks, each object's once
-    return sum(t.nbytes for t in found if isinstance(t, torch.Tensor))
+def rehearse(order: dict[str, Any], measured: Measured, place: Path) -> None:
+    """A few steps from the real initial weights, then a few images.
 
-
-def rehearse_training(order: dict[str, Any], measured: Measured, place: Path) -> None:
-    """A few steps from the real initial weights, and a few images with what came of them."""
-    cfg = get_config(
-        order["dataset"], order["model"], options=order["options"], output_dir=place / "train"
-    )
-    _register(order, measured)
-    records = split_records(cfg, "train")
-    hardest = hardest_batch(cfg, records)
-    measured.note(
-        part="the start of the training",
-        began=time.time(),
-        precision=str(precision(cfg)).removeprefix("torch."),
-    )
-    looking = functools.partial(Looking, hardest=hardest, limit=order["seconds"], measured=measured)
-    try:
-        train(cfg, watch=looking)
-    except Stopped:
-        pass
-    except Diverged as error:
-        measured.note(problem=str(error))
-        if "training" not in measured:
-            return
-    del looking, hardest, records
-    torch.cuda.empty_cache()
-    measured.note(part="inference")
-    cfg, model = load_trained(place)
-    measured.note(inference=_inference(cfg, model, order["seconds"] / 2))
-
-
-def _inference(cfg: CfgNode, model: nn.Module, limit: float) -> dict[str, Any]:
-    """Seconds of each image without masks' share, which follows from how many are drawn.
-
-    A network of a few steps finds next to nothing. So its masks are measured in given boxes.
+    Args:
+        order: ``dataset``, ``model``, ``options``, ``data_root`` and ``max_skipped`` of a profile;
+            ``seconds``, of the steps; ``images``, to be evaluated on, or 0: all that are there.
     """
-    _forget_peaks()
-    records = [record for record in split_records(cfg, "val") if record["annotations"]]
-    mapper, seconds, began = AmodalDatasetMapper(cfg, is_train=False), [], _now()
-    for record in records[: IMAGES + 1]:
-        started = _now()
-        example = mapper(record)
-        with inference_context(model), torch.no_grad():
-            detections(model([example])[0]["instances"], record["image_id"])
-        seconds.append(_now() - started)
-        if _now() - began > limit:
-            break
-    of_masks = []
-    many = cfg.TEST.DETECTIONS_PER_IMAGE
-    for record in records[: max(1, min(IMAGES, len(seconds)) // 2)]:
-        objects = record["annotations"]
-        few, full = (
-            GivenBoxes(cfg, record, list(itertools.islice(itertools.cycle(objects), count)))
-            for count in (1, many)
-        )
-        times = []
-        for given in (few, full):
-            started = _now()
-            given.predict(model)
-            times.append(_now() - started)
-        of_masks.append(max(times[1] - times[0], 0) / max(many - 1, 1))
-    return {
-        "images": seconds[1:] or seconds,
-        "seconds_per_detection": sum(of_masks) / len(of_masks),
-        **_peaks(),
-    }
-
-
-def rehearse_evaluation(order: dict[str, Any], measured: Measured, place: Path) -> None:
-    """Protocol, intervals and predictions.json, on detections that stand in for a model's: each
-    object of the test split several times. More and more images, until the time is up; the growth
-    between the last two tells what an image more takes."""
-    cfg = get_config(order["dataset"], order["model"], options=order["options"])
-    _register(order, measured)
+    measured.note(part="reading the data")
+    register_dataset(order["dataset"], order["data_root"], max_skipped=order["max_skipped"])
+    # After a few steps a network finds anything or nothing. Nothing it shall be: masks are measured
+    # in given boxes.
+    options = [*order["options"], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0]
+    cfg = get_config(order["dataset"], order["model"], options=options, output_dir=place / "train")
     records = split_records(cfg, "val")
+    measured.note(part="the start of the training", images=order["images"] or len(records))
+    hardest = hardest_batch(cfg, split_records(cfg, "train"))
+    looking = functools.partial(
+        Looking, hardest=hardest, seconds=order["seconds"], measured=measured
+    )
+    with contextlib.suppress(Stopped):
+        train(cfg, watch=looking)
+    measured.note(part="inference")
+    model = load_trained(place).model
+    measured.note(image_seconds=time_images(cfg, model, records, order["seconds"]))
+    used = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+    measured.note(part="evaluation", gpu_bytes=used, held_bytes=psutil.Process().memory_info().rss)
+    measured.note(**measure_evaluation(cfg, records, place))
+    measured.note(part="done")
+
+
+def time_images(
+    cfg: CfgNode, model: nn.Module, records: Sequence[dict], limit: float
+) -> list[float]:
+    """Seconds of inference, image by image, with the masks of :data:`DETECTIONS`."""
+    mapper, seconds = AmodalDatasetMapper(cfg, is_train=False), []
+    for record in [record for record in records if record["annotations"]][: IMAGES + 1]:
+        objects = (record["annotations"] * DETECTIONS)[: cfg.TEST.DETECTIONS_PER_IMAGE]
+        began = _now()
+        with inference_context(model), torch.no_grad():
+            model([mapper(record)])
+        times = [_now()]
+        for given in (objects[:1], objects):
+            GivenBoxes(cfg, record, given).predict(model)
+            times.append(_now())
+        one, all_of_them = times[1] - times[0], times[2] - times[1]
+        seconds.append(times[0] - began + max(all_of_them - one, 0))
+        if sum(seconds) > limit:
+            break
+    return seconds[1:] or seconds
+
+
+def measure_evaluation(cfg: CfgNode, records: Sequence[dict], place: Path) -> dict[str, float]:
+    """What protocol, intervals and predictions.json take, for each image, and what is fixed."""
     metadata = MetadataCatalog.get(split_name(cfg, "val"))
     ids = {i: k for k, i in metadata.thing_dataset_id_to_contiguous_id.items()}
-    objects = sum(len(record["annotations"]) for record in records) / len(records)
-    images = order["images"] or len(records)
-    measured.note(images=images, objects=objects * images)
-    points, began, count = [], time.perf_counter(), min(8, max(1, len(records) // 2))
-    while True:
+
+    def evaluate(count: int) -> float:
         some = records[:count]
-        found = [p for record in some for p in stand_ins(record, cfg.TEST.DETECTIONS_PER_IMAGE)]
-        started = time.perf_counter()
+        found = [p for record in some for p in stand_ins(record)[: cfg.TEST.DETECTIONS_PER_IMAGE]]
+        began = time.perf_counter()
         evaluation = Evaluation(some, found, len(metadata.thing_classes))
         evaluation.metrics()
-        drawing = time.perf_counter()
-        image_draws(evaluation, samples=SAMPLES)
-        drawn = (time.perf_counter() - drawing) * (DRAWS - SAMPLES) / (SAMPLES + 1)
         write_json(place / "predictions.json", to_results(found, ids))
-        seconds = time.perf_counter() - started + drawn
-        written = (place / "predictions.json").stat().st_size
-        points.append((len(found), seconds, peak_bytes(), written))
-        measured.note(part="evaluation", on_images=count, **_growth(points))
-        if count == len(records) or time.perf_counter() - began > order["seconds"] / 4:
-            break
-        count = min(4 * count, len(records))
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        image_draws(evaluation, samples=SAMPLES)
+        return seconds + (time.perf_counter() - began) * DRAWS / SAMPLES
 
-
-def _growth(points: Sequence[tuple[int, float, int, int]]) -> dict[str, float]:
-    """What a detection more takes, and what there is without any."""
-    many, seconds, memory, written = points[-1]
-    before = points[-2] if len(points) > 1 else (0, 0.0, memory, 0)
-    more = max(many - before[0], 1)
-    each = max(seconds - before[1], 0) / more
+    many = min(EVALUATED, len(records))
+    evaluate(1)  # with what is only done once
+    fixed, seconds = evaluate(1), evaluate(many)
+    fixed = min(fixed, seconds)
+    tracemalloc.start()  # which makes it slower
+    evaluate(many)
     return {
-        "seconds_per_detection": each,
-        "seconds_fixed": max(seconds - each * many, 0),
-        "bytes_per_detection": written / max(many, 1),
-        "memory_per_detection": max(memory - before[2], 0) / more,
+        "fixed_seconds": fixed,
+        "evaluation_seconds": (seconds - fixed) / many,
+        "evaluation_bytes": tracemalloc.get_traced_memory()[1] / many,
+        "predictions_bytes": (place / "predictions.json").stat().st_size / many,
     }
 
 
-def stand_ins(record: dict, most: int) -> list[dict]:
-    """As many predictions of an image as a model may make: its objects, several times."""
-    found = []
-    for k, annotation in enumerate(record["annotations"]):
-        masks = {kind: mask.astype(bool) for kind, mask in decode_masks(annotation).items()}
-        rles = {MASK_KEYS[kind]: encode(mask[None])[0] for kind, mask in masks.items()}
-        for again in range(round(DETECTIONS)):
-            found.append(
-                {"image_id": record["image_id"], "category_id": annotation["category_id"]}
-                | {"score": 0.9 / (1 + again) / (1 + k / 100), "bbox": list(annotation["bbox"])}
-                | rles
-            )
-    return sorted(found, key=lambda p: -p["score"])[:most]
-
-
-# --- what a process takes ----------------------------------------------------------------------
-
-
-def peak_bytes() -> int:
-    """The most memory that this process ever had."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # which, other than getrusage, knows nothing of the process that began it
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
-
-
-def _peaks() -> dict[str, int | None]:
-    on_gpu = torch.cuda.is_available()
-    return {
-        "cpu_bytes": peak_bytes(),
-        # What torch has asked for, not only what it used: the device has to have it.
-        "gpu_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
-    }
-
-
-def _forget_peaks() -> None:
-    """An evaluation is a process of its own: what the training took is not its memory."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    # Where Linux does not let one, the training's peak counts here too, which is at most too much.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _workers_bytes() -> int:
-    """Memory of the loader's workers; what they share with this process counts by its share."""
-    found = 0
-    for worker in multiprocessing.active_children():
-        file = Path(f"/proc/{worker.pid}/smaps_rollup")
-        lines = file.read_text().splitlines() if file.is_file() else []
-        found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return found
+def stand_ins(record: dict) -> list[dict]:
+    """Predictions of an image: its objects, several times. Their visible parts
+    stand in for the hidden ones too."""
+    kept = {"segmentation": "segmentation", "visible_mask": "visible_mask"}
+    kept["occlusion_mask"] = "visible_mask"
+    return [
+        {key: to_json_rle(annotation[of]) for key, of in kept.items()}
+        | {"category_id": annotation["category_id"], "bbox": annotation["bbox"]}
+        | {"image_id": record["image_id"], "score": 0.9 / (1 + again)}
+        for annotation in record["annotations"]
+        for again in range(DETECTIONS)
+    ]
 
 
 def _now() -> float:
@@ -341,39 +215,15 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def seconds_since(moment: float) -> float:
-    return time.time() - moment
-
-
-def _register(order: dict[str, Any], measured: Measured) -> None:
-    measured.note(part="reading the data")
-    began = time.perf_counter()
-    register_dataset(order["dataset"], order["data_root"], max_skipped=order["max_skipped"])
-    measured.note(register_seconds=time.perf_counter() - began)
-
-
-WORK = {"training": rehearse_training, "evaluation": rehearse_evaluation}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.rehearsal", description=__doc__)
-    parser.add_argument("order", type=Path)
-    file = parser.parse_args(arguments).order
-    order, measured = json.loads(file.read_text()), Measured(file.with_name(MEASURED))
+def main(order: Path) -> None:
+    measured = Measured(order.with_name(MEASURED))
     try:
-        WORK[order["work"]](order, measured, file.parent)
-    except torch.cuda.OutOfMemoryError as error:
-        measured.note(out_of_memory=str(error))
-    except (OSError, ValueError, RuntimeError) as error:
-        # A CPU's allocator has no exception of its own.
-        short = "allocate memory" in str(error)
-        measured.note(**{"out_of_memory" if short else "problem": str(error)})
-    except MemoryError as error:
-        measured.note(out_of_memory=str(error) or "no memory is left")
-    else:
-        measured.note(part="done")
-    return 0
+        rehearse(json.loads(order.read_text()), measured, order.parent)
+    except Exception as error:
+        short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        short |= "allocate memory" in str(error)  # a CPU's allocator has no exception of its own
+        measured.note(problem=f"{error or type(error).__name__}", out_of_memory=short)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(Path(sys.argv[1]))
