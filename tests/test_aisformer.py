@@ -18,7 +18,6 @@ from arcnn.evaluation import predict
 from arcnn.logbook import read_log
 from arcnn.modeling import MaskTargets, RoIs
 from arcnn.modeling.field.aisformer import AISFormerMaskHead
-from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
 from arcnn.weights import load_trained
 
@@ -172,7 +171,7 @@ def three_objects() -> tuple[Instances, list[dict]]:
     visible = amodal.clone()
     visible[0, :, 12:] = False
     instances = Instances((32, 32))
-    instances.gt_masks, instances.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
+    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
     instances.gt_boxes = BitMasks(amodal).get_bounding_boxes()
     instances.gt_classes = torch.zeros(3, dtype=torch.int64)
     named = zip((7, 8, 9), ([8], [], []), strict=True)

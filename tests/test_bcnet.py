@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +16,6 @@ from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import predict
 from arcnn.modeling import MaskLogits, MaskTargets, RoIs
 from arcnn.modeling.field.bcnet import BCNetMaskHead, NonLocalBlock, boundaries
-from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
 from arcnn.weights import load_trained
 
@@ -211,7 +210,7 @@ def objects() -> tuple[Instances, list[dict]]:
     visible = amodal.clone()
     visible[0] &= ~amodal[1]
     instances = Instances((20, 20))
-    instances.gt_masks, instances.gt_visible_masks = SharedMasks(amodal), SharedMasks(visible)
+    instances.gt_masks, instances.gt_visible_masks = BitMasks(amodal), BitMasks(visible)
     instances.gt_boxes = Boxes(torch.tensor([[0, 0, 10, 10], [0, 5, 10, 15], [16, 16, 20, 20.0]]))
     return instances, [{"id": 5 + k, "occluders": ids} for k, ids in enumerate([[6], [], []])]
 
