@@ -19,13 +19,14 @@ from arcnn.files import NOTEBOOKS, ROOT
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "TROUBLESHOOTING.md")),
     *(NOTEBOOKS / "TEACHING.md", ROOT / "data/README.md", ROOT / "results/README.md"),
-    ROOT / "data/reference/formats.md",
+    *(ROOT / "data/reference/formats.md", ROOT / "cluster/README.md", NOTEBOOKS / "HOSTED.md"),
 ]
+WITH_COMMANDS = (ROOT / "README.md", ROOT / "cluster/README.md")
 
 
 def commands() -> list[str]:
     """Every command of README: indented blocks, and `make ...` and `python ...` in the text."""
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join(document.read_text() for document in WITH_COMMANDS)
     lines = re.findall(r"(?m)^    (\S.*)$", text)
     lines += re.findall(r"`((?:make|(?:\.venv/bin/)?python) [^`]+)`", text.replace("\n", " "))
     return sorted({re.sub(r"\s+", " ", line.split("#")[0]).strip() for line in lines})
