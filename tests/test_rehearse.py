@@ -40,7 +40,7 @@ def rehearsal(tabletop_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (run,) = planned(profile_of(tabletop_root))
     runs = {"tabletop/arcnn": found | {"settings_sha256": estimate.settings_of(run.cfg)}}
     of = {"format": estimate.FORMAT, "machine": machine(2), "started": "2030-01-01T10:00"}
-    of |= {"side_by_side": 2, "threads": 1, "seconds": 3, "problems": [], "runs": runs}
+    of |= {"side_by_side": 2, "threads": 1, "load": 0.5, "seconds": 3, "problems": [], "runs": runs}
     return of
 
 

@@ -202,14 +202,13 @@ def what_is_left(profile: Mapping[str, Any], results: Path, cores: int, side_by_
     seconds = runs.groupby(["dataset", "model", "part"]).took.transform("mean")
     seconds = seconds.fillna(runs.expected * wrong)
     seconds = seconds.fillna(runs.groupby(["dataset", "part"]).took.transform("mean"))
-    trainings = runs.left[runs.part == "training"]
-    to_come = int((trainings > 0).sum())
+    trainings, to_come = len(runs) // 2, len(to_train(profile, results))
     time = duration((runs.left * seconds).sum() / max(1, min(side_by_side, to_come)))
     unknown = runs[seconds.isna()].drop_duplicates(["dataset", "part"])
     without = [f"{row.part} on {row.dataset}" for row in unknown.itertuples()]
     return (
-        f"{len(trainings) - to_come} of {len(trainings)} trainings are done. Trainings and "
-        f"evaluations to come: {time}, by those that are finished"
+        f"{trainings - to_come} of {trainings} trainings are done. Trainings and evaluations to "
+        f"come: {time}, by those that are finished"
         + (" and the rehearsal" if rehearsal else "")
         + (f"; without {', '.join(without)}, of which none is finished." if without else ".")
     )

@@ -84,7 +84,7 @@ def measure(profile: dict[str, Any], runs: Sequence[Planned], place: Path, threa
     path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path)}
     for number, run in enumerate(runs):
-        print(f"   {run.name} is rehearsed ...", file=sys.stderr, flush=True)
+        print(f"   {number + 1} of {len(runs)}: {run.name} ...", file=sys.stderr, flush=True)
         own, data, images = place / str(number), root, 0
         try:
             find_splits(run.dataset, root)
@@ -171,7 +171,8 @@ def _explained(rehearsal: Mapping[str, Any]) -> list[str]:
     return [
         "- Time: of a training and its evaluation, without data checks and figures, which take "
         "minutes. In brackets the 95 % interval of the mean step, up to a step on the hardest "
-        "batch, and half and twice the evaluation. What else works on this machine changes it.",
+        "batch, and half and twice the evaluation. What else works on this machine changes it: "
+        f"before this began, {rehearsal['load']:.1f} of {psutil.cpu_count()} cores were wanted.",
         f"- All runs: {rehearsal['side_by_side']} at a time, threads each: {rehearsal['threads']}. "
         "They were measured one after another; side by side they may slow one another.",
         "- Memory: the peak of a training with its loaders' workers, or of its evaluation. Disk: "
@@ -239,12 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told = f"a run is at work in {results}; what is measured beside it is none."
             raise ProfileError(told)
         with held, tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=results) as place:
-            began = time.time()
+            began, load = time.time(), psutil.getloadavg()[0]
             problems, sound = check_all(profile, results)
             threads = threads_of_a_training(profile, chosen.cores)
             measured = measure(profile, sound, Path(place), threads)
             earlier = estimate.find_rehearsal(results, chosen.cores)  # of other data sets, perhaps
-            rehearsal = {"format": estimate.FORMAT, "profile": profile["profile"]}
+            rehearsal = {"format": estimate.FORMAT, "profile": profile["profile"], "load": load}
             rehearsal |= {"machine": estimate.machine(chosen.cores), "threads": threads}
             rehearsal |= {"side_by_side": max(1, chosen.cores // threads), "problems": problems}
             done = {k: of for k, of in earlier.get("runs", {}).items() if of["part"] == "done"}
