@@ -55,9 +55,14 @@ class Looking(HookBase):
     the hardest batch, and stops it."""
 
     def __init__(
-        self, checkpointer: Checkpointer, hardest: list[dict], seconds: float, measured: Measured
+        self,
+        checkpointer: Checkpointer,
+        hardest: list[dict],
+        workers: int,
+        seconds: float,
+        measured: Measured,
     ) -> None:
-        self.checkpointer, self.hardest = checkpointer, hardest
+        self.checkpointer, self.hardest, self.workers = checkpointer, hardest, workers
         self.seconds, self.measured = seconds, measured
         self.steps: list[float] = []
 
@@ -73,10 +78,10 @@ class Looking(HookBase):
         made = len(self.steps)
         if made < min(STEPS, self.trainer.max_iter) and sum(self.steps) < self.seconds:
             return
-        workers = psutil.Process().children()
-        theirs = sum(worker.memory_full_info().uss for worker in workers)
+        children = psutil.Process().children()  # the workers
+        theirs = sum(child.memory_full_info().uss for child in children)
         # The first ask for memory, and find batches that workers made before the training began.
-        self.measured.note(steps=self.steps[min(2 + 2 * len(workers), made // 2) :])
+        self.measured.note(steps=self.steps[min(2 + 2 * self.workers, made // 2) :])
         began = _now()
         self.checkpointer.save("rehearsed")
         self.measured.note(save_seconds=_now() - began)
@@ -131,7 +136,11 @@ def rehearse(order: dict[str, Any], measured: Measured, place: Path) -> None:
     measured.note(part="the start of the training", images=order["images"] or len(records))
     hardest = hardest_batch(cfg, split_records(cfg, "train"))
     looking = functools.partial(
-        Looking, hardest=hardest, seconds=order["seconds"], measured=measured
+        Looking,
+        hardest=hardest,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        seconds=order["seconds"],
+        measured=measured,
     )
     with contextlib.suppress(Stopped):
         train(cfg, watch=looking)
