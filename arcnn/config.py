@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 import yaml
@@ -14,6 +15,7 @@ from arcnn.errors import InputError, MissingError
 from arcnn.files import own_models
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS, PUBLISHED
+from arcnn.settings import read_configuration
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 HEAD_OPTION = "MODEL.HEAD."
@@ -122,14 +124,15 @@ def get_config(
     cfg = get_cfg()
     add_arcnn_config(cfg)
     bare = model.removesuffix(PUBLISHED)
-    files = [CONFIG_DIR / "datasets" / f"{dataset}.yaml"]
-    for folder in (CONFIG_DIR / "models", own_models()):
-        both = (folder / f"{bare}.yaml", folder / f"{bare}.{dataset}.yaml")
-        files += [file for file in both if file.is_file()]
+    # The kit's own, which may build on one another.
+    cfg.merge_from_file(str(CONFIG_DIR / "datasets" / f"{dataset}.yaml"), allow_unsafe=False)
+    names = (f"{bare}.yaml", f"{bare}.{dataset}.yaml")
+    files = [folder / n for folder in (CONFIG_DIR / "models", own_models()) for n in names]
     if model != bare:
         files.append(CONFIG_DIR / "published" / dataset / f"{bare}.yaml")
     for file in files:
-        cfg.merge_from_file(str(file), allow_unsafe=False)
+        if file.is_file():
+            _merge_file(cfg, file)
     of_head, others = _head_options_apart(options)
     try:
         cfg.merge_from_list(others)
@@ -157,8 +160,8 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
         cfg = _read(file.read_text())
     except NO_CONFIGURATION as error:
         raise InputError(
-            f"{file} is no configuration of this version of the kit ({error}). To train it anew, "
-            f"delete {file.parent} and run notebook 04_train."
+            f"{file} is no configuration of this version of the kit ({shorten(str(error), 200)}). "
+            f"To train it anew, delete {file.parent} and run notebook 04_train."
         ) from error
     return _on_this_machine(cfg, device, output_dir)
 
@@ -201,16 +204,28 @@ def config_of_file(text: str, file: Path, *, device: str | None = None) -> CfgNo
     try:
         cfg = _read(text)
     except NO_CONFIGURATION as error:
-        said = " ".join(str(error).split())
+        said = shorten(str(error), 200)
         raise InputError(f"{file} has no configuration that this kit reads: {said}") from error
     return _on_this_machine(cfg, device, "")
 
 
+def _merge_file(cfg: CfgNode, file: Path) -> None:
+    """Merge a model's file, which somebody may have sent."""
+    try:
+        cfg.merge_from_other_cfg(CfgNode(read_configuration(file.read_text())))
+    except NO_CONFIGURATION as error:
+        said = shorten(str(error), 200)
+        raise InputError(
+            f"{file} is no configuration: {said}. Each key has to be one of detectron2's or of "
+            "arcnn/config.py, and each value plain YAML."
+        ) from error
+
+
 def _read(text: str) -> CfgNode:
-    """A whole configuration. As plain data: it can name no code, and no other file."""
+    """A whole configuration."""
     cfg = get_cfg()
     add_arcnn_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(text))
+    cfg.merge_from_other_cfg(CfgNode(read_configuration(text)))
     _merge_head_options(cfg, [])
     return cfg
 

@@ -7,6 +7,7 @@ it runs on, or how it is tested; for an evaluation, those that testing uses do.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ WITHOUT_EFFECT = (
     "SOLVER.CHECKPOINT_PERIOD",
     "DATALOADER.NUM_WORKERS",
 )
+MOST_ALIASES = 100  # detectron2's own dump has a handful
 MAX_ITER, SCHEDULER = "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"
 
 
@@ -39,13 +41,43 @@ def read_settings(file: Path) -> Settings:
         FileNotFoundError: it is not there.
         ValueError: it is no configuration.
     """
+    if file.exists() and not file.is_file():  # a pipe would never end
+        raise InputError(f"{file} is no file")
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML ({error})") from error
+        content = read_configuration(file.read_text())
+    except (RecursionError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file} is not YAML ({shorten(str(error), 200)})") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no configuration")
     return _flat(content)
+
+
+class _Plain(yaml.SafeLoader):
+    """Safe YAML, in which a few lines stay a few lines: aliases of aliases would multiply."""
+
+    aliases, anchored = 0, 0  # so far; around the node that is read now
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self.aliases += 1
+            if self.anchored or self.aliases > MOST_ALIASES:
+                raise yaml.YAMLError(f"too many aliases: *{event.anchor}")
+            return super().compose_node(parent, index)
+        anchored = event.anchor is not None
+        self.anchored += anchored
+        node = super().compose_node(parent, index)
+        self.anchored -= anchored
+        return node
+
+
+def read_configuration(text: str) -> Any:
+    """The content of a configuration's YAML as plain data: it can name no code, and no other file.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: it is none.
+    """
+    return yaml.load(text, _Plain)
 
 
 def _flat(tree: Mapping, above: str = "") -> Settings:

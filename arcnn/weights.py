@@ -1,9 +1,13 @@
 """Weights on disk: checkpoints, what a training starts from, and what it ended with."""
 
+import hashlib
 import json
+import mmap
 import pickle
 import re
+import zipfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +19,7 @@ from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,6 +36,15 @@ KIT = "arcnn://"  # a file of the kit, wherever the kit lies
 MASK_HEAD = "roi_heads.mask_head."
 TRUNK = "#trunk"  # after a file's name: without what a mask head calls its own
 TORCHVISION = "torchvision://"  # its ResNet of that name, trained on ImageNet
+# What the zoo's files are that configs start from, as others who fetched them have it; the zoo
+# itself gives the beginning of an MD5, in the name, and of the first file nothing.
+ZOO = {
+    "ImageNetPretrained/MSRA/R-50.pkl": "md5:6652b4a9c782d82bb3d42118be74d79b",
+    "COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl": "sha256:"
+    "3c25caca37baabbff3e22cc9eb0923db165a0c18b867871a3bf3570bac9b7ef0",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl": "sha256:"
+    "9a737e290372f1f70994ebcbd89d8004dbb3ae30a605fd915a190fa4a782dd66",
+}
 
 
 class _KitFiles(PathHandler):
@@ -112,11 +125,32 @@ class Checkpointer(DetectionCheckpointer):
 
     without: tuple[str, ...] = ()  # parts of a network that are not loaded
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """detectron2's; with the trainer's state, it is that of this very network.
+
+        Raises:
+            ValueError: the file holds more than numbers, is cut off, or of something else.
+        """
+        try:
+            rest = super().load(path, checkpointables)
+        except InputError:
+            raise
+        except BROKEN as error:
+            said = shorten(f"{type(error).__name__}: {error}", 200)
+            raise InputError(f"{path} holds no weights of a network ({said}). {CURE}") from error
+        if checkpointables is None and (misfits := sum(map(len, self.incompatible))):
+            raise InputError(f"{path} is of another network: {misfits} weights do not fit. {CURE}")
+        return rest
+
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
             check_pickle(Path(filename))
-        kits = filename.endswith(".safetensors")
-        content = {"model": load_file(filename)} if kits else super()._load_file(filename)
+            content = super()._load_file(filename)
+        elif filename.endswith(".safetensors"):
+            content = {"model": read_tensors(Path(filename))}
+        else:
+            content = read_checkpoint(Path(filename), CURE)
+            content = content if "model" in content else {"model": content}
         if self.without:
             weights = content["model"].items()
             content["model"] = {k: v for k, v in weights if not k.startswith(self.without)}
@@ -124,6 +158,84 @@ class Checkpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         self.incompatible = incompatible  # in the place of a coloured line for each key
+
+
+# What reading numbers that are none may end in.
+BROKEN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+CURE = (
+    "Delete it, and get it again where it comes from; where it is a checkpoint of a training, that "
+    "goes on from an earlier one, or from the start."
+)
+
+
+def read_checkpoint(file: Path, cure: str) -> dict[str, Any]:
+    """What ``torch.save`` wrote: a dictionary of tensors and plain values, on the CPU.
+
+    It is a pickle; torch opens it as one that names no code. What would be larger in memory than on
+    disk is refused before: compressed archives, and texts that ask for so many empty bytes.
+
+    Args:
+        cure: what to do, for the sentence.
+
+    Raises:
+        ValueError: it is something else, or cut off; names the file.
+    """
+    try:
+        if not file.is_file():
+            raise ValueError("no file")
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(each.compress_type for each in archive.infolist()):
+                    raise ValueError("it is compressed, as torch.save does not")
+        with (
+            file.open("rb") as opened,
+            mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as all_of,
+        ):
+            if all_of.find(b"bytearray") >= 0:
+                raise ValueError("it asks for builtins.bytearray")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError("no dictionary")
+    except Exception as error:  # a pickle, a zip or a tensor that is broken may raise anything
+        # torch's own words are a page, and tell how to run the code.
+        said = str(error) if isinstance(error, ValueError) else "it is cut off, or none"
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            said = f"it asks for {asked[1]}"
+        raise InputError(f"{file} cannot be read as PyTorch's weights ({said}). {cure}") from error
+    return content
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it is none, or cut off; names the file.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is no safetensors file, or cut off ({error}). {CURE}") from error
+
+
+def check_zoo(name: str, file: Path) -> None:
+    """Is this the file that detectron2's model zoo has under a name?
+
+    Args:
+        name: as ``detectron2://`` has it, a key of :data:`ZOO`; of others nothing is known.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name in ZOO:
+        kind, _, known = ZOO[name].partition(":")
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, kind).hexdigest()
+        if found != known:
+            raise InputError(
+                f"{file} is not the model zoo's {name}: its {kind.upper()} is {found}, and was "
+                f"{known}. Delete it, and it is fetched again; or give a file of your own by its "
+                "path, as MODEL.WEIGHTS."
+            )
 
 
 # What arrays, and containers of them, are pickled as: by numpy 1 and 2, Python 2 and 3.
@@ -210,7 +322,8 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
     Raises:
         FileNotFoundError: see :func:`initial_weights`.
         ValueError: a weight of the ResNet is missing or of another shape, of the kit's own start
-            any weight that is not of a new mask head; or see :func:`check_start`.
+            any weight that is not of a new mask head; or it is not the file of that name, holds
+            more than numbers or is cut off; or see :func:`check_start`.
     """
     try:
         file = initial_weights(cfg)
@@ -219,12 +332,14 @@ def load_initial_weights(cfg: CfgNode, checkpointer: Checkpointer) -> str:
             raise
         return f"Started from random weights: {error}"  # a help, and no part of a published setting
     own, heads_own = cfg.MODEL.WEIGHTS.startswith(KIT), mask_head_class(cfg).OWN_PARTS
+    if (zoo := cfg.MODEL.WEIGHTS.removesuffix(TRUNK)).startswith(Detectron2Handler.PREFIX):
+        check_zoo(zoo.removeprefix(Detectron2Handler.PREFIX), Path(file))
     if own:
         check_start(Path(file), cfg)
     trunk = cfg.MODEL.WEIGHTS.endswith(TRUNK)
     # What a head brings along beside its mask heads would at best fit by accident.
     checkpointer.without = tuple(part for part in heads_own if trunk or part != MASK_HEAD)
-    checkpointer.load(file)
+    checkpointer.load(file, checkpointables=[])
     misfits = checkpointer.incompatible
     reshaped = [key for key, *_ in misfits.incorrect_shapes]
     # Some model zoos fold the statistics of normalisation layers into their weights.
@@ -359,10 +474,9 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
         if not weights.is_file():
             raise MissingError(f"{weights} is not there: run notebook 04_train for it first.")
         cfg = load_config(weights.parent, device=device)
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-        except Exception as error:  # a pickle, a zip or a tensor that is broken, or no weights
-            raise InputError(f"{weights} cannot be read ({error}); train it again.") from error
+        state = read_checkpoint(weights, "Train it again, or get the run again.").get("model")
+        if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+            raise InputError(f"{weights} holds no weights. Train it again, or get the run again.")
     model = build_model(cfg)
     _check_fit(model.state_dict(), state, weights, *(ITS_OWN if weights == run else BESIDE_IT))
     model.load_state_dict(state)

@@ -183,11 +183,11 @@ def stand_ins_for_weights(cache: Path) -> dict[str, str]:
     """Files in the place of the weights that the paper's trainings start from, for what only looks
     whether they are whole, and the variable of the environment that leads to them.
 
-    The zoo's name says how the SHA-256 of its file begins; a number was found that has it too.
+    The zoo's name says how the MD5 of its file begins; a number was found that has it too.
     """
     for name, content in (
         ("ImageNetPretrained/MSRA/R-50.pkl", 0),
-        ("COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl", 16844044),
+        ("COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl", 1208310),
     ):
         file = cache / "detectron2" / name
         file.parent.mkdir(parents=True, exist_ok=True)

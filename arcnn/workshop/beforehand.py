@@ -6,6 +6,7 @@ it can be told from its settings.
 """
 
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from arcnn.data import AnnotationError, find_splits
 from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES, check_class_count
-from arcnn.files import data_folder, results_folder, sha256
+from arcnn.files import data_folder, results_folder
 from arcnn.weights import TORCHVISION, initial_weights
 from arcnn.workshop.estimate import MB, Cost, Planned, between, cost, is_long, to_train, total
 from arcnn.workshop.profiles import ProfileError
@@ -165,11 +166,15 @@ def _check_weights(file: Path) -> None:
             f"{file} is not a file of weights, or only a part of it; delete it, and it is fetched "
             "again, or put a whole one there."
         )
-    # The model zoo's names end with the beginning of the file's hash.
+    # "Any model on this page contains its md5 prefix in its file name" (the zoo's MODEL_ZOO.md).
     if named := re.search(r"_([0-9a-f]{6})\.pkl$", file.name):
-        found = sha256(file)
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "md5").hexdigest()
         if not found.startswith(named[1]):
-            raise ProfileError(f"{file} is damaged: its SHA-256 begins with {found[:6]}.")
+            raise ProfileError(
+                f"{file} is damaged: its MD5 begins with {found[:6]}. Delete it, and it is fetched "
+                "again, or put a whole one there."
+            )
 
 
 def costs(

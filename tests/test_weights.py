@@ -1,0 +1,208 @@
+"""Weights and settings that somebody sent: they are numbers and plain values, or a sentence."""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from arcnn import weights
+from arcnn.config import get_config, load_config
+from arcnn.settings import MOST_ALIASES, read_settings
+from arcnn.weights import Checkpointer, load_initial_weights, load_trained, read_checkpoint
+
+
+class Code:
+    """Pickled, a call of the system's; it would leave a file behind."""
+
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.trap}",)
+
+
+class Bytes:
+    """Pickled, a text of a few letters that asks for three gigabytes."""
+
+    def __reduce__(self) -> tuple:
+        return bytearray, (3 * 10**9,)
+
+
+def code(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": Code(trap)}}, file)
+
+
+def code_as_of_old(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": Code(trap)}}, file, _use_new_zipfile_serialization=False)
+
+
+def only_code(file: Path, trap: Path) -> None:
+    file.write_bytes(pickle.dumps(Code(trap)))
+
+
+def many_bytes(file: Path, trap: Path) -> None:
+    torch.save({"model": {}}, file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            evil = pickle.dumps({"model": Bytes()}, protocol=2)
+            archive.writestr(name, evil if name.endswith("data.pkl") else content)
+
+
+def compressed(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(2**16)}}, file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def cut_off(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(99)}}, file)
+    file.write_bytes(file.read_bytes()[:-99])
+
+
+def page(file: Path, trap: Path) -> None:
+    file.write_text("<html>404</html>")
+
+
+def empty(file: Path, trap: Path) -> None:
+    file.touch()
+
+
+def a_list(file: Path, trap: Path) -> None:
+    torch.save([torch.zeros(3)], file)
+
+
+def no_numbers(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": "x"}}, file)
+
+
+def others(file: Path, trap: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(3)}}, file)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (code, "it asks for posix.system"),
+        (code_as_of_old, "it asks for posix.system"),
+        (only_code, "cut off, or none"),
+        (many_bytes, "it asks for builtins.bytearray"),
+        (compressed, "it is compressed"),
+        (cut_off, "cut off, or none"),
+        (page, "cut off, or none"),
+        (empty, "cannot mmap an empty file"),
+        (a_list, "no dictionary"),
+        (no_numbers, "holds no weights"),
+        (others, "of another network|does not fit"),
+    ],
+)
+def test_a_file_of_weights_is_numbers_or_a_sentence(
+    make: Callable[[Path, Path], None], said: str, tmp_path: Path
+) -> None:
+    train, trap = tmp_path / "train", tmp_path / "sprung"
+    train.mkdir()
+    cfg = get_config("tabletop", "arcnn", device="cpu")
+    (train / "config.yaml").write_text(cfg.dump())
+    bottom_up = torch.nn.ModuleDict({"bottom_up": torch.nn.Linear(2, 2)})
+    network = torch.nn.ModuleDict({"backbone": bottom_up})
+    start = get_config(
+        "tabletop", "arcnn", options=["MODEL.WEIGHTS", f"{train}/start.pth"], device="cpu"
+    )
+    for name, opened in (
+        ("model_final.pth", lambda: load_trained(tmp_path, device="cpu")),
+        ("model_0000009.pth", lambda: Checkpointer(network, str(train)).resume_or_load("")),
+        ("start.pth", lambda: load_initial_weights(start, Checkpointer(network))),
+    ):
+        make(train / name, trap)
+        with pytest.raises(ValueError, match=f"{name}.*({said})") as caught:
+            opened()
+        assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+    assert not trap.exists()
+
+
+def test_a_pipe_in_the_place_of_a_file_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth cannot be read .*no file"):
+        read_checkpoint(tmp_path / "x.pth", "")
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match=r"config.yaml is no file"):
+        read_settings(tmp_path / "config.yaml")
+
+
+def test_a_start_brings_weights_and_no_trainers_state(tmp_path: Path) -> None:
+    trainer = torch.optim.SGD([torch.zeros(1)], lr=1)
+    trainer_state = {"model": {}, "trainer": "no state"}
+    torch.save(trainer_state, tmp_path / "start.pth")
+    options = ["MODEL.WEIGHTS", str(tmp_path / "start.pth")]
+    cfg = get_config("tabletop", "arcnn", options=options, device="cpu")
+    load_initial_weights(cfg, Checkpointer(torch.nn.Linear(2, 2), trainer=trainer))
+
+
+def test_a_file_of_the_model_zoos_name_is_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, (name, *_) = tmp_path / "R-50.pkl", weights.ZOO
+    file.write_bytes(pickle.dumps(1))
+    monkeypatch.setattr(weights, "initial_weights", lambda cfg: str(file))
+    cfg = get_config("kins", "arcnn", device="cpu")
+    assert f"detectron2://{name}" == cfg.MODEL.WEIGHTS
+    with pytest.raises(
+        ValueError, match=r"R-50.pkl is not the model zoo's .* its MD5 is .* was 66"
+    ):
+        load_initial_weights(cfg, Checkpointer(torch.nn.Linear(2, 2)))
+
+
+def test_every_file_of_the_zoo_that_configs_name_is_known() -> None:
+    files = weights.ROOT.glob("arcnn/configs/**/*.yaml")
+    named = {n for f in files for n in re.findall(r"detectron2://(\S+)", f.read_text())}
+    assert named == set(weights.ZOO)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("SEED: !!python/object/apply:os.system ['touch {trap}']\n", "os.system"),
+        ("_BASE_: https://example.org/x.yaml\n", "_BASE_"),
+        ("MODEL:\n  ARCN: 1\n", "MODEL.ARCN"),
+        ("SEED: [1]\n", "Type mismatch"),
+        ("just words", "no attribute"),
+        ("MODEL: [", "while parsing"),
+        ("[" * 2000, "recursion"),
+        ("SEED: " + "9" * 5000, "digits"),
+        ("A: &a [1, 1]\nB: &b [*a, *a]\n", "too many aliases"),
+        ("A: &a [1]\nB: [" + "*a, " * (MOST_ALIASES + 1) + "1]\n", "too many aliases"),
+        ("A: &a\n  B: *a\n", "too many aliases"),
+    ],
+)
+def test_a_configuration_is_plain_values_or_a_sentence(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "sprung"
+    monkeypatch.setenv("ARCNN_MODELS", str(tmp_path))
+    for file in (tmp_path / "mine.yaml", tmp_path / "config.yaml"):
+        file.write_text(text.replace("{trap}", str(trap)))
+    with pytest.raises(ValueError, match=f"(?s)mine.yaml is no configuration.*{said}"):
+        get_config("tabletop", "mine")
+    with pytest.raises(ValueError, match=f"(?s)config.yaml is no configuration.*{said}"):
+        load_config(tmp_path)
+    assert not trap.exists()
+
+
+def test_settings_whose_aliases_multiply_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    layers = [f"L{k}: &l{k} [{', '.join([f'*l{k - 1}'] * 9)}]" for k in range(1, 12)]
+    for text in ("L0: &l0 [1]\n" + "\n".join(layers), "[" * 2000, "A: !!python/name:os.system"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"config.yaml is not YAML"):
+            read_settings(file)
+    file.write_text("A: &a [1, 2]\nB: *a\n")  # as detectron2 dumps them
+    assert read_settings(file) == {"A": [1, 2], "B": [1, 2]}
