@@ -94,6 +94,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(cache))
+    monkeypatch.setattr("arcnn.weights.ZOO", {})  # these are none of the zoo's
     for handler in PathManager._path_handlers.values():  # which remember where files were
         if hasattr(handler, "cache_map"):
             monkeypatch.setattr(handler, "cache_map", {})
