@@ -13,6 +13,7 @@ GPU_JOBS  :=
 LAB_ARGS  :=
 BENCH_ARGS :=
 LOCK_ARGS :=
+AUDIT_ARGS :=
 # The Python that the environment is made with; empty: the first one found that is new enough.
 PYTHON    ?=
 # An index of PyTorch's CPU builds, or a folder with them: an environment without CUDA.
@@ -21,14 +22,14 @@ TORCH_CPU ?=
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS LOCK_ARGS PYTHON TORCH_CPU BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS LOCK_ARGS AUDIT_ARGS PYTHON TORCH_CPU BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm bench lab lock clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm bench lab lock audit clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -121,6 +122,13 @@ lock:
 	  $(LOCK_ARGS) --output-file requirements.lock
 	@echo "requirements.lock is up to date; LOCK_ARGS=--upgrade takes newer versions."
 
+# Known vulnerabilities of the locked packages; says so where no database of them could be asked.
+audit:
+	@$(or $(PYTHON),python3) -m venv --clear build/audit
+	@build/audit/bin/python -m pip install -qq pip-audit==2.10.1 || { \
+	  echo "Not checked: pip-audit could not be fetched (see above)." >&2; exit 2; }
+	@build/audit/bin/python arcnn/workshop/audit.py $(AUDIT_ARGS)
+
 # Data, results and Snakemake's notes on them stay.
 clean:
 	rm -rf .venv build arcnn.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -153,6 +161,7 @@ help:
 	@echo "make reference      keep the small files of a profile's results in results/reference/"
 	@echo "make start          train the weights that trainings on tabletop start from anew"
 	@echo "make lock           resolve requirements.lock anew from pyproject.toml [LOCK_ARGS=--upgrade]"
+	@echo "make audit          known vulnerabilities of the packages in requirements.lock [AUDIT_ARGS=...]"
 	@echo "make clean          remove the environment and caches"
 	@echo "make clean-data     remove the generated data set"
 	@echo "make clean-results  remove the results of one profile [PROFILE=demo]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from arcnn.workshop import environment
+from arcnn.workshop import audit, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -508,3 +509,29 @@ def test_clean_keeps_data_and_results(kit: Path):
     assert all(folder.exists() for folder in kept)
     assert make("clean-results", "PROFILE=demo")[0] == 0
     assert [folder.exists() for folder in kept] == [True, True, False]
+
+
+# --- known vulnerabilities ----------------------------------------------------------------------
+
+SOUND, BAD = {"name": "a", "version": "1", "vulns": []}, {"id": "X-1", "fix_versions": ["2"]}
+UNKNOWN = {"name": "c", "version": "1", "skip_reason": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "said"),
+    [
+        ([SOUND], 0, "^1 packages of requirements.lock looked up, 0 with"),
+        ([SOUND, SOUND | {"vulns": [BAD]}], 1, "a 1: X-1 .*2 packages .* looked up, 1 with"),
+        ([SOUND, UNKNOWN], 2, r"1 packages .* looked up.*Not checked: 1 packages .* \(not found\)"),
+        ([UNKNOWN], 2, "^0 packages .*Not checked: 1 packages"),
+        (None, 2, "^0 packages .*Not checked: all packages .*no such host"),
+    ],
+)
+def test_an_audit_says_what_it_could_not_look_up(packages, code, said, monkeypatch, capsys):
+    def run(command: list, **_) -> SimpleNamespace:
+        out = "" if packages is None else json.dumps({"dependencies": packages})
+        return SimpleNamespace(stdout=out, stderr="asked\nno such host\n")
+
+    monkeypatch.setattr(audit.subprocess, "run", run)
+    assert audit.main([]) == code
+    assert re.search(f"(?s){said}", "".join(capsys.readouterr()))
