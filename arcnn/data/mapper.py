@@ -73,7 +73,7 @@ class AmodalDatasetMapper:
         """
         example = copy.copy(record)
         annotations = [a for a in example.pop("annotations", []) if not a.get("iscrowd", 0)]
-        image = _read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"], self.image_format)
         utils.check_image_size(example, image)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
@@ -93,7 +93,7 @@ class AmodalDatasetMapper:
         return example
 
 
-def _read_image(file_name: str, image_format: str) -> np.ndarray:
+def read_image(file_name: str, image_format: str) -> np.ndarray:
     """An image as detectron2 reads it, upright, ``(H, W, 3)`` uint8; OSError if it is broken."""
     try:
         with open_image(file_name) as image:
