@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -46,6 +47,24 @@ def results_folder(profile: str, results_root: str = "") -> Path:
 def run_folder(results: Path, dataset: str, model: str, seed: int) -> Path:
     """The folder of one run. ``train/`` in it is detectron2's OUTPUT_DIR."""
     return results / "runs" / dataset / model / f"seed{seed}"
+
+
+def plain(path: str | Path) -> Path:
+    """The path, if it is a plain file's or leads to one; whatever comes from outside is opened by
+    it. Others, pipes and devices, are waited for or read for ever.
+
+    Raises:
+        OSError: nothing is there, or another thing than a file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise FileError(f"{path} is no plain file. Put a file in its place.")
+    return Path(path)
+
+
+def printable(text: str) -> str:
+    """Text of a file as a terminal may show it: what would move its cursor, colour it or fail to be
+    encoded, written as Python writes it (``\\x1b``)."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def write_atomically(
@@ -93,19 +112,20 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, cure: str) -> Any:
-    """The content of a JSON file that an earlier notebook wrote.
+    """The content of a JSON file that somebody, or an earlier notebook, wrote.
 
     Args:
         cure: what to do, for the sentence.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, or cut off.
+        OSError: another thing is there, or it may not be read.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(plain(path).read_bytes())
     except FileNotFoundError:
         raise MissingError(f"{path} is not there: {cure}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not whole ({error}): {cure}") from error
 
 
@@ -150,7 +170,7 @@ def sha256(path: Path) -> str:
     """Of a file, or of all ``*.json`` of a folder in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
+        with plain(file).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

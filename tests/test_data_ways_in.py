@@ -98,7 +98,7 @@ def test_a_damaged_archive_is_a_sentence(tmp_path: Path) -> None:
     as_tar = tar_of(tmp_path / "a.tgz", REGULAR).read_bytes()
     broken = r"b cannot be unpacked \(.*fetch it again"
     none = "neither a zip nor a tar archive, or it is cut off"
-    cases = [(damaged, broken), (as_tar[:-20], broken), (b"no archive", none), (whole[:-30], none)]
+    cases = [(damaged, broken), (as_tar[:-20], none), (b"no archive", none), (whole[:-30], none)]
     for content, said in cases:
         (tmp_path / "b").write_bytes(content)
         with pytest.raises(ValueError, match=said):

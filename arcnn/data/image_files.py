@@ -1,13 +1,21 @@
 """The images that annotations belong to: there, in their folder, complete, of the right size."""
 
 import os
+import struct
+import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from PIL import Image
 
+from arcnn.files import plain, printable
+
 # What reading a damaged image may raise.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE += (ArithmeticError, AttributeError, LookupError, TypeError, struct.error)
+# Pillow hands other formats to other programs (EPS to Ghostscript), whatever a file's name says.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 178_956_970  # Pillow opens no larger image, so no mask need be larger
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on, the image lies on its side
 
@@ -32,7 +40,8 @@ class Problem(NamedTuple):
         where += [] if self.image_id is None else [f"image {short(self.image_id)}"]
         where += [self.file] if self.file else []
         text = f"{' of '.join(where)}: " if where else ""
-        return f"{text}{self.kind} ({self.detail})" if self.detail else f"{text}{self.kind}"
+        text += f"{self.kind} ({self.detail})" if self.detail else self.kind
+        return printable(text).replace("\n", r"\n")  # of one line, whatever names are in it
 
 
 def short(value: Any) -> str:
@@ -51,6 +60,25 @@ def image_path(root: str | Path, name: str) -> str:
     if posix.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts):
         raise ValueError(f"{name!r} leads out of the image folder")
     return os.path.join(root, name)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image of a known format, not decoded yet; all that the kit reads comes in here.
+
+    Raises:
+        One of :data:`UNREADABLE`: no plain file, no image of :data:`FORMATS`, too large, or of
+        more than 8 bits a channel, which Pillow would turn to white.
+    """
+    with warnings.catch_warnings():  # of sizes that it warns of, some are annotated
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(plain(path), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height}, more than {MAX_PIXELS:,} pixels")
+    if image.mode.startswith(("I", "F")):
+        image.close()
+        raise ValueError("more than 8 bits a channel; save it with 8")
+    return image
 
 
 def missing_images(image_root: str | Path) -> str:
@@ -92,7 +120,7 @@ def check_image(root: Path, record: dict, *, decode: bool = False) -> Problem | 
 
 def _read_size(path: str, decode: bool) -> tuple[int, int]:
     """Width and height, upright; raises one of :data:`UNREADABLE` for a damaged file."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         size = image.size
         # What lies on its side is read upright. (Without asking, a PNG would be decoded.)
         oriented = image.format == "JPEG" or "exif" in image.info

@@ -18,7 +18,9 @@ from arcnn.data import schemas
 from arcnn.data.image_files import Problem
 from arcnn.data.schemas import Schema, count_objects
 from arcnn.errors import InputError, MissingError
+from arcnn.files import plain, printable
 
+LONGEST_ID = 1000  # characters; numpy keeps a list of texts at the length of the longest
 LOOKS = {b"<": "looks like a web page", b"PK": "looks like an archive"}  # by how a file begins
 
 
@@ -29,7 +31,7 @@ class AnnotationError(InputError):
     """
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.problem = problem or Problem("not an annotation file", "error", None, None, message)
 
 
@@ -61,8 +63,9 @@ def _split(path: Path) -> tuple[Raw, dict[str, list[Raw]]]:
 
     Raises:
         AnnotationError: it is not a JSON object in UTF-8 from the first to the last byte.
+        OSError: it is no plain file.
     """
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    content = plain(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         if not content.isascii():
             content.decode()
@@ -102,7 +105,7 @@ class FileIndex(NamedTuple):
     path: Path
     schema: Schema
     images: Sequence[tuple[dict, Annotations]]  # the file's own entries
-    category_ids: list[int]
+    category_ids: dict[int, int]  # contiguous, by the file's own
     class_names: list[str]
     problems: Notes
 
@@ -125,10 +128,16 @@ def index_files(json_file: str | Path) -> Iterator[FileIndex | AnnotationError]:
     files = sorted(json_file.glob("*.json")) if folder else [json_file] * json_file.exists()
     if not files:
         raise MissingError(f"{json_file} {'holds no *.json' if folder else 'is not there'}")
+    texts: set[bool] = set()
     for file in files:
         name = file.name if file != json_file else ""
         try:
-            yield index_file(file, name)
+            index = index_file(file, name)
+            texts |= {isinstance(image["id"], str) for image, _ in index.images}
+            if len(texts) > 1:  # they cannot be sorted
+                detail = "some are numbers and some are texts"
+                index.problems.add("image ids of two kinds", "error", detail)
+            yield index
         except AnnotationError as error:
             error.problem = error.problem._replace(file=name)
             yield error
@@ -166,7 +175,8 @@ def index_file(path: str | Path, name: str = "") -> FileIndex:
             lost = count_objects(parse(element))
             notes.add("no such image", "skipped", image_id=k, annotation_id=number, lost=lost)
     classes = schema.classes or _classes(sections.get("categories", []), notes)
-    return FileIndex(path, schema, entries, list(classes), list(classes.values()), notes)
+    category_ids = {number: k for k, number in enumerate(classes)}
+    return FileIndex(path, schema, entries, category_ids, list(classes.values()), notes)
 
 
 def as_key(value: Any) -> Any:
@@ -175,8 +185,11 @@ def as_key(value: Any) -> Any:
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value can serve as an id."""
-    return isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
+    """Whether a value can serve as an id: a text, or a whole number of 64 bits (a float: 53)."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST_ID and "\0" not in value
+    bits = 53 if isinstance(value, float) else 63
+    return isinstance(value, int | float) and abs(value) < 2**bits and value == int(value)
 
 
 def _index_images(elements: Sequence[Raw], notes: Notes) -> dict[Any, dict]:

@@ -10,10 +10,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from pycocotools import mask as mask_util
 
-from arcnn.data.image_files import UNREADABLE
+from arcnn.data.image_files import UNREADABLE, open_image
 from arcnn.errors import FileError
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.modeling.shared_masks import SharedMasks
@@ -73,7 +73,7 @@ class AmodalDatasetMapper:
         """
         example = copy.copy(record)
         annotations = [a for a in example.pop("annotations", []) if not a.get("iscrowd", 0)]
-        image = _read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"], self.image_format)
         utils.check_image_size(example, image)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
@@ -93,10 +93,10 @@ class AmodalDatasetMapper:
         return example
 
 
-def _read_image(file_name: str, image_format: str) -> np.ndarray:
+def read_image(file_name: str, image_format: str) -> np.ndarray:
     """An image as detectron2 reads it, upright, ``(H, W, 3)`` uint8; OSError if it is broken."""
     try:
-        with Image.open(file_name) as image:
+        with open_image(file_name) as image:
             # First of all: detectron2's own reader asks a PNG for its EXIF data, swallows the error
             # of decoding it, and goes on with the half of an image.
             image.load()

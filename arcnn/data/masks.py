@@ -12,6 +12,7 @@ from pycocotools import mask as mask_util
 RLE = dict[str, Any]
 
 MARGIN = 1.0  # pixels; outlines drawn along the border leave the image by that much
+LONGEST = 1_000_000  # pixels of outline of one mask; rasterising takes 100 bytes for each
 
 
 def run_lengths(counts: str | bytes) -> np.ndarray:
@@ -32,7 +33,7 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
         raise ValueError("broken counts: cut off")
     starts = np.r_[0, ends[:-1] + 1]
     lengths = ends - starts + 1
-    if lengths.max() > 7:  # 35 bits: more pixels than any image has
+    if lengths.max() > 6:  # 30 bits: more pixels than any image has, and where C overflows
         raise ValueError("broken counts: a run that no image holds")
     place = np.arange(len(codes)) - np.repeat(starts, lengths)
     values = np.add.reduceat((codes & 31) << (5 * place), starts)
@@ -45,6 +46,9 @@ def run_lengths(counts: str | bytes) -> np.ndarray:
 
 def check_rle(rle: RLE, height: int, width: int) -> RLE:
     """The RLE in compressed form, if it is one of a mask of this size.
+
+    One with runs of no pixels is written anew: pycocotools takes a mask to have no more runs than
+    pixels, and overruns its memory where there are more.
 
     Raises:
         ValueError: another size, or counts that are not those of a mask of this size.
@@ -65,8 +69,22 @@ def check_rle(rle: RLE, height: int, width: int) -> RLE:
         raise ValueError("broken counts: a run that this image does not hold")
     if runs.sum() != pixels:
         raise ValueError(f"broken counts: {runs.sum()} pixels instead of {pixels}")
-    checked = {"size": [height, width], "counts": counts}
-    return mask_util.frPyObjects(checked, height, width) if listed else checked
+    if (runs[1:] == 0).any():
+        return _of_runs(_merged(runs), height, width)
+    return (
+        _of_runs(counts, height, width) if listed else {"size": [height, width], "counts": counts}
+    )
+
+
+def _merged(runs: np.ndarray) -> np.ndarray:
+    """The same mask without runs of no pixels, but for a first one where it begins with ones."""
+    value = np.flatnonzero(runs) % 2
+    starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
+    return np.r_[[0] * int(value[0]), np.add.reduceat(runs[runs != 0], starts)].astype(np.int64)
+
+
+def _of_runs(runs: np.ndarray | list, height: int, width: int) -> RLE:
+    return mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
 def clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -100,7 +118,7 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
     Raises:
         ValueError: none is left.
     """
-    kept, wrong = [], []
+    kept, wrong, length = [], [], 0.0
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
@@ -111,7 +129,7 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
             wrong.append("a polygon that is no list of x, y, x, y, ...")
         elif len(points) < 6:
             wrong.append(f"a polygon of fewer than 3 points ({len(points) // 2})")
-        elif not np.isfinite(points).all():
+        elif not (np.abs(points) < 1e9).all():
             wrong.append("a polygon with a coordinate that is no number")
         else:
             points = points.reshape(-1, 2)
@@ -119,10 +137,13 @@ def clean_polygons(polygons: list, height: int, width: int) -> tuple[list[list[f
                 wrong.append("a polygon that leaves the image")
                 points = clip_polygon(points, height, width)
             if len(points) >= 3:
+                length += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
                 kept.append(points.ravel().tolist())
     if not kept:
         why = "; ".join(wrong) or "there is none"
-        raise ValueError(f"no polygon of 3 points or more inside the image: {why}")
+        raise ValueError(f"no polygon of 3 points or more inside the image: {why:.300}")
+    if length > LONGEST:
+        raise ValueError(f"an outline of {length:,.0f} pixels, more than {LONGEST:,}")
     return kept, wrong
 
 
@@ -137,13 +158,26 @@ def to_rle(segmentation: RLE | list, height: int, width: int) -> tuple[RLE, list
     """
     if isinstance(segmentation, list):
         polygons, wrong = clean_polygons(segmentation, height, width)
-        return mask_util.merge(mask_util.frPyObjects(polygons, height, width)), wrong
+        return _union(mask_util.frPyObjects(polygons, height, width)), wrong
     return check_rle(segmentation, height, width), []
+
+
+def _union(rles: list[RLE]) -> RLE:
+    """Of masks of one size, a few at a time: one after another takes the square of their number."""
+    while len(rles) > 1:
+        rles = [mask_util.merge(rles[k : k + 8]) for k in range(0, len(rles), 8)]
+    return rles[0]
 
 
 def intersection(one: RLE, other: RLE) -> RLE:
     """The pixels of both masks."""
     return mask_util.merge([one, other], intersect=True)
+
+
+def difference(one: RLE, other: RLE) -> RLE:
+    """The pixels of the one mask and not of the other."""
+    runs = run_lengths(other["counts"])
+    return intersection(one, _of_runs(runs[1:] if not runs[0] else np.r_[0, runs], *other["size"]))
 
 
 def area(rle: RLE) -> int:

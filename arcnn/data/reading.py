@@ -31,25 +31,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_util
 
-from arcnn.data.image_files import Problem, check_image, image_path, missing_images, short
+from arcnn.data.image_files import (
+    MAX_PIXELS,
+    Problem,
+    check_image,
+    image_path,
+    missing_images,
+    short,
+)
 from arcnn.data.index import (
     AnnotationError,
     Annotations,
     FileIndex,
     Notes,
+    as_key,
     index_files,
     is_id,
     parse,
     unusable,
 )
-from arcnn.data.masks import RLE, area, intersection, to_rle
+from arcnn.data.masks import RLE, area, difference, intersection, to_rle
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.schemas import FileObject, count_objects
-from arcnn.errors import MissingError
+from arcnn.errors import InputError, MissingError
 
 MAX_SKIPPED = 0.01  # share of the objects that may be left out before that is an error
 RATE_TOLERANCE = 0.01  # between a file's occlusion rate and the one of its masks
-LARGEST_SIDE = 65_535  # pixels: JPEG's limit; more overflows the run lengths of pycocotools
+AT_ONCE = 100  # objects that all others of their cluster are held against
 XYXY_ABS = 0  # detectron2's BoxMode.XYXY_ABS; importing it would bring torch into every worker
 
 
@@ -84,7 +92,9 @@ def load_annotations(
         FileNotFoundError: no such file, or no images where they are to be looked at.
         AnnotationError: truncated or not JSON, an unknown schema, or too many objects that cannot
             be used; names the first of them.
+        ValueError: ``max_skipped`` is no share.
     """
+    check_share(max_skipped)
     if look_at_images and (sentence := missing_images(image_root)):
         cure = "To do without them, move the annotation file away."
         raise MissingError(f"{json_file}: {sentence}. {cure}")
@@ -101,7 +111,13 @@ def load_annotations(
             problems += found
             records += [record] if record else []
     _limit(json_file, problems, sum(len(r["annotations"]) for r in records), max_skipped)
-    return AmodalAnnotations(records, index.class_names, index.category_ids, problems)
+    return AmodalAnnotations(records, index.class_names, list(index.category_ids), problems)
+
+
+def check_share(max_skipped: float) -> None:
+    """Raise ValueError if a share of objects is none."""
+    if not 0 <= max_skipped <= 1:  # NaN is not
+        raise InputError(f"max_skipped is {max_skipped}: give a share of the objects, in [0, 1].")
 
 
 def _limit(json_file: str | Path, problems: list[Problem], used: int, max_skipped: float) -> None:
@@ -187,14 +203,14 @@ def _find_image(image: dict, record: dict, folder: ImageFolder) -> Problem | Non
 
 def _side(number: Any) -> int | None:
     """A side in pixels, also where the file writes it as 427.0; else None."""
-    fits = isinstance(number, int | float) and 1 <= number <= LARGEST_SIDE
+    fits = isinstance(number, int | float) and 1 <= number <= MAX_PIXELS
     return int(number) if fits and number == int(number) else None
 
 
 def _size(image: dict, notes: Notes) -> list[int | None]:
     """Height and width as recorded, else None, twice: the image tells them."""
     size = [_side(image.get(key)) for key in ("height", "width")]
-    if None not in size:
+    if None not in size and size[0] * size[1] <= MAX_PIXELS:
         return size
     if image.keys() & {"height", "width"}:
         given = f"{image.get('height')!r:.40} x {image.get('width')!r:.40}"
@@ -208,7 +224,7 @@ Note = Callable[..., None]  # kind, action, detail
 
 
 def _internal_annotation(
-    item: FileObject, category_ids: list[int], record: dict, notes: Notes
+    item: FileObject, category_ids: dict[int, int], record: dict, notes: Notes
 ) -> dict | None:
     """The internal form of one object; None, and why, if it cannot be used."""
 
@@ -216,7 +232,8 @@ def _internal_annotation(
         lost = int(action == "skipped")
         notes.add(kind, action, detail, annotation_id=item.id, lost=lost)
 
-    if item.category_id not in category_ids:
+    category = category_ids.get(as_key(item.category_id))
+    if category is None:
         return note("unknown category id", "skipped", short(item.category_id))
     masks = _read_masks(item, (record["height"], record["width"]), note)
     if masks is None:
@@ -230,7 +247,7 @@ def _internal_annotation(
     x, y, w, h = mask_util.toBbox(amodal).tolist()
     return {
         "id": item.id,
-        "category_id": category_ids.index(item.category_id),
+        "category_id": category,
         "bbox": [x, y, x + w, y + h],
         "bbox_mode": XYXY_ABS,
         "segmentation": amodal,
@@ -286,8 +303,7 @@ def _read_mask(mask: Any, size: tuple[int, int], name: str, note: Note) -> RLE:
 def _visible_mask(item: FileObject, amodal: RLE, size: tuple[int, int], note: Note) -> RLE:
     visible = item.visible
     if visible is None and item.occlusion is not None:
-        hidden = mask_util.decode(to_rle(item.occlusion, *size)[0])
-        return mask_util.encode(np.asfortranarray(mask_util.decode(amodal) & ~hidden & 1))
+        return difference(amodal, to_rle(item.occlusion, *size)[0])
     if visible is None:
         return amodal
     if isinstance(visible, list) and all(isinstance(p, list) and len(p) < 6 for p in visible):
@@ -301,19 +317,22 @@ def _visible_mask(item: FileObject, amodal: RLE, size: tuple[int, int], note: No
 
 def _add_occluders(annotations: list[dict], items: dict[Any, FileObject]) -> None:
     """``occluders`` where the file gives them, by name or by order."""
-    places = {a["id"]: items[a["id"]].layer for a in annotations}
-    for behind in annotations:
-        item = items[behind["id"]]
+    present = {a["id"] for a in annotations}
+    clusters: dict[Any, list[dict]] = {}
+    for annotation in annotations:
+        item = items[annotation["id"]]
         if item.occluders is not None:
-            behind["occluders"] = [number for number in item.occluders if number in places]
+            annotation["occluders"] = [number for number in item.occluders if number in present]
         elif item.layer is not None:
-            cluster, order = item.layer
-            in_front = {k for k, p in places.items() if p and p[0] == cluster and 0 < p[1] < order}
-            fronts = [a for a in annotations if a["id"] in in_front]
-            behind["occluders"] = [front["id"] for front in fronts if _covers(front, behind)]
-
-
-def _covers(front: dict, behind: dict) -> bool:
-    """Whether some hidden pixel of ``behind`` belongs to ``front``."""
-    overlap = intersection(front["segmentation"], behind["segmentation"])
-    return area(overlap) > area(intersection(overlap, behind["visible_mask"]))
+            clusters.setdefault(as_key(item.layer[0]), []).append(annotation)
+    for members in clusters.values():
+        orders = np.array([items[a["id"]].layer[1] for a in members])[:, None]
+        fronts = [a["segmentation"] for a in members]
+        for k in range(0, len(members), AT_ONCE):
+            some = slice(k, k + AT_ONCE)
+            hidden = [difference(a["segmentation"], a["visible_mask"]) for a in members[some]]
+            # An object is in front of another if it comes first and some hidden pixel is its own.
+            covers = mask_util.iou(fronts, hidden, [0] * len(hidden)) > 0
+            covers &= (orders > 0) & (orders < orders[some].T)
+            for behind, column in zip(members[some], covers.T, strict=True):
+                behind["occluders"] = [members[n]["id"] for n in np.flatnonzero(column)]

@@ -12,7 +12,8 @@ from typing import Any
 
 from arcnn.data.image_files import Problem, missing_images
 from arcnn.data.index import AnnotationError, index_files
-from arcnn.data.reading import MAX_SKIPPED, ImageFolder, read_images
+from arcnn.data.reading import MAX_SKIPPED, ImageFolder, check_share, read_images
+from arcnn.files import printable
 from arcnn.progress import tqdm
 from arcnn.reporting.paper import COUNTS, MISPRINT
 
@@ -95,7 +96,7 @@ class Report:
             f"{self.images:,} images; {self.objects:,} objects, {self.used:,} of them used",
             *self.notes,
             f"classes: {len(classes)}, {empty} of them without an instance",
-            _wrapped([f"{name} {number:,}" for name, number in classes if number]),
+            _wrapped([f"{printable(name)} {number:,}" for name, number in classes if number]),
             "occlusion rates:",
             _wrapped([f"not occluded {self.not_occluded:,}", *bins]),
         ]
@@ -149,7 +150,9 @@ def check(
 
     Raises:
         FileNotFoundError: no such file.
+        ValueError: ``max_skipped`` is no share.
     """
+    check_share(max_skipped)
     json_file = Path(json_file)
     report, sentence = Report(str(json_file), max_skipped), ""
     if image_root is None:

@@ -5,12 +5,11 @@ carry a visible mask under some name. ``data/reference/formats.md`` has the guid
 Masks are taken as they are drawn; ``python -m arcnn.data check`` looks at the result.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from arcnn.files import compact_json, write_text
+from arcnn.files import compact_json, read_json, write_text
 from arcnn.names import MASK_KEYS
 
 KINDS = ("amodal", "visible")  # the occlusion mask follows from them
@@ -45,7 +44,7 @@ def _read_labelme(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]
     """The image of a labelme file, without an id, and its objects by group."""
     where, objects = "", {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, "give a file that labelme wrote.")
         image = {
             "file_name": PureWindowsPath(content["imagePath"]).name,  # takes both kinds of slashes
             "height": int(content["imageHeight"]),
@@ -115,7 +114,7 @@ def coco_to_cocoa(
     Returns and raises as :func:`labelme_to_cocoa`.
     """
     try:
-        content = json.loads(Path(source).read_text(encoding="utf-8"))
+        content = read_json(Path(source), "give a COCO instances file.")
         images, categories, rows = (content[k] for k in ("images", "categories", "annotations"))
         fields = set().union(*(row.keys() for row in rows))
     except MALFORMED as error:

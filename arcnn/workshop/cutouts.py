@@ -6,7 +6,6 @@ border of the photo and from every other annotated object: two that touch may co
 covers it without being annotated itself, a pole or a hand, goes unnoticed.
 """
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path
+from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path, open_image
 from arcnn.data.masks import RLE, area, encode, to_rle
-from arcnn.files import write_json
+from arcnn.files import read_json, write_json
 
 BORDER = 3  # pixels between an object and the border of its photo
 SIDE = 24  # pixels, the shortest side of its box
@@ -58,7 +57,7 @@ class Photo(NamedTuple):
 def read_instances(path: str | Path) -> dict:
     """The content of a COCO instances file; raises ValueError if it is no such file."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = read_json(Path(path), "give a COCO instances file.")
         if missing := {"images", "annotations", "categories"}.difference(content):
             raise ValueError(f"no list of {', no '.join(sorted(missing))}")
     except (TypeError, ValueError) as error:
@@ -134,7 +133,7 @@ def _is_apart(mask: np.ndarray, others: np.ndarray) -> bool:
 
 def open_rgb(file_name: str, width: int, height: int) -> np.ndarray:
     """A photo, upright and of this size, uint8 ``(H, W, 3)`` RGB; raises OSError."""
-    with Image.open(file_name) as image:
+    with open_image(file_name) as image:
         image.draft("RGB", (min(width, height),) * 2)  # a half or a quarter of a JPEG file's size
         rgb = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(rgb.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.data.reading import MAX_SKIPPED
-from arcnn.files import data_folder, write_text
+from arcnn.files import data_folder, printable, write_text
 from arcnn.workshop.check import check
 from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa
 from arcnn.workshop.fetch import fetch
@@ -108,5 +108,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1

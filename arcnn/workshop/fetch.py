@@ -5,17 +5,23 @@ is fetched that was not asked for by name. What came is verified before it is un
 whose contents would leave its folder is refused as a whole.
 """
 
+import bz2
+import contextlib
+import gzip
+import io
 import lzma
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import pooch
 
-from arcnn.files import ROOT
+from arcnn.files import ROOT, plain
 
 # What can be downloaded: addresses, and the MD5 of what they give.
 _COCO = "http://images.cocodataset.org/zips"
@@ -28,8 +34,9 @@ DOWNLOADS: dict[str, dict[str, str]] = {
 # What the standard library raises on damaged contents. RuntimeError: a password is wanted.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 DAMAGE += (EOFError, OSError, RuntimeError)
-# Python has it from 3.11.4 on; some systems' 3.11 is older.
-UNFORGIVING = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+LARGEST_RATIO = 100  # of what an archive unpacks to, to itself; annotations have 10, photographs 1
+SMALL = 2**26  # bytes that no archive needs to be large for
+SIP = 2**20  # bytes of a header, and of what is copied at once
 
 
 class UnsafeArchive(ValueError):
@@ -48,30 +55,78 @@ def _refuse(name: str, plain: bool, folder: Path) -> None:
         raise UnsafeArchive(f"{name!r} is a link or a device")
 
 
+class _Sips(io.BufferedReader):
+    """A stream of which nobody reads much at once: a name in a tar archive may be of gigabytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= SIP:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _open(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
+    if zipfile.is_zipfile(archive):
+        return zipfile.ZipFile(archive)
+    for opener in (gzip.open, bz2.open, lzma.open, open):
+        with contextlib.suppress(*DAMAGE):
+            return tarfile.TarFile(fileobj=_Sips(opener(archive, "rb")))
+    raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
+
+
+Member = zipfile.ZipInfo | tarfile.TarInfo
+
+
+def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Member, str, int, bool]]:
+    """Of each: itself, its name, its size as the archive has it, whether it is a file or folder."""
+    if isinstance(file, zipfile.ZipFile):
+        for member in file.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            plain_kind = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            yield member, member.filename, member.file_size, plain_kind
+    else:
+        for member in file:
+            yield member, member.name, member.size, member.isreg() or member.isdir()
+
+
+def _write(file: zipfile.ZipFile | tarfile.TarFile, member: Member, target: Path) -> None:
+    """One file, beside its name until it is whole; with the rights of a new file."""
+    if member.is_dir() if isinstance(member, zipfile.ZipInfo) else member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    opened = file.open(member) if isinstance(file, zipfile.ZipFile) else file.extractfile(member)
+    try:
+        with opened as content, partial.open("wb") as written:
+            shutil.copyfileobj(content, written)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def unpack(archive: str | Path, folder: str | Path) -> None:
     """Unpack a zip or tar archive into a folder.
 
     Raises:
-        UnsafeArchive: a path in it is absolute or goes up, or a link or a device is in it; nothing
-            has been written.
-        ValueError: no archive, damaged, or no room; what came before that may have been written.
+        UnsafeArchive: a path in it is absolute or goes up, a link or a device is in it, or more
+            than what it is large for or there is room for; nothing has been written.
+        ValueError: no archive, damaged, or no room; files that came before that are there, whole.
     """
     archive, folder = Path(archive).resolve(), Path(folder).resolve()
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                for member in file.infolist():
-                    plain = not stat.S_ISLNK(member.external_attr >> 16)
-                    _refuse(member.filename, plain, folder)
-                file.extractall(folder)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as file:
-                for member in file:
-                    _refuse(member.name, member.isfile() or member.isdir(), folder)
-                    member.mode = 0o755 if member.isdir() else 0o644
-                file.extractall(folder, **UNFORGIVING)
-        else:
-            raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
+        above = next(place for place in (folder, *folder.parents) if place.exists())
+        largest = max(plain(archive).stat().st_size * LARGEST_RATIO, SMALL)
+        room, total, members = shutil.disk_usage(above).free, 0, []
+        with _open(archive) as file:
+            for member, name, size, is_plain in _members(file):
+                _refuse(name, is_plain, folder)
+                total += size
+                if total > min(largest, room):
+                    why = f"there is room for {room:,}" if total > room else "it is small for that"
+                    raise UnsafeArchive(f"{total:,} bytes or more are in it, and {why}")
+                members.append((member, name))
+            for member, name in members:
+                _write(file, member, folder / name)
     except UnsafeArchive as error:
         raise UnsafeArchive(f"{archive}: {error}; nothing unpacked.") from error
     except DAMAGE as error:

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from arcnn.data.image_files import UNREADABLE
+from arcnn.data.image_files import FORMATS, UNREADABLE
 from arcnn.evaluation import prediction_masks
 from arcnn.files import sha256, write_atomically, write_json, write_text
 from arcnn.predict import predict_image
@@ -101,7 +101,7 @@ def open_photo(file: Path) -> np.ndarray:
         OSError: it cannot be read.
     """
     try:
-        with warnings.catch_warnings(), Image.open(file) as image:
+        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             scale = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
             size = [max(round(scale * side), 1) for side in image.size]

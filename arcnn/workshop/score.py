@@ -7,7 +7,6 @@ masks per entry, ``segmentation`` (amodal), ``visible_mask`` and ``occlusion_mas
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from arcnn.data import MAX_SKIPPED, AmodalAnnotations, load_annotations
 from arcnn.data.image_files import short
 from arcnn.evaluation import METRICS, Evaluation, PredictionError, image_draws, intervals
 from arcnn.evaluation.predictions import check_mask, image_size, image_sizes, named
-from arcnn.files import write_json
+from arcnn.files import printable, read_json, write_json
 from arcnn.names import MASK_KEYS, TABLE_1
 
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metrics = _score(options)
         write_json(options.output, metrics)
     except (OSError, ValueError) as error:
-        print(f"Nothing was written: {error}", file=sys.stderr)
+        print(f"Nothing was written: {printable(str(error))}", file=sys.stderr)
         return 1
     for task, numbers in metrics.items():
         values = ((metric, numbers[metric]) for metric in METRICS)
@@ -77,14 +76,11 @@ def read_results(path: Path, truth: AmodalAnnotations) -> list[dict]:
         Predictions with contiguous ``category_id``; uncompressed RLEs are compressed.
 
     Raises:
-        FileNotFoundError: no such file.
-        PredictionError: not a list in JSON, an image or a class that the ground truth doesn't have,
+        FileNotFoundError, ValueError: no such file, or no JSON.
+        PredictionError: not a list, an image or a class that the ground truth doesn't have,
             or a mask whose runs are not those of a mask of its image.
     """
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise PredictionError(f"{path} is not complete JSON ({error})") from None
+    content = read_json(path, "write it again, as a COCO result list.")
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise PredictionError(f"{path} is not a COCO result list, a list of one dict per detection")
     sizes = image_sizes(truth.records)
