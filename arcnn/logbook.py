@@ -11,7 +11,7 @@ import pandas as pd
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from arcnn.files import write_json
+from arcnn.files import write_json, write_text
 from arcnn.names import MASK_KINDS
 from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
@@ -34,16 +34,16 @@ class Session:
     ) -> None:
         self.file = output / SESSIONS
         self.earlier = read_sessions(output)
-        self.began = time.time()
+        self.began = time.monotonic()  # a clock that nobody sets
         self.line = {"start": start, "first": first, "last": None, "device": device()}
         self.line |= {"processes": comm.get_world_size(), "scaled": scaled}
         self.line |= {"precision": computed_in}
-        self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
+        self.line |= {"commit": commit(), "started": moment(time.time()), "seconds": None}
         self._write()
 
     def end(self, last: int) -> None:
         """Note that ``last`` iterations are done."""
-        self.line |= {"last": last, "seconds": round(time.time() - self.began, 1)}
+        self.line |= {"last": last, "seconds": round(time.monotonic() - self.began, 1)}
         self._write()
 
     def _write(self) -> None:
@@ -54,6 +54,28 @@ def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
     """All sessions of a training, in order; empty if there was none."""
     file = Path(output_dir) / SESSIONS
     return json.loads(file.read_text()) if file.is_file() else []
+
+
+class LogWindow(HookBase):
+    """Keeps in each checkpoint what the log's medians are taken of: the last values of every loss.
+
+    So a training that goes on logs what an undisturbed one does.
+    """
+
+    before: dict[str, list[list[float]]] = {}  # [value, iteration] by name
+
+    def state_dict(self) -> dict[str, Any]:
+        histories = self.trainer.storage.histories()
+        kept = {name: list(map(list, h.values()[-LOG_PERIOD:])) for name, h in histories.items()}
+        return {"values": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = state["values"]
+
+    def before_train(self) -> None:
+        for name, values in self.before.items():
+            for value, iteration in values:
+                self.trainer.storage.histories()[name].update(value, iteration)
 
 
 class ProgressBar(HookBase):
@@ -90,6 +112,15 @@ def _log_lines(log: Path) -> Iterator[dict]:
             logger.info("%s: the last line was cut off by an interruption", log)
 
 
+def cut_log(output_dir: str | Path, first: int) -> None:
+    """Take out of the log what a training that goes on at iteration ``first`` will log again, and
+    a line that was cut off, which the next one would be appended to."""
+    file = Path(output_dir) / LOG
+    if file.is_file():
+        kept = [line for line in _log_lines(file) if line["iteration"] < first]
+        write_text(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+
+
 def read_log(output_dir: str | Path) -> pd.DataFrame:
     """The training log, indexed by iteration: every loss by name, learning rate, times. Empty
     before its first line."""
@@ -97,5 +128,5 @@ def read_log(output_dir: str | Path) -> pd.DataFrame:
     log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
     if log.empty:
         return log
-    # A resumed run has logged some iterations twice; the later line is the one that counts.
+    # A run of an older kit that was resumed has logged some twice; the later line counts.
     return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()

@@ -38,7 +38,7 @@ from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
-from arcnn.logbook import LOG, LOG_PERIOD, ProgressBar, Session, read_log
+from arcnn.logbook import LOG, LOG_PERIOD, LogWindow, ProgressBar, Session, cut_log, read_log
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.settings import (
     MAX_ITER,
@@ -155,19 +155,11 @@ def _train(
         [
             watch(checkpointer) if watch else None,
             SeedEveryStep(cfg.SEED),
+            LogWindow(),
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
         ]
     )
-    if main:
-        trainer.register_hooks(
-            [
-                Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicWriter([JSONWriter(str(output / LOG))], LOG_PERIOD),
-                ProgressBar(),
-                *_filming(cfg, model, output, show),
-            ]
-        )
     first, start = 0, "Started from random weights."
     if checkpointer.has_checkpoint():
         checkpointer.resume_or_load("", resume=True)
@@ -176,6 +168,17 @@ def _train(
     elif cfg.MODEL.WEIGHTS:
         start = load_initial_weights(cfg, checkpointer)
     _agree(start, output)
+    if main:
+        cut_log(output, first)
+        trainer.register_hooks(
+            [
+                hooks.PeriodicWriter([JSONWriter(str(output / LOG))], LOG_PERIOD),
+                ProgressBar(),
+                *_filming(cfg, model, output, show),
+                # Last: log and film of a training that goes on from here are complete until here.
+                Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            ]
+        )
 
     loader = build_train_loader(cfg, records, first)
     trainer.reset_data_loader(lambda: loader)
