@@ -67,13 +67,25 @@ def write_atomically(
         write(partial)
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
         raise FileError(
-            f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
-            "same again: what is finished is kept."
+            f"cannot write {path}: {_reason(error, partial)}. Make room there, or choose another "
+            "folder, and run the same again: what is finished is kept."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception, partial: Path) -> Exception:
+    """What the system says to more of the same, where torch has but a RuntimeError of its own for a
+    full disk: "unexpected pos 25421696"."""
+    if isinstance(error, RuntimeError):
+        try:
+            with partial.open("ab") as file:
+                file.write(bytes(1 << 20))
+        except OSError as said:
+            return said
+    return error
 
 
 def write_text(path: Path, text: str) -> None:

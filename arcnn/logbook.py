@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, get_event_storage
 
 from arcnn.files import write_json, write_text
 from arcnn.names import MASK_KINDS
@@ -104,21 +105,34 @@ class ProgressBar(HookBase):
         self.bar.close()
 
 
+class LogWriter(EventWriter):
+    """Writes the log of a training that begins at iteration ``first``, each time in one piece.
+
+    What it will log again is taken out; so is a line that an older kit left cut off.
+    """
+
+    def __init__(self, output: Path, first: int) -> None:
+        self.file = output / LOG
+        lines = _log_lines(self.file) if self.file.is_file() else []
+        self.lines = [line for line in lines if line["iteration"] < first]
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        latest = storage.latest_with_smoothing_hint(LOG_PERIOD).items()
+        line = {name: value for name, (value, iteration) in latest if iteration == storage.iter}
+        if not line or (self.lines and self.lines[-1]["iteration"] == storage.iter):
+            return
+        self.lines.append(line | {"iteration": storage.iter})
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.lines)
+        write_text(self.file, text)
+
+
 def _log_lines(log: Path) -> Iterator[dict]:
     for line in log.read_text().splitlines():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
             logger.info("%s: the last line was cut off by an interruption", log)
-
-
-def cut_log(output_dir: str | Path, first: int) -> None:
-    """Take out of the log what a training that goes on at iteration ``first`` will log again, and
-    a line that was cut off, which the next one would be appended to."""
-    file = Path(output_dir) / LOG
-    if file.is_file():
-        kept = [line for line in _log_lines(file) if line["iteration"] < first]
-        write_text(file, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
 
 
 def read_log(output_dir: str | Path) -> pd.DataFrame:
