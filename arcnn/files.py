@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 if TYPE_CHECKING:
@@ -191,18 +193,24 @@ def lock(path: Path) -> IO[str] | None:
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file while something is done that only one process may do.
 
+    Of a process that was killed, those that load images for it hold the lock until they notice,
+    after five seconds: they are waited for.
+
     Args:
         what: it is, for the sentence about another process: "trains".
 
     Raises:
         BlockingIOError: another process is at it.
     """
-    held = lock(path)
-    if held is None:
-        raise BusyError(
-            f"process {path.read_text().strip() or 'unknown'} {what} in {path.parent} already; "
-            "wait until it is done, or end it and run the same again."
-        )
+    until = time.monotonic() + 15
+    while (held := lock(path)) is None:
+        other = path.read_text().strip()
+        if not other.isdecimal() or psutil.pid_exists(int(other)) or time.monotonic() > until:
+            raise BusyError(
+                f"process {other or 'unknown'} {what} in {path.parent} already; "
+                "wait until it is done, or end it and run the same again."
+            )
+        time.sleep(0.2)
     with held:
         try:
             yield

@@ -40,9 +40,11 @@ from arcnn.weights import load_trained
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")
 KINDS = ("*.pth", "*.json", "*.csv", "*.md", "*.tex", "*.png", "*.npz", "*.jpg")
-APART = ("notebooks", ".snakemake", "cost.csv", "13_the_field.tabletop.json")  # pages, seconds
+# Pages, and seconds that are results.
+APART = ("notebooks", ".snakemake", "cost.csv", "field.csv", "field.cost.png")
+APART += ("13_the_field.tabletop.json",)
 # Besides those of records, what two runs of the same have otherwise.
-WHEN_AND_WHERE = {*CIRCUMSTANCES, "sessions", "time", "data_time", "eta_seconds"}
+WHEN_AND_WHERE = {*CIRCUMSTANCES, "sessions", "time", "data_time", "rank_data_time"}
 LONGEST = 1800  # seconds that anything may take
 BUSY = ("another run is at work", "already; wait until it is done")
 WHO = {  # by a word of the command line, the first that fits
