@@ -12,6 +12,7 @@ EXECUTOR  :=
 GPU_JOBS  :=
 LAB_ARGS  :=
 BENCH_ARGS :=
+SOAK_ARGS :=
 LOCK_ARGS :=
 AUDIT_ARGS :=
 # The Python that the environment is made with; empty: the first one found that is new enough.
@@ -22,14 +23,14 @@ TORCH_CPU ?=
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS LOCK_ARGS AUDIT_ARGS PYTHON TORCH_CPU BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS SOAK_ARGS LOCK_ARGS AUDIT_ARGS PYTHON TORCH_CPU BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm bench lab lock audit clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm soak bench lab lock audit clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -102,6 +103,10 @@ test-lab: environment
 test-slurm: environment
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -rs -m "long or not long" -o faulthandler_timeout=7200 tests/test_slurm.py
 
+# A smoke run killed a hundred times, then the fuzzers; an hour or more.
+soak: environment
+	@$(python) tests/soak.py $(SOAK_ARGS)
+
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
 
@@ -155,6 +160,7 @@ help:
 	@echo "make test           style, notebook checks and tests"
 	@echo "make test-lab       every notebook in a real JupyterLab, by a browser (Chromium)"
 	@echo "make test-slurm     a grid of runs on a Slurm of this machine's own"
+	@echo "make soak           kills a smoke run a hundred times, and compares [SOAK_ARGS='--kills 20 --minutes 1']"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
 	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...] [TORCH_CPU=...]"

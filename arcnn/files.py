@@ -8,10 +8,12 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 if TYPE_CHECKING:
@@ -86,13 +88,25 @@ def write_atomically(
         write(partial)
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
         raise FileError(
-            f"cannot write {path}: {error}. Make room there, or choose another folder, and run the "
-            "same again: what is finished is kept."
+            f"cannot write {path}: {_reason(error, partial)}. Make room there, or choose another "
+            "folder, and run the same again: what is finished is kept."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception, partial: Path) -> Exception:
+    """What the system says to more of the same, where torch has but a RuntimeError of its own for a
+    full disk: "unexpected pos 25421696"."""
+    if isinstance(error, RuntimeError):
+        try:
+            with partial.open("ab") as file:
+                file.write(bytes(1 << 20))
+        except OSError as said:
+            return said
+    return error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -199,18 +213,24 @@ def lock(path: Path) -> IO[str] | None:
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file while something is done that only one process may do.
 
+    Of a process that was killed, those that load images for it hold the lock until they notice,
+    after five seconds: they are waited for.
+
     Args:
         what: it is, for the sentence about another process: "trains".
 
     Raises:
         BlockingIOError: another process is at it.
     """
-    held = lock(path)
-    if held is None:
-        raise BusyError(
-            f"process {path.read_text().strip() or 'unknown'} {what} in {path.parent} already; "
-            "wait until it is done, or end it and run the same again."
-        )
+    until = time.monotonic() + 15
+    while (held := lock(path)) is None:
+        other = path.read_text().strip()
+        if not other.isdecimal() or psutil.pid_exists(int(other)) or time.monotonic() > until:
+            raise BusyError(
+                f"process {other or 'unknown'} {what} in {path.parent} already; "
+                "wait until it is done, or end it and run the same again."
+            )
+        time.sleep(0.2)
     with held:
         try:
             yield

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, get_event_storage
 
-from arcnn.files import write_json
+from arcnn.files import write_json, write_text
 from arcnn.names import MASK_KINDS
 from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
@@ -34,16 +35,16 @@ class Session:
     ) -> None:
         self.file = output / SESSIONS
         self.earlier = read_sessions(output)
-        self.began = time.time()
+        self.began = time.monotonic()  # a clock that nobody sets
         self.line = {"start": start, "first": first, "last": None, "device": device()}
         self.line |= {"processes": comm.get_world_size(), "scaled": scaled}
         self.line |= {"precision": computed_in}
-        self.line |= {"commit": commit(), "started": moment(self.began), "seconds": None}
+        self.line |= {"commit": commit(), "started": moment(time.time()), "seconds": None}
         self._write()
 
     def end(self, last: int) -> None:
         """Note that ``last`` iterations are done."""
-        self.line |= {"last": last, "seconds": round(time.time() - self.began, 1)}
+        self.line |= {"last": last, "seconds": round(time.monotonic() - self.began, 1)}
         self._write()
 
     def _write(self) -> None:
@@ -54,6 +55,28 @@ def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
     """All sessions of a training, in order; empty if there was none."""
     file = Path(output_dir) / SESSIONS
     return json.loads(file.read_text()) if file.is_file() else []
+
+
+class LogWindow(HookBase):
+    """Keeps in each checkpoint what the log's medians are taken of: the last values of every loss.
+
+    So a training that goes on logs what an undisturbed one does.
+    """
+
+    before: dict[str, list[list[float]]] = {}  # [value, iteration] by name
+
+    def state_dict(self) -> dict[str, Any]:
+        histories = self.trainer.storage.histories()
+        kept = {name: list(map(list, h.values()[-LOG_PERIOD:])) for name, h in histories.items()}
+        return {"values": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = state["values"]
+
+    def before_train(self) -> None:
+        for name, values in self.before.items():
+            for value, iteration in values:
+                self.trainer.storage.histories()[name].update(value, iteration)
 
 
 class ProgressBar(HookBase):
@@ -82,6 +105,28 @@ class ProgressBar(HookBase):
         self.bar.close()
 
 
+class LogWriter(EventWriter):
+    """Writes the log of a training that begins at iteration ``first``, each time in one piece.
+
+    What it will log again is taken out; so is a line that an older kit left cut off.
+    """
+
+    def __init__(self, output: Path, first: int) -> None:
+        self.file = output / LOG
+        lines = _log_lines(self.file) if self.file.is_file() else []
+        self.lines = [line for line in lines if line["iteration"] < first]
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        latest = storage.latest_with_smoothing_hint(LOG_PERIOD).items()
+        line = {name: value for name, (value, iteration) in latest if iteration == storage.iter}
+        if not line or (self.lines and self.lines[-1]["iteration"] == storage.iter):
+            return
+        self.lines.append(line | {"iteration": storage.iter})
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.lines)
+        write_text(self.file, text)
+
+
 def _log_lines(log: Path) -> Iterator[dict]:
     for line in log.read_text().splitlines():
         try:
@@ -97,5 +142,5 @@ def read_log(output_dir: str | Path) -> pd.DataFrame:
     log = pd.DataFrame(_log_lines(file) if file.is_file() else [])
     if log.empty:
         return log
-    # A resumed run has logged some iterations twice; the later line is the one that counts.
+    # A run of an older kit that was resumed has logged some twice; the later line counts.
     return log.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()

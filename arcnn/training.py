@@ -29,7 +29,6 @@ from detectron2.solver import build_lr_scheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import JSONWriter
 from torch import nn
 
 from arcnn.config import for_processes
@@ -38,7 +37,7 @@ from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
-from arcnn.logbook import LOG, LOG_PERIOD, ProgressBar, Session, read_log
+from arcnn.logbook import LOG_PERIOD, LogWindow, LogWriter, ProgressBar, Session, read_log
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.settings import (
     MAX_ITER,
@@ -138,6 +137,8 @@ def _train(
     if weights.is_file():
         if main:
             weights.touch()  # as new as what was changed without a difference to it
+            for left in output.glob("model_[0-9]*.pth"):  # by a process that was killed just then
+                left.unlink()
         return Training(weights, 0, "The run was complete already.")
     seed_all_rng(cfg.SEED)
     records = split_records(cfg, "train")
@@ -155,19 +156,11 @@ def _train(
         [
             watch(checkpointer) if watch else None,
             SeedEveryStep(cfg.SEED),
+            LogWindow(),
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
         ]
     )
-    if main:
-        trainer.register_hooks(
-            [
-                Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicWriter([JSONWriter(str(output / LOG))], LOG_PERIOD),
-                ProgressBar(),
-                *_filming(cfg, model, output, show),
-            ]
-        )
     first, start = 0, "Started from random weights."
     if checkpointer.has_checkpoint():
         checkpointer.resume_or_load("", resume=True)
@@ -176,6 +169,16 @@ def _train(
     elif cfg.MODEL.WEIGHTS:
         start = load_initial_weights(cfg, checkpointer)
     _agree(start, output)
+    if main:
+        trainer.register_hooks(
+            [
+                hooks.PeriodicWriter([LogWriter(output, first)], LOG_PERIOD),
+                ProgressBar(),
+                *_filming(cfg, model, output, show),
+                # Last: log and film of a training that goes on from here are complete until here.
+                Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            ]
+        )
 
     loader = build_train_loader(cfg, records, first)
     trainer.reset_data_loader(lambda: loader)

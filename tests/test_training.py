@@ -1,9 +1,15 @@
 """Training: reproducible, resumable, and never trusting what is half-written."""
 
+import json
+import os
 import pickle
+import random
 import re
+import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
 
@@ -13,11 +19,14 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import build_model
 from IPython.core.interactiveshell import InteractiveShell
+from soak import Fork
 from torch import nn
 
 from arcnn import training, weights
 from arcnn.data import split_records
 from arcnn.data.loader import ExampleOrder
+from arcnn.data.tabletop import make_tabletop
+from arcnn.files import write_json
 from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
 from arcnn.logbook import read_log, read_sessions
 from arcnn.training import build_optimizer, train
@@ -76,11 +85,27 @@ def interrupt(cfg, monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
             train(cfg)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_interrupted_run_ends_with_the_same_bytes(workers, tiny_config, monkeypatch) -> None:
-    options = ("DATALOADER.NUM_WORKERS", workers)
-    train(tiny_config("arcnn", run="undisturbed"))
-    cfg = tiny_config("arcnn", *options, run="interrupted")
+def made_by(folder: Path) -> dict[str, object]:
+    """Weights, film and log of a training, the log without times."""
+    log = read_log(folder)
+    log = log.drop(columns=[name for name in log.columns if name.endswith("time")])
+    files = {
+        file.name: file.read_bytes() for kind in ("*.pth", "*.npz") for file in folder.glob(kind)
+    }
+    return files | {"log": log.sort_index(axis="columns").to_json(double_precision=15)}
+
+
+@pytest.mark.parametrize(
+    ("model", "workers", "computed_in"),
+    [("arcnn", 0, torch.float32), ("arcnn_add", 1, torch.bfloat16), ("orcnn", 2, torch.bfloat16)],
+)
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    model, workers, computed_in, tiny_config, monkeypatch
+) -> None:
+    monkeypatch.setattr(training, "precision", lambda cfg: computed_in)
+    monkeypatch.setattr(training, "LOG_PERIOD", 2)
+    undisturbed = train(tiny_config(model, run="undisturbed"))
+    cfg = tiny_config(model, "DATALOADER.NUM_WORKERS", workers, run="interrupted")
     interrupt(cfg, monkeypatch, 3)
     interrupt(cfg, monkeypatch, 5)
     output = Path(cfg.OUTPUT_DIR)
@@ -88,6 +113,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(workers, tiny_config, monke
     assert not (output / "model_final.pth").exists()
     with pytest.raises(FileNotFoundError, match="04_train"):
         load_trained(output.parent)
+    with (output / "metrics.json").open("a") as log:
+        log.write('{"iteration": 5, "to')  # by an older kit, when the disk was full
     steps = []
 
     class Count(HookBase):
@@ -97,8 +124,87 @@ def test_an_interrupted_run_ends_with_the_same_bytes(workers, tiny_config, monke
     monkeypatch.setattr(training, "ProgressBar", Count)
     done = train(cfg)
     assert steps == [4, 5] and done.steps == 2
-    other = output.parents[1] / "undisturbed/train/model_final.pth"
-    assert done.weights.read_bytes() == other.read_bytes()
+    assert made_by(output) == made_by(undisturbed.weights.parent)
+
+
+def test_ten_kills_change_no_byte(tiny_config, tmp_path: Path) -> None:
+    at_random = random.Random(0)
+
+    def killed(work: Callable[[], object], seconds: float) -> None:
+        with (tmp_path / "said").open("a") as said:
+            child = Fork(work, said.fileno())
+        time.sleep(at_random.uniform(0.1, 0.9) * seconds)
+        child.process.kill()
+        child.wait(60)
+
+    def draw(root: Path) -> Path:
+        return make_tabletop(root, train_images=4, val_images=2, image_size=96, workers=1)
+
+    began = time.monotonic()
+    drawn = draw(tmp_path / "one")
+    seconds = time.monotonic() - began
+    for _ in range(4):
+        killed(lambda: draw(tmp_path / "other"), seconds)
+    other = draw(tmp_path / "other")
+    files = [file.relative_to(drawn) for file in drawn.rglob("*") if file.is_file()]
+    assert len(files) == 11 and [f.name for f in other.parent.iterdir()] == ["tabletop"]
+    assert all((drawn / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+    cfg, undisturbed = tiny_config(run="killed"), tiny_config(run="undisturbed")
+    began = time.monotonic()
+    train(undisturbed)
+    seconds = time.monotonic() - began
+    for _ in range(4):
+        killed(lambda: train(cfg), seconds)
+    train(cfg)
+    made = [made_by(Path(c.OUTPUT_DIR)) for c in (cfg, undisturbed)]
+    assert made[0] == made[1] and set(made[0]) == {"model_final.pth", "film.npz", "log"}
+
+    def write() -> None:
+        for k in range(10**6):
+            write_json(tmp_path / "numbers.json", [k] * 50_000)
+
+    for _ in range(2):
+        killed(write, 0.5)
+        numbers = json.loads((tmp_path / "numbers.json").read_text())
+        assert len(numbers) == 50_000 and len(set(numbers)) == 1
+
+
+def test_a_full_disk_is_named_and_more_room_is_all_that_it_takes(
+    tiny_config, tmp_path: Path
+) -> None:
+    """Files may be so long and no longer, which is to a program what a full disk is."""
+    cfg = tiny_config()
+    output = Path(cfg.OUTPUT_DIR)
+
+    def train_in(room: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        try:
+            train(cfg)
+        except OSError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    for room, name in ((2000, "config.yaml"), (9000, "film.npz"), (10**6, "model_0000001.pth")):
+        with open(os.devnull, "w") as nowhere:
+            Fork(lambda room=room: train_in(room), nowhere.fileno()).wait(60)
+        said = (tmp_path / "said").read_text()
+        assert re.match(rf"cannot write .*/{name}: \[Errno 27\] File too large. Make room", said)
+        assert not (output / name).exists() and not names(output, "*.partial")
+    train(cfg)
+    train(other := tiny_config(run="other"))
+    assert made_by(output) == made_by(Path(other.OUTPUT_DIR))
+
+
+def test_a_killed_training_is_not_taken_for_one_at_work(tiny_config, tmp_path: Path) -> None:
+    cfg = tiny_config("arcnn", "DATALOADER.NUM_WORKERS", 1)
+    output = Path(cfg.OUTPUT_DIR)
+    with (tmp_path / "said").open("w") as said:
+        child = Fork(lambda: train(cfg), said.fileno())
+    while not names(output, "model_*.pth"):
+        time.sleep(0.01)
+    child.process.kill()  # the process that loads its images lives on for some seconds
+    child.wait(60)
+    assert train(cfg).start == "Went on at iteration 2."
 
 
 def test_a_finished_run_keeps_its_weights_once_and_tells_how_they_came_about(
