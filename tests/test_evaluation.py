@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import peer_evaluate
 from PIL import Image
+from pycocotools.cocoeval import Params
 
 from arcnn.data import decode_masks, load_annotations, split_records
 from arcnn.data.masks import encode
@@ -44,7 +45,14 @@ from arcnn.evaluation import (
     to_results,
 )
 from arcnn.evaluation.examples import match_image
-from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
+from arcnn.evaluation.matching import (
+    COUNTED,
+    IGNORED,
+    MAX_DETECTIONS,
+    Items,
+    Pairs,
+    match,
+)
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, TABLE_1
 from arcnn.predict import predict_image
@@ -291,6 +299,22 @@ def test_equal_to_pycocotools_on_real_records(real_data):
             predictions.append(found | moved | {"score": float(rng.random())})
     metrics = assert_same_as_peer(records, predictions, len(truth.class_names))
     assert 5 < metrics["amodal"]["AP"] < 95
+
+
+def test_the_settings_are_cocos() -> None:
+    """Three hand-written lines, against the ones in pycocotools."""
+    params = Params("segm")
+    limits = {name[0]: tuple(r) for name, r in zip(params.areaRngLbl, params.areaRng, strict=True)}
+    assert limits.pop("a") and limits == protocol.SIZES
+    assert list(MAX_DETECTIONS) == params.maxDets
+    assert TASKS == ("amodal", "visible", "occluded")
+
+
+def test_precision_ends_where_pycocotools_ends() -> None:
+    """1 / (1 + 2^-52), which is not quite 1."""
+    one = Evaluation([a_record(an_object(BOXES[0]))], [detected(BOXES[0])], 1)
+    curves = one.matches["amodal"].curves(0)
+    assert set(curves.precision.flat) == {1 / (1 + np.spacing(1))} != {1.0}
 
 
 # --- properties ---------------------------------------------------------------------------------
