@@ -244,6 +244,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2.0, help="of tests, at first")
     parser.add_argument("--only", default="", help="mutants whose line contains this")
+    parser.add_argument("--again", type=Path, help="only those that this earlier output shows")
     arguments = parser.parse_args()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
     files = arguments.files or list(settings)
@@ -302,6 +303,11 @@ def _chosen(mutant: Mutant, tests: list[str], reach: dict, seconds: float) -> li
 def _try_all(files: list, settings: dict, reach: dict, arguments, temporary: Path) -> int:  # noqa: ANN001
     explained = {(k.file, *change) for k in known(KNOWN.read_text()) for change in k.changes}
     everything = [m for file in files for m in mutants(file) if arguments.only in m.old]
+    if arguments.again:
+        shown = {
+            (k.file, *change) for k in known(arguments.again.read_text()) for change in k.changes
+        }
+        everything = [m for m in everything if m[:3] in shown]
     met = {m[:3] for m in everything} & explained
     waiting = [m for m in everything if m[:3] not in explained]
     print(f"{len(waiting)} mutants, and {len(met)} that are explained", flush=True)

@@ -145,6 +145,7 @@ def test_mean_is_over_classes_that_have_objects():
     assert classes["fork"]["AP"] is None
     assert classes["plate"]["AP"] == 0
     assert metrics["amodal"]["AP"] == pytest.approx(50)
+    assert "note" not in metrics["amodal"]  # which would say that there is no object
 
 
 # --- against others -----------------------------------------------------------------------------
@@ -264,6 +265,26 @@ def test_more_than_100_detections_of_a_class():
         detected(BOXES[k % 2], 0.5, score) for k, score in enumerate(rng.random(130).tolist())
     ]
     assert_same_as_peer([record], predictions, 1)
+
+
+@pytest.mark.parametrize(("before", "recall"), [(9, 100), (99, 100), (100, 0)])
+def test_a_hundred_detections_of_an_image_and_class_count_and_no_more(before: int, recall: int):
+    record, miss = a_record(an_object(BOXES[0])), detected((0, 25, 10, 10), score=0.9)
+    found = [*[miss] * before, detected(BOXES[0], score=0.1)]
+    metrics = evaluate([record], found, 1, tasks=["amodal"])["amodal"]
+    assert metrics["AR@100"] == pytest.approx(recall)
+    assert metrics["AR@10"] == pytest.approx(100 if before < 10 else 0)
+
+
+def test_areas_of_more_masks_than_pycocotools_takes_at_once() -> None:
+    widths = [k % 39 + 1 for k in range(600)]
+    assert protocol._areas([rle(rectangle(0, 0, w, 1)) for w in widths]).tolist() == widths
+
+
+def test_a_hidden_part_of_one_pixel_is_found() -> None:
+    box = (3, 3, 2, 1)
+    record = a_record(an_object(box, 0.5))
+    assert evaluate([record], [detected(box, 0.5)], 1)["occlusion"]["AP"] == pytest.approx(100)
 
 
 def test_occlusion_task_is_plain_coco_on_hidden_parts():
