@@ -245,9 +245,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of tests, at first")
     parser.add_argument("--only", default="", help="mutants whose line contains this")
     parser.add_argument("--again", type=Path, help="only those that this earlier output shows")
+    parser.add_argument("--tests", nargs="*", help="these, and not those in pyproject.toml")
     arguments = parser.parse_args()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
     files = arguments.files or list(settings)
+    if arguments.tests:
+        settings = dict.fromkeys(files, arguments.tests)
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     os.environ["PYTHONPATH"] = str(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
