@@ -30,7 +30,7 @@ $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm soak bench lab lock audit clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm soak bench mutants coverage lab lock audit clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -110,6 +110,24 @@ soak: environment
 bench: environment
 	@$(python) tests/bench.py $(BENCH_ARGS)
 
+# Do the tests bite? Small errors in the code that makes the numbers, one at a time.
+mutants: build/measure
+	@$(in_env) build/measure/bin/python tests/mutate.py
+
+# Lines and branches of the paper's wing that the tests come by, in their processes too.
+coverage: build/measure
+	@rm -f build/coverage/*
+	@OMP_NUM_THREADS=1 $(in_env) build/measure/bin/python -m coverage run -m pytest -q
+	@build/measure/bin/python -m coverage combine -q
+	@build/measure/bin/python -m coverage report
+
+# The environment, and two packages beside it that nobody needs who runs the kit.
+build/measure: environment
+	@$(python) -m venv --clear --without-pip $@
+	@where='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(python) -c "$$where" > "$$($@/bin/python -c "$$where")/kit.pth"
+	@$(python) -m pip --python $@/bin/python install -qq --no-deps mutmut==3.8.1 libcst==1.9.0 coverage==7.17.5
+
 # On copies in lab/, so that stepping through changes neither the kit nor what it reproduced.
 lab: environment
 	@$(python) -m arcnn.workshop.lab
@@ -162,6 +180,8 @@ help:
 	@echo "make test-slurm     a grid of runs on a Slurm of this machine's own"
 	@echo "make soak           kills a smoke run a hundred times, and compares [SOAK_ARGS='--kills 20 --minutes 1']"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
+	@echo "make mutants        do the tests see small errors in the code? Half an hour and more"
+	@echo "make coverage       which lines and branches the tests come by"
 	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...] [TORCH_CPU=...]"
 	@echo "make reference      keep the small files of a profile's results in results/reference/"

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import peer_evaluate
 from PIL import Image
+from pycocotools.cocoeval import Params
 
 from arcnn.data import decode_masks, load_annotations, split_records
 from arcnn.data.masks import encode
@@ -44,7 +45,14 @@ from arcnn.evaluation import (
     to_results,
 )
 from arcnn.evaluation.examples import match_image
-from arcnn.evaluation.matching import COUNTED, IGNORED, Items, Pairs, match
+from arcnn.evaluation.matching import (
+    COUNTED,
+    IGNORED,
+    MAX_DETECTIONS,
+    Items,
+    Pairs,
+    match,
+)
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, TABLE_1
 from arcnn.predict import predict_image
@@ -137,6 +145,7 @@ def test_mean_is_over_classes_that_have_objects():
     assert classes["fork"]["AP"] is None
     assert classes["plate"]["AP"] == 0
     assert metrics["amodal"]["AP"] == pytest.approx(50)
+    assert "note" not in metrics["amodal"]  # which would say that there is no object
 
 
 # --- against others -----------------------------------------------------------------------------
@@ -258,6 +267,26 @@ def test_more_than_100_detections_of_a_class():
     assert_same_as_peer([record], predictions, 1)
 
 
+@pytest.mark.parametrize(("before", "recall"), [(9, 100), (99, 100), (100, 0)])
+def test_a_hundred_detections_of_an_image_and_class_count_and_no_more(before: int, recall: int):
+    record, miss = a_record(an_object(BOXES[0])), detected((0, 25, 10, 10), score=0.9)
+    found = [*[miss] * before, detected(BOXES[0], score=0.1)]
+    metrics = evaluate([record], found, 1, tasks=["amodal"])["amodal"]
+    assert metrics["AR@100"] == pytest.approx(recall)
+    assert metrics["AR@10"] == pytest.approx(100 if before < 10 else 0)
+
+
+def test_areas_of_more_masks_than_pycocotools_takes_at_once() -> None:
+    widths = [k % 39 + 1 for k in range(600)]
+    assert protocol._areas([rle(rectangle(0, 0, w, 1)) for w in widths]).tolist() == widths
+
+
+def test_a_hidden_part_of_one_pixel_is_found() -> None:
+    box = (3, 3, 2, 1)
+    record = a_record(an_object(box, 0.5))
+    assert evaluate([record], [detected(box, 0.5)], 1)["occlusion"]["AP"] == pytest.approx(100)
+
+
 def test_occlusion_task_is_plain_coco_on_hidden_parts():
     """Where all are occluded and say so, nothing is ignored: stock AP of the hidden parts."""
     rng = np.random.default_rng(3)
@@ -291,6 +320,22 @@ def test_equal_to_pycocotools_on_real_records(real_data):
             predictions.append(found | moved | {"score": float(rng.random())})
     metrics = assert_same_as_peer(records, predictions, len(truth.class_names))
     assert 5 < metrics["amodal"]["AP"] < 95
+
+
+def test_the_settings_are_cocos() -> None:
+    """Three hand-written lines, against the ones in pycocotools."""
+    params = Params("segm")
+    limits = {name[0]: tuple(r) for name, r in zip(params.areaRngLbl, params.areaRng, strict=True)}
+    assert limits.pop("a") and limits == protocol.SIZES
+    assert list(MAX_DETECTIONS) == params.maxDets
+    assert TASKS == ("amodal", "visible", "occluded")
+
+
+def test_precision_ends_where_pycocotools_ends() -> None:
+    """1 / (1 + 2^-52), which is not quite 1."""
+    one = Evaluation([a_record(an_object(BOXES[0]))], [detected(BOXES[0])], 1)
+    curves = one.matches["amodal"].curves(0)
+    assert set(curves.precision.flat) == {1 / (1 + np.spacing(1))} != {1.0}
 
 
 # --- properties ---------------------------------------------------------------------------------
