@@ -109,14 +109,16 @@ def _pictures() -> dict[str, list[bytes]]:
 # ---- Changes
 
 ODD = st.sampled_from(
-    [None, True, -1, 0, 1, 0.5, 1e308, 10**30, -(10**400), 2**31, 2**32, 2**53 + 1, 178_956_970, "", "0",
-     "\x1b[2J", "\0", "..", "3.png/", "$(touch x)", "`\n'\"", "4.jpg", "amodal visible", "x" * 2000, [], {},
-     [[]], [0, H * W], [0] * 200 + [H * W], [0] * 3000 + [50, 70], [1, 2, 3, 4, 5, 6], [[1e300, 0] * 5],
-     {"size": [13377, 13377], "counts": [0, 13377**2]}, CODED, COUNTED, WHOLE, SEEN]
+    [None, True, -1, 0, 1, 0.5, 1e308, 10**30, -(10**400), 2**31, 2**32, 2**53 + 1, 178_956_970,
+     "", "0", "\x1b[2J", "\0", "..", "3.png/", "$(touch x)", "`\n'\"", "4.jpg", "amodal visible",
+     "x" * 2000, [], {}, [[]], [0, H * W], [0] * 200 + [H * W], [0] * 3000 + [50, 70],
+     [1, 2, 3, 4, 5, 6], [[1e300, 0] * 5], {"size": [13377, 13377], "counts": [0, 13377**2]},
+     CODED, COUNTED, WHOLE, SEEN]
 )  # fmt: skip
 ANY = ODD | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 
@@ -229,9 +231,9 @@ def one_case(target: str, draw: Callable, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     make(draw, folder)
-    began, most = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, most = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     TARGETS[target](folder)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert took < SECONDS, f"{took:.1f} s"
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024
     assert more < BYTES, f"{more:,} bytes"
@@ -255,7 +257,8 @@ def drawn(target: str, folder: Path, cases: int) -> Callable[[], None]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=random.randrange(1, 2**31))

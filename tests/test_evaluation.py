@@ -556,7 +556,7 @@ def test_command_reads_uncompressed_runs(files):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"image_id": 1, ', "not complete JSON"),
+        ('[{"image_id": 1, ', "is not whole"),
         ('{"annotations": []}', "not a COCO result list"),
         ('[{"image_id": 1, "category_id": 999, "score": 1}]', "no class 999"),
         ('[{"image_id": [1], "category_id": 1, "score": 1}]', "no such image"),
