@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -233,6 +233,14 @@ def test_targets_of_several_images_follow_the_proposals() -> None:
         alone = [getattr(mask_targets([image], side=4), kind) for image in (first, second)]
         assert torch.equal(getattr(together, kind), torch.cat(alone))
     assert together.occlusion[:2].any() and not together.occlusion[2:].any()
+
+
+def test_a_pixel_that_is_half_covered_belongs_to_the_target() -> None:
+    half = torch.tensor([[[True, False]]])
+    shared, box = SharedMasks(half), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
+    assert shared.crop_and_resize(box, 1).tolist() == [[[True]]]
+    assert BitMasks(half).crop_and_resize(box, 1).equal(shared.crop_and_resize(box, 1))
+    assert tuple(shared.image_size) == (1, 2)
 
 
 def test_without_a_map_of_the_hidden_part_it_is_whole_and_not_visible() -> None:
