@@ -15,6 +15,7 @@ BENCH_ARGS :=
 SOAK_ARGS :=
 LOCK_ARGS :=
 AUDIT_ARGS :=
+FILES :=
 # The Python that the environment is made with; empty: the first one found that is new enough.
 PYTHON    ?=
 # An index of PyTorch's CPU builds, or a folder with them: an environment without CUDA.
@@ -23,7 +24,7 @@ TORCH_CPU ?=
 BIN       := .venv/bin
 
 # A misspelt name would be ignored, and the default run in its place.
-known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS SOAK_ARGS LOCK_ARGS AUDIT_ARGS PYTHON TORCH_CPU BIN
+known := PROFILE DATASET SEEDS DATA_ROOT RESULTS CORES EXECUTOR GPU_JOBS LAB_ARGS BENCH_ARGS SOAK_ARGS LOCK_ARGS FILES AUDIT_ARGS PYTHON TORCH_CPU BIN
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
@@ -112,7 +113,7 @@ bench: environment
 
 # Do the tests bite? Small errors in the code that makes the numbers, one at a time.
 mutants: build/measure
-	@$(in_env) build/measure/bin/python tests/mutate.py
+	@$(in_env) build/measure/bin/python tests/mutate.py $(FILES)
 
 # Lines and branches of the paper's wing that the tests come by, in their processes too.
 coverage: build/measure
@@ -180,7 +181,7 @@ help:
 	@echo "make test-slurm     a grid of runs on a Slurm of this machine's own"
 	@echo "make soak           kills a smoke run a hundred times, and compares [SOAK_ARGS='--kills 20 --minutes 1']"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"
-	@echo "make mutants        do the tests see small errors in the code? Half an hour and more"
+	@echo "make mutants        do the tests see small errors in the code? Half an hour [FILES=arcnn/...]"
 	@echo "make coverage       which lines and branches the tests come by"
 	@echo "make lab            the course in JupyterLab, on copies in lab/ [LAB_ARGS=...]"
 	@echo "make setup          only create the environment in .venv [PYTHON=...] [TORCH_CPU=...]"

@@ -320,9 +320,12 @@ def _try_all(files: list, settings: dict, reach: dict, arguments, temporary: Pat
         for mutant in left:
             tests = _chosen(mutant, settings[mutant.file], reach, seconds)
             (with_tests if tests else unreached).append((mutant, tests))
-        left = list(_surviving(with_tests, arguments.jobs, temporary))
-        print(f"{len(left)} are left", flush=True)
-    for mutant in [*left, *(mutant for mutant, _ in unreached)]:
+        left = []
+        for mutant in _surviving(with_tests, arguments.jobs, temporary):
+            left.append(mutant)
+            print(f"\n{mutant.file}\n{_shown(mutant)}", flush=True)
+        print(f"\n{len(left)} of {len(with_tests)} are left after this round", flush=True)
+    for mutant, _ in unreached:
         print(f"\n{mutant.file}\n{_shown(mutant)}")
     for entry in sorted(e for e in explained - met if e[0] in files and arguments.only in e[1]):
         print(f"\n{KNOWN.name} explains what is no mutant any more: {entry}")

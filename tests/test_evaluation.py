@@ -274,6 +274,7 @@ def test_a_hundred_detections_of_an_image_and_class_count_and_no_more(before: in
     metrics = evaluate([record], found, 1, tasks=["amodal"])["amodal"]
     assert metrics["AR@100"] == pytest.approx(recall)
     assert metrics["AR@10"] == pytest.approx(100 if before < 10 else 0)
+    assert metrics["AP"] == pytest.approx(recall / (before + 1))
 
 
 def test_areas_of_more_masks_than_pycocotools_takes_at_once() -> None:

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -24,10 +24,13 @@ from arcnn.modeling import (
     JigsawConv,
     MaskLogits,
     ORCNNMaskHead,
+    PiecesMaskHead,
+    mask_loss,
     mask_losses,
     mask_targets,
 )
 from arcnn.modeling.shared_masks import SharedMasks
+from arcnn.names import MASK_KINDS
 from arcnn.training import train
 from arcnn.weights import load_trained
 from arcnn.workshop.profiles import check_choices, load_profile
@@ -212,9 +215,82 @@ def test_equation_2_is_the_cross_entropy_of_the_true_class() -> None:
         torch.testing.assert_close(losses[f"loss_{kind}_mask"], value)
 
 
+def test_weights_of_rois_are_factors_of_their_losses() -> None:
+    maps, target = torch.tensor([0.0, 3.0]).view(2, 1, 1, 1), torch.ones(2, 1, 1)
+    classes = torch.zeros(2, dtype=torch.int64)
+    each = -maps.flatten().sigmoid().log()
+    weighted = mask_loss(maps, target, classes, torch.tensor([2.0, 0.5]))
+    torch.testing.assert_close(weighted, (2 * each[0] + 0.5 * each[1]) / 2)
+    torch.testing.assert_close(mask_loss(maps, target, classes), each.mean())
+
+
+def test_targets_of_several_images_follow_the_proposals() -> None:
+    """Of the second image the whole object is visible; the third shows none."""
+    first, second = proposals(2), proposals(3)
+    second.gt_visible_masks = second.gt_masks
+    together = mask_targets([first, second, proposals(1)[:0]], side=4)
+    for kind in ("amodal", "visible", "occlusion"):
+        alone = [getattr(mask_targets([image], side=4), kind) for image in (first, second)]
+        assert torch.equal(getattr(together, kind), torch.cat(alone))
+    assert together.occlusion[:2].any() and not together.occlusion[2:].any()
+
+
+def test_a_pixel_that_is_half_covered_belongs_to_the_target() -> None:
+    half = torch.tensor([[[True, False]]])
+    shared, box = SharedMasks(half), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
+    assert shared.crop_and_resize(box, 1).tolist() == [[[True]]]
+    assert BitMasks(half).crop_and_resize(box, 1).equal(shared.crop_and_resize(box, 1))
+    assert tuple(shared.image_size) == (1, 2)
+
+
+def test_without_a_map_of_the_hidden_part_it_is_whole_and_not_visible() -> None:
+    amodal, visible = random_maps()
+    head = ARCNNAddMaskHead(visible_head=Constant(visible), occlusion_head=Constant(visible))
+    probs = head.probs(MaskLogits(amodal, visible))
+    torch.testing.assert_close(probs["amodal"], amodal.sigmoid())
+    torch.testing.assert_close(probs["visible"], visible.sigmoid())
+    expected = torch.minimum(amodal.sigmoid(), 1 - visible.sigmoid())
+    torch.testing.assert_close(probs["occlusion"], expected)
+    assert set(head.probs(MaskLogits(amodal))) == {"amodal"}
+    own = head.probs(MaskLogits(amodal, visible, visible))["occlusion"]
+    torch.testing.assert_close(own, visible.sigmoid())
+
+
+def test_where_nothing_is_found_nothing_is_drawn() -> None:
+    head = ARCNNAddMaskHead(visible_head=nn.Conv2d(4, 5, 1), occlusion_head=nn.Conv2d(4, 5, 1))
+    nothing = [Instances((8, 8))]
+    nothing[0].pred_classes = torch.zeros(0, dtype=torch.int64)
+    assert head.eval()(torch.zeros(0, 4, 2, 2), nothing) is nothing
+
+
+def test_the_amodal_loss_reaches_the_pieces_by_default() -> None:
+    visible, occlusion = random_maps()
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+    ARCNNAddMaskHead(**pieces).layers(None).amodal.sum().backward()
+    assert all(piece.maps.grad.abs().sum() > 0 for piece in pieces.values())
+
+
+def test_the_pieces_that_models_start_from_are_one_head_for_each_mask() -> None:
+    cfg, shape = arcnn.get_config("tabletop", "pieces", device="cpu"), ShapeSpec(channels=64)
+    head = ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, shape)
+    assert [name for name, _ in head.named_children()] == [f"{kind}_head" for kind in MASK_KINDS]
+    maps = {kind: torch.full((1, 2, 4, 4), float(k)) for k, kind in enumerate(MASK_KINDS)}
+    of_kinds = PiecesMaskHead(heads={kind: Constant(m) for kind, m in maps.items()}).layers(None)
+    assert all(torch.equal(m, maps[kind]) for kind, m in of_kinds.kinds().items())
+    assert PiecesMaskHead.OWN_PARTS == ("roi_heads.mask_head.",)
+
+
+def test_the_choices_of_arcnn_are_named() -> None:
+    visible, occlusion = random_maps()
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+    with pytest.raises(ValueError, match='MODEL.ARCNN.INPUT is "maps"'):
+        ARCNNMaskHead(**pieces, amodal_head=jigsaw(), joint_input="maps")
+
+
 def test_no_foreground_gives_a_zero_loss_with_a_gradient_for_every_weight() -> None:
     head = ARCNNAddMaskHead(visible_head=nn.Conv2d(4, 5, 1), occlusion_head=nn.Conv2d(4, 5, 1))
-    (loss,) = head(torch.zeros(0, 4, 2, 2), []).values()
+    ((name, loss),) = head(torch.zeros(0, 4, 2, 2), []).items()
+    assert name == "loss_amodal_mask"
     loss.backward()
     assert loss == 0 and all(weight.grad is not None for weight in head.parameters())
 
