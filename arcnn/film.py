@@ -22,6 +22,7 @@ import logging
 import math
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -261,7 +262,7 @@ def read_film(output_dir: str | Path) -> Film:
                 for k, name in enumerate(arrays["names"].tolist())
             ]
             return Film(arrays["iterations"].tolist(), objects)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
 
 

@@ -385,6 +385,21 @@ def test_a_host_keeps_its_torch_and_gets_the_rest(kit: Path, monkeypatch, capfd)
     assert installed() == {name: v for name, v in after.items() if name != "scipy"}
 
 
+def test_a_host_with_an_old_torch_is_refused_as_the_conda_file_does(kit: Path, monkeypatch):
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert f"pytorch >={'.'.join(map(str, environment.OLDEST_TORCH))}" in conda
+    shutil.copy(ROOT / "pyproject.toml", kit)
+    monkeypatch.setattr(environment, "run", lambda *words, **_: environment.SUPPORTED in words)
+    for version, said in (
+        ("2.5.1+cu121", "has torch 2.5.1.*needs 2.6 or newer"),
+        ("2.10.0", "could not be installed"),  # the next step, which fails here
+    ):
+        found = in_host(f"torch {version}\ntorchvision 0.20.1")
+        monkeypatch.setattr(environment.importlib.metadata, "distributions", lambda of=found: of)
+        with pytest.raises(SystemExit, match=said):
+            environment.install_here()
+
+
 PACKAGES = """import importlib.metadata
 for each in importlib.metadata.distributions(): print(each.name, each.version)"""
 

@@ -12,6 +12,9 @@ import torch
 
 from arcnn import weights
 from arcnn.config import get_config, load_config
+from arcnn.experiments.runs import run_variant
+from arcnn.experiments.variants import DEFAULT
+from arcnn.names import SPLITS
 from arcnn.settings import MOST_ALIASES, read_settings
 from arcnn.weights import Checkpointer, load_initial_weights, load_trained, read_checkpoint
 
@@ -136,6 +139,21 @@ def test_a_pipe_in_the_place_of_a_file_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=r"config.yaml is no file"):
         read_settings(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(Code(Path("sprung")), "it asks for posix.system"), (1, "holds no features")],
+)
+def test_features_that_somebody_sent_are_numbers_or_a_sentence(
+    content: object, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in SPLITS:
+        torch.save({"x": content}, tmp_path / f"features.{split}.pt")
+    with pytest.raises(ValueError, match=f"features.train.pt .*{said}.* `make ablation`"):
+        run_variant(tmp_path, "tabletop", DEFAULT, 0, [])
+    assert not Path("sprung").exists()
 
 
 def test_a_start_brings_weights_and_no_trainers_state(tmp_path: Path) -> None:

@@ -34,15 +34,16 @@ from arcnn.experiments.frozen import (
 )
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
-from arcnn.files import run_folder, sha256, write_atomically, write_table
+from arcnn.files import read_json, run_folder, sha256, write_atomically, write_table
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import MASK_KINDS, SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, Runs, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
-from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_trained
+from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_trained, read_checkpoint
 
 FEATURES = "features.{}.pt"  # of a split
+MAKE_FEATURES = "Delete the folder's features.*, and `make ablation` makes them again."
 HEAD = "head.safetensors"  # a run's trained head, float16
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
 # What a record has of a joint.
@@ -135,14 +136,15 @@ def run_variant(
     Raises:
         ValueError: no such variant.
         FileNotFoundError: no features yet.
+        ValueError: they cannot be read.
     """
     started = time.time()
     cfg = head_config(dataset, variant, options, seed)
     files = [folder / FEATURES.format(split) for split in SPLITS]
     if missing := [file for file in files if not file.is_file()]:
         raise MissingError(f"{missing[0]} is not there: `make ablation` makes it.")
-    train, val = (RoIFeatures(**torch.load(file, weights_only=True)) for file in files)
-    origin = json.loads((folder / "features.json").read_text())
+    train, val = map(_read_features, files)
+    origin = read_json(folder / "features.json", MAKE_FEATURES)
     head = train_head(cfg, train)
     masks = predict(head, val)
     objects = score(masks, val)
@@ -167,6 +169,14 @@ def run_variant(
         origin={key: origin[key] for key in ("parameters", "dataset", "trunk_sha256")},
     )
     return summary(objects)
+
+
+def _read_features(file: Path) -> RoIFeatures:
+    content = read_checkpoint(file, MAKE_FEATURES)
+    try:
+        return RoIFeatures(**content)
+    except TypeError as error:
+        raise InputError(f"{file} holds no features ({error}). {MAKE_FEATURES}") from error
 
 
 def _read_joint(

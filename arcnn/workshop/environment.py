@@ -49,6 +49,7 @@ LOOK = """from importlib.util import find_spec
 arcnn, *others = map(find_spec, ("arcnn", "detectron2", "torch"))
 print(arcnn.origin if arcnn and all(others) else "")"""
 TORCH = ("torch", "torchvision")
+OLDEST_TORCH = 2, 6  # before it, a file of weights may hold code that runs (CVE-2025-32434)
 # What a host runs notebooks with, beside all that is called Jupyter; and what only `make reproduce`
 # needs, which nobody calls there.
 HOSTS = ("ipykernel", "ipython", "ipywidgets", "tornado", "traitlets", "pyzmq")
@@ -303,6 +304,11 @@ def install_here() -> None:
         raise failure(
             f"{sys.executable} has no {' and no '.join(missing)}, and --here leaves these to the "
             "host; where there is none, `make setup` makes an environment with them."
+        )
+    if tuple(map(int, found["torch"].split(".")[:2])) < OLDEST_TORCH:
+        raise failure(
+            f"{sys.executable} has torch {found['torch']}, and the kit needs "
+            f"{'.'.join(map(str, OLDEST_TORCH))} or newer; take a host that has one."
         )
     asked = tomllib.loads(Path("pyproject.toml").read_text())
     asked, to_build = asked["project"], asked["build-system"]["requires"]
