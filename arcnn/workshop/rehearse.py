@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report(profile, results, rehearsal))
         write_json(results / estimate.FILE, rehearsal)
     except (OSError, ValueError) as error:
-        print(f"make rehearse: {error}", file=sys.stderr)
+        print(f"make rehearse PROFILE={chosen.profile}: {error}", file=sys.stderr)
         return 2
     return 1 if rehearsal["problems"] else 0
 

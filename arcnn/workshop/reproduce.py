@@ -65,9 +65,11 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
         ProfileError: see :func:`arcnn.workshop.profiles.load_profile`.
     """
     profile = load_profile(chosen.profile)
+    if chosen.cores is not None and chosen.cores < 1:
+        raise ProfileError(f"CORES is {chosen.cores}; at least one core is needed.")
     if chosen.dataset:
         profile["datasets"] = [chosen.dataset]
-    if chosen.seeds:
+    if chosen.seeds is not None:
         profile["seeds"] = list(range(chosen.seeds))
     for key in ("data_root", "results_root"):
         if getattr(chosen, key):
@@ -93,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor = find_executor(chosen.executor) if chosen.executor else None
         if chosen.gpu_jobs < 1:
             raise ProfileError(f"GPU_JOBS is {chosen.gpu_jobs}; at least one job uses the GPU.")
-        chosen.cores = chosen.cores or (CORES_OF_A_JOB if executor else cores_here())
+        if chosen.cores is None:
+            chosen.cores = CORES_OF_A_JOB if executor else cores_here()
         if importlib.util.find_spec("ipykernel") is None:
             raise ProfileError(
                 "this environment has no Python kernel for notebooks: `make setup` installs it."
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ):
                 print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
-        print(f"make reproduce: {error}", file=sys.stderr)
+        print(f"make reproduce PROFILE={chosen.profile}: {error}", file=sys.stderr)
         return 2
     try:
         return run_snakemake(profile, results, chosen, executor)
