@@ -34,6 +34,7 @@ from arcnn.workshop.estimate import (
     to_train,
     total,
 )
+from arcnn.workshop.folders import files_below
 from arcnn.workshop.profiles import ProfileError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -49,7 +50,8 @@ def check_folders(profile: dict) -> Path:
     probe = results / ".writable"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        probe.write_text("x" * 4096)
+        files_below(results)
+        probe.write_bytes(bytes(2**20))  # Snakemake's notes take as much, without a good word
         probe.unlink()
     except OSError as error:
         raise ProfileError(unwritable(results, error)) from error

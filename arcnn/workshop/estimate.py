@@ -27,8 +27,9 @@ from scipy import stats
 from arcnn.config import for_processes, get_config
 from arcnn.errors import InputError
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import read_earlier, read_yaml, run_folder
+from arcnn.files import read_earlier, run_folder
 from arcnn.logbook import read_log, read_sessions
+from arcnn.parameters import read_parameters
 from arcnn.settings import settings, settings_hash
 from arcnn.training import build_optimizer
 from arcnn.weights import FINAL_WEIGHTS
@@ -280,7 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--side-by-side", type=int, default=1, help="trainings at a time")
     given = parser.parse_args(arguments)
-    profile = read_yaml(given.profile.read_text())
+    try:
+        profile = read_parameters(given.profile)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
     if profile["profile"] not in VARIANTS:  # a network of the ablation, beside the profile's runs
         results = given.profile.resolve().parent
         print(what_is_left(profile, results, given.cores, given.side_by_side), file=sys.stderr)
