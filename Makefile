@@ -29,6 +29,14 @@ given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 unknown := $(filter-out $(known) space_needed MAKEFLAGS MAKEOVERRIDES -*-%,$(given))
 $(if $(unknown),$(error unknown: $(unknown); make takes $(known)))
 
+# Was there a BIN, a TORCH_CPU? Of the latter, an empty one too on the command line.
+own := $(findstring command,$(origin BIN))
+torch_cpu := $(if $(filter command,$(origin TORCH_CPU))$(value TORCH_CPU),"$$TORCH_CPU")
+# A value is text. Neither make nor a shell looks for orders in it: recipes have it from their
+# environment, as "$$PROFILE".
+$(foreach name,$(known),$(eval override $(name) := $$(value $(name))))
+export $(known)
+
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm soak bench mutants coverage lab lock audit clean clean-data clean-results
@@ -40,60 +48,58 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Every process, notebook kernels too, runs the package that lies here, whatever clone's package
 # the environment has; what the user has in PYTHONPATH comes after it.
-export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR)$(if $(value PYTHONPATH),:$(value PYTHONPATH))
 
-bin := $(if $(filter /%,$(BIN)),$(BIN),$(CURDIR)/$(BIN))
-own := $(findstring command,$(origin BIN))
-torch_cpu = $(if $(filter command environment,$(origin TORCH_CPU)),"$(TORCH_CPU)")
-in_env := PATH="$(bin):$$PATH"
-python := $(in_env) "$(bin)/python"
+export bin := $(if $(filter /%,$(firstword $(BIN))),$(BIN),$(CURDIR)/$(BIN))
+python := PATH="$$bin:$$PATH" "$$bin/python"
 
 # --- the environment ---------------------------------------------------------------------------
 # Looked at before each target, which takes a tenth of a second, and made where it must be; one
 # that is given with BIN is only looked at. Any Python can start the program that does this.
 environment:
-	@for python in "$(bin)/python" $(if $(PYTHON),"$(PYTHON)") python3 python3.11 python3.12 python3.13 python; do \
+	@for python in "$$bin/python" $${PYTHON:+"$$PYTHON"} python3 python3.11 python3.12 python3.13 python; do \
 	  "$$python" -ISc 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && \
-	    exec "$$python" -IS arcnn/workshop/environment.py $(if $(own),--own "$(BIN)","$(PYTHON)" $(torch_cpu)); \
+	    exec "$$python" -IS arcnn/workshop/environment.py $(if $(own),--own "$$BIN","$$PYTHON" $(torch_cpu)); \
 	done; \
 	echo "Set-up: no Python 3.11 to 3.13 was found; install one, or say where it is: make setup PYTHON=/path/to/python3." >&2; exit 1
 
 setup: environment
-	@echo "The environment is ready: $(BIN)"
+	@echo "The environment is ready: $$BIN"
 
 # --- the kit -----------------------------------------------------------------------------------
 # The questions that the paper leaves open: notebooks 11 and 12.
+target :=
 ablation: target := --target ablation
 reproduce ablation: environment
-	@$(python) -m arcnn.workshop.reproduce --profile "$(PROFILE)" $(target) \
-	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)") \
-	  $${EXECUTOR:+--executor "$$EXECUTOR"} $${GPU_JOBS:+--gpu-jobs "$$GPU_JOBS"}
+	@$(python) -m arcnn.workshop.reproduce --profile="$$PROFILE" $(target) \
+	  $${DATASET:+--dataset="$$DATASET"} $${SEEDS:+--seeds="$$SEEDS"} $${DATA_ROOT:+--data-root="$$DATA_ROOT"} \
+	  $${RESULTS:+--results-root="$$RESULTS"} $${CORES:+--cores="$$CORES"} \
+	  $${EXECUTOR:+--executor="$$EXECUTOR"} $${GPU_JOBS:+--gpu-jobs="$$GPU_JOBS"}
 
 # What would it take here, and what is missing? A few steps and images of everything.
 rehearse: environment
-	@$(python) -m arcnn.workshop.rehearse --profile "$(PROFILE)" \
-	  $(if $(DATASET),--dataset "$(DATASET)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") \
-	  $(if $(RESULTS),--results-root "$(RESULTS)") $(if $(CORES),--cores "$(CORES)")
+	@$(python) -m arcnn.workshop.rehearse --profile="$$PROFILE" \
+	  $${DATASET:+--dataset="$$DATASET"} $${SEEDS:+--seeds="$$SEEDS"} $${DATA_ROOT:+--data-root="$$DATA_ROOT"} \
+	  $${RESULTS:+--results-root="$$RESULTS"} $${CORES:+--cores="$$CORES"}
 
 # What trainings on tabletop start from: an hour on one core. The result lies in data/start/.
 start: environment
-	@$(python) -m arcnn.workshop.reproduce --profile start --target start $(if $(RESULTS),--results-root "$(RESULTS)")
-	@$(python) -m arcnn.workshop.start $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.workshop.reproduce --profile start --target start $${RESULTS:+--results-root="$$RESULTS"}
+	@$(python) -m arcnn.workshop.start $${RESULTS:+--results-root="$$RESULTS"}
 
 reference: environment
-	@$(python) -m arcnn.workshop.reference --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.workshop.reference --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
 
 # Of the executed notebooks, to read and to show without Jupyter and without a network.
 book slides report: environment
-	@$(python) -m arcnn.workshop.$@ --profile "$(PROFILE)" $(if $(RESULTS),--results-root "$(RESULTS)")
+	@$(python) -m arcnn.workshop.$@ --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
 
 test: environment
 	@$(python) -m ruff check --quiet .
-	@$(python) -m ruff format --check --quiet . || { echo "Not formatted as ruff would; run: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(python) -m ruff format --check --quiet . || { echo "Not formatted as ruff would; run: $$BIN/ruff format ." >&2; exit 1; }
 	@set -- notebooks/*.ipynb; if [ -e "$$1" ]; then \
 	  $(python) -m nbstripout --keep-id --verify "$$@" || { \
-	    echo "Notebooks are kept without outputs; run: $(BIN)/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
+	    echo "Notebooks are kept without outputs; run: $$BIN/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
@@ -109,7 +115,7 @@ soak: environment
 	@$(python) tests/soak.py $(SOAK_ARGS)
 
 bench: environment
-	@$(python) tests/bench.py $(BENCH_ARGS)
+	@$(python) tests/bench.py $$BENCH_ARGS
 
 # Do the tests bite? Small errors in the code that makes the numbers, one at a time.
 mutants: build/measure
@@ -132,18 +138,18 @@ build/measure: environment
 # On copies in lab/, so that stepping through changes neither the kit nor what it reproduced.
 lab: environment
 	@$(python) -m arcnn.workshop.lab
-	@$(python) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/lab/index.ipynb $(LAB_ARGS)
+	@$(python) -m jupyterlab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/lab/index.ipynb $$LAB_ARGS
 
 # --- upkeep ------------------------------------------------------------------------------------
 # One lock for Linux and macOS and Python 3.11 to 3.13. The resolver lives in a folder of its own.
 uv_version := 0.13.9
 # Needs no environment, since the lock may be what keeps the environment from being made.
 lock:
-	@$(or $(PYTHON),python3) -m venv --clear build/lock
+	@"$${PYTHON:-python3}" -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq uv==$(uv_version)
 	@build/lock/bin/uv pip compile --quiet pyproject.toml --extra detectron2 --extra book --extra video --extra cluster --extra dev --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-config \
-	  $(LOCK_ARGS) --output-file requirements.lock
+	  $$LOCK_ARGS --output-file requirements.lock
 	@echo "requirements.lock is up to date; LOCK_ARGS=--upgrade takes newer versions."
 
 # Known vulnerabilities of the locked packages; says so where no database of them could be asked.
@@ -159,13 +165,13 @@ clean:
 	find arcnn tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data:
-	rm -rf data/tabletop
+	rm -rf data/tabletop data/tabletop.partial*
 
 clean-results:
-	@case "$(PROFILE)" in \
-	  ""|*/*|.*|*[!A-Za-z0-9_-]*) echo "PROFILE=$(PROFILE) is not the name of a profile." >&2; exit 1;; \
+	@case "$$PROFILE" in \
+	  ""|*/*|.*|*[!A-Za-z0-9_-]*) echo "PROFILE=$$PROFILE is not the name of a profile." >&2; exit 1;; \
 	  reference) echo "PROFILE=reference: results/reference is kept in git; name a profile that was run." >&2; exit 1;; esac
-	rm -rf "results/$(PROFILE)"
+	rm -rf -- "$${RESULTS:-results}/$$PROFILE"
 
 help:
 	@echo "make reproduce      run every notebook of a profile; results go to results/<profile>/"

@@ -24,6 +24,8 @@ HEAD_OPTION = "MODEL.HEAD."
 NO_OPTIONS = {
     "SEED": "it is the parameter `seed` (`seeds` in a profile)",
     "OUTPUT_DIR": "it follows from results folder, data set, model and seed",
+    "DATASETS.TRAIN": "it follows from the data set",
+    "DATASETS.TEST": "it follows from the data set",
     "MODEL.DEVICE": "the GPU is taken if there is one; CUDA_VISIBLE_DEVICES= in front of the "
     "command keeps a run on the CPU",
 }

@@ -41,8 +41,18 @@ def data_folder(data_root: str = "") -> Path:
 
 
 def results_folder(profile: str, results_root: str = "") -> Path:
-    """The folder of a profile's results: ``<results_root>/<profile>``, by default ``results/``."""
-    root = Path(results_root).expanduser().resolve() if results_root else ROOT / "results"
+    """The folder of a profile's results: ``<results_root>/<profile>``, by default ``results/``.
+
+    Raises:
+        ValueError: weights could not be found there, or in the kit.
+    """
+    root = Path(os.path.expanduser(results_root)).resolve() if results_root else ROOT / "results"
+    for folder in (ROOT, root):  # detectron2 reads the place of weights as an address
+        if re.search(r"[?\0-\37]", str(folder)):
+            raise InputError(
+                f"{str(folder)!r} has a question mark or a line break in its name, and detectron2 "
+                "would look for weights elsewhere; choose another folder."
+            )
     return root / profile
 
 
@@ -85,6 +95,7 @@ def write_atomically(
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link there would be written through
         write(partial)
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)
@@ -197,7 +208,7 @@ def lock(path: Path) -> IO[str] | None:
     stays, with the process's number in it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
+    file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - the caller has it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -207,6 +218,11 @@ def lock(path: Path) -> IO[str] | None:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
+
+
+def _no_link(path: str, flags: int) -> int:
+    """How :func:`lock` opens its file: in a folder that somebody sent, a link may lead anywhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,14 @@ import ast
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from arcnn.cells import tell_of_skipped_cells
 from arcnn.errors import InputError
+from arcnn.files import read_yaml
 
 TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "bool": bool}
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill hands them over
@@ -19,6 +23,22 @@ INJECTED = "# Parameters\n"  # how the cell begins in which papermill hands them
 
 class ParameterError(InputError):
     """A parameter that the notebook does not have, or not of that type."""
+
+
+def read_parameters(file: Path) -> dict[str, Any]:
+    """The parameters in a YAML file, a profile for instance.
+
+    Raises:
+        ParameterError: it holds none.
+        OSError: it cannot be read.
+    """
+    try:
+        content = read_yaml(file.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{file} has no parameters; each is a line NAME: VALUE.")
+    return content
 
 
 def check(known: Mapping[str, str], given: Mapping[str, Any], notebook: str) -> None:

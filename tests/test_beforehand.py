@@ -113,7 +113,7 @@ def test_what_is_missing_or_broken_is_said_before_anything_runs(
     spoil(data)
     assert start(data) == 2
     heard = capsys.readouterr().err
-    assert "make reproduce: " in heard
+    assert "make reproduce PROFILE=paper: " in heard
     assert re.search(said, heard), heard
 
 

@@ -503,8 +503,8 @@ def test_make_passes_on_what_was_given(kit: Path):
     script("own/python")
     given = ["PROFILE=overfit", "DATASET=cocoa_cls", "DATA_ROOT=/my data", "RESULTS=out", "CORES=4"]
     assert make("reproduce", "BIN=own", *given)[2] == [
-        f"{kit} -m arcnn.workshop.reproduce --profile overfit --dataset cocoa_cls "
-        "--data-root /my data --results-root out --cores 4"
+        f"{kit} -m arcnn.workshop.reproduce --profile=overfit --dataset=cocoa_cls "
+        "--data-root=/my data --results-root=out --cores=4"
     ]
     asked = make("bench", "BIN=own", "BENCH_ARGS=--quick", PYTHONPATH="/mine")[2]
     assert asked == [f"{kit}:/mine tests/bench.py --quick"]

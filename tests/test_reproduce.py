@@ -64,7 +64,7 @@ def test_an_unknown_profile_or_parameter_is_named(
     with pytest.raises(ProfileError, match="choose one of demo, field, overfit, paper, small"):
         load_profile("dmeo")
     assert main(["--profile", "dmeo"]) == 2
-    assert capsys.readouterr().err.startswith("make reproduce: there is no profile")
+    assert capsys.readouterr().err.startswith("make reproduce PROFILE=dmeo: there is no")
     (tmp_path / "mine.yaml").write_text("datasets: [tabletop]\nmodel: [arcnn]\n")
     monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):

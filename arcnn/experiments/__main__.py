@@ -18,7 +18,8 @@ from arcnn.experiments.cost import FILE, costs
 from arcnn.experiments.given_boxes import write_given_boxes
 from arcnn.experiments.runs import make_features, run_variant
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import data_folder, read_yaml, run_folder, write_table
+from arcnn.files import data_folder, run_folder, write_table
+from arcnn.parameters import read_parameters
 from arcnn.weights import load_trained
 
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--seed", type=int, required=True)
     given = parser.parse_args(arguments)
     try:
-        COMMANDS[given.command](given, read_yaml(given.profile_file.read_text()))
+        COMMANDS[given.command](given, read_parameters(given.profile_file))
     except (AnnotationError, ValueError, OSError) as error:
         print(f"{given.command}: {error}", file=sys.stderr)
         return 1

@@ -24,7 +24,18 @@ from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES, check_class_count
 from arcnn.files import data_folder, results_folder
 from arcnn.weights import TORCHVISION, initial_weights
-from arcnn.workshop.estimate import MB, Cost, Planned, between, cost, is_long, to_train, total
+from arcnn.workshop.estimate import (
+    MB,
+    Cost,
+    Planned,
+    between,
+    built,
+    cost,
+    is_long,
+    to_train,
+    total,
+)
+from arcnn.workshop.folders import files_below
 from arcnn.workshop.profiles import ProfileError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -40,7 +51,8 @@ def check_folders(profile: dict) -> Path:
     probe = results / ".writable"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        probe.write_text("x" * 4096)
+        files_below(results)
+        probe.write_bytes(bytes(2**20))  # Snakemake's notes take as much, without a good word
         probe.unlink()
     except OSError as error:
         raise ProfileError(unwritable(results, error)) from error
@@ -130,19 +142,13 @@ def check_training(profile: dict, results: Path) -> None:
     to start from, which are fetched.
 
     Raises:
-        ProfileError: names the setting, or the weights and where to put them.
+        ProfileError, ValueError: names the setting, or the weights and where to put them.
     """
     wanted, there = profile["num_gpus"], torch.cuda.device_count()
     if wanted > max(there, 1):
         raise ProfileError(f"num_gpus is {wanted}, and this machine has {there}.")
     for cfg in (run.cfg for run in to_train(profile, results)):
-        for key, number in (
-            ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
-            ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH),
-            ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD),
-        ):
-            if number < 1:
-                raise ProfileError(f"{key} is {number}; nothing can be trained with that.")
+        built(cfg)
         if cfg.MODEL.WEIGHTS:
             try:
                 file = Path(initial_weights(cfg))

@@ -8,7 +8,6 @@ pages of the others. One that was not executed shows its text and code, and says
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
 from arcnn.files import NOTEBOOKS
+from arcnn.workshop.folders import folder_for_a_while
 from arcnn.workshop.notebooks import run_on_reference
 from arcnn.workshop.pages import LOOKS, executed, relink
 from arcnn.workshop.targets import on_results
@@ -97,11 +97,11 @@ def build(results: Path) -> Path:
         its front page.
     """
     book = results / "book"
-    with tempfile.TemporaryDirectory(prefix="arcnn-book-") as scratch:
-        folder, made = Path(scratch).resolve() / "sources", Path(scratch) / "book"
+    with folder_for_a_while("arcnn-book-") as scratch:
+        folder, made = scratch.resolve() / "sources", scratch / "book"
         folder.mkdir()
         write_sources(folder, results)
-        Sphinx(folder, LOOKS, made, Path(scratch) / "doctrees", "html", status=None).build()
+        Sphinx(folder, LOOKS, made, scratch / "doctrees", "html", status=None).build()
         shutil.rmtree(book, ignore_errors=True)
         shutil.copytree(made, book)
     return book / "index.html"

@@ -6,6 +6,7 @@ left of a run.
 """
 
 import argparse
+import functools
 import itertools
 import os
 import platform
@@ -20,13 +21,17 @@ import pandas as pd
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
 from scipy import stats
 
 from arcnn.config import for_processes, get_config
+from arcnn.errors import InputError
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import read_earlier, read_yaml, run_folder
+from arcnn.files import read_earlier, run_folder
 from arcnn.logbook import read_log, read_sessions
+from arcnn.parameters import read_parameters
 from arcnn.settings import settings, settings_hash
+from arcnn.training import build_optimizer
 from arcnn.weights import FINAL_WEIGHTS
 
 FILE, FORMAT = "rehearsal.json", 2
@@ -163,7 +168,7 @@ def _computed_seconds(cfg: CfgNode) -> float:
 
 
 def _computed(cfg: CfgNode, images: int) -> Cost:
-    weights = sum(t.nbytes for t in build_model(cfg).state_dict().values())
+    weights = built(cfg)
     moments = 2 if cfg.SOLVER.OPTIMIZER == "AdamW" else 1
     pixels = max(cfg.INPUT.MIN_SIZE_TRAIN) * cfg.INPUT.MAX_SIZE_TRAIN
     # Image and two masks of each object.
@@ -175,6 +180,31 @@ def _computed(cfg: CfgNode, images: int) -> Cost:
         shared=_WAITING * cfg.DATALOADER.NUM_WORKERS * batch,
         training=None if torch.cuda.is_available() else _computed_seconds(cfg) * AROUND,
     )
+
+
+def built(cfg: CfgNode) -> int:
+    """The bytes of a network's weights.
+
+    Raises:
+        ValueError: the network, or what trains it, cannot be built with these settings.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED, cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = 0, "cpu", ""
+    return _built(cfg.dump())
+
+
+@functools.cache
+def _built(text: str) -> int:
+    try:
+        cfg = CfgNode.load_cfg(text)
+        model = build_model(cfg)
+        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+    except Exception as error:  # detectron2's parts raise what they like
+        raise InputError(
+            f"no model can be built and trained with these options: {error}"
+        ) from error
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def total(costs: Sequence[Cost], side_by_side: int) -> np.ndarray:
@@ -251,7 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--side-by-side", type=int, default=1, help="trainings at a time")
     given = parser.parse_args(arguments)
-    profile = read_yaml(given.profile.read_text())
+    try:
+        profile = read_parameters(given.profile)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
     if profile["profile"] not in VARIANTS:  # a network of the ablation, beside the profile's runs
         results = given.profile.resolve().parent
         print(what_is_left(profile, results, given.cores, given.side_by_side), file=sys.stderr)

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,11 +22,14 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters import HTMLExporter
+from nbformat import ValidationError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
+from yaml import YAMLError
 
 from arcnn.files import IN_BATCH, NOTEBOOKS, read_yaml, write_text
-from arcnn.parameters import ParameterError, check
+from arcnn.parameters import check, read_parameters
+from arcnn.workshop.folders import folder_for_a_while
 from arcnn.workshop.pages import executed, export, relink
 
 
@@ -57,8 +59,13 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     """The names in a notebook's ``parameters`` cell, and their types as annotated there."""
     # papermill logs a warning for every literal that it cannot type, such as a list.
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
-    found = papermill.inspect_notebook(str(notebook))
+    found = papermill.inspect_notebook(_name(notebook))
     return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
+
+
+def _name(file: Path) -> str:
+    """A file as papermill takes it, which would put parameters in the place of braces."""
+    return str(file).replace("{", "{{").replace("}", "}}")
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
@@ -104,13 +111,15 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_symlink():  # papermill would write through it
+        output.unlink()
     with (
-        tempfile.TemporaryDirectory(prefix="arcnn-") as sockets,
-        mock.patch.dict(os.environ, {"JUPYTER_RUNTIME_DIR": sockets, IN_BATCH: "1"}),
+        folder_for_a_while() as sockets,
+        mock.patch.dict(os.environ, {"JUPYTER_RUNTIME_DIR": str(sockets), IN_BATCH: "1"}),
     ):
         ran = papermill.execute_notebook(
-            str(notebook),
-            str(output),
+            _name(notebook),
+            _name(output),
             parameters,
             kernel_name="python3",
             kernel_manager_class=IpcKernelManager,
@@ -141,8 +150,8 @@ def run_on_reference(results: Path) -> None:
             continue
         print(f"{source.stem}: on the reference results", file=sys.stderr, flush=True)
         # In a folder without any results, so that it takes the published ones, all of a kind.
-        with tempfile.TemporaryDirectory(prefix="arcnn-") as empty:
-            places = {"results_root": empty, "data_root": given.get("data_root", "")}
+        with folder_for_a_while() as empty:
+            places = {"results_root": str(empty), "data_root": given.get("data_root", "")}
             try:
                 run_notebook(source, copy, places)
             except PapermillExecutionError as error:
@@ -164,7 +173,7 @@ def main() -> int:
     print(output.stem, file=sys.stderr, flush=True)
     try:
         # A profile speaks to all notebooks; each takes what it knows.
-        given = read_yaml(file.read_text()) if file else {}
+        given = read_parameters(file) if file else {}
         known = parameters_of(notebook)
         parameters = {name: given[name] for name in known if name in given}
         for name, value in arguments.parameter:
@@ -187,8 +196,10 @@ def main() -> int:
             "This environment has no Python kernel for notebooks: `make setup` installs it, or "
             "`python -m pip install ipykernel` in an environment of your own."
         )
-    except (ParameterError, OSError) as error:
+    except (ValueError, OSError) as error:
         sentence = error
+    except (ValidationError, YAMLError) as error:
+        sentence = f"{notebook.name} or its parameters cannot be read: {error}"
     print(sentence, file=sys.stderr)
     return 1
 

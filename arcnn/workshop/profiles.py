@@ -4,14 +4,19 @@ A profile's entries are the notebooks' parameters by name; a few are the workflo
 wrong with one is a sentence that names the file and the entry.
 """
 
+import functools
 import itertools
+import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 import jsonschema
 import yaml
+from detectron2.config import CfgNode
 
 from arcnn.config import get_config, models_of
+from arcnn.data.tabletop.scenes import TABLETOP_CLASSES
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import PROFILES, read_yaml
 from arcnn.names import DATASETS
@@ -39,8 +44,11 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
 _COUNT, _TEXT, _LIST = {"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "array"}
-_SEED = {"type": "integer", "minimum": 0}
-_NAMES = _LIST | {"items": _TEXT}
+_SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}  # all generators take these
+_IMAGES = _COUNT | {"maximum": 999_999}  # their files have six digits
+_NAMES = _LIST | {"items": _TEXT, "uniqueItems": True}
+_OPTIONS = _LIST | {"items": {"$ref": "#/$defs/option"}}
+_PLACE = _TEXT | {"pattern": r"^[^\0]*$"}
 
 
 def _entries(**properties: dict) -> dict[str, Any]:
@@ -50,20 +58,48 @@ def _entries(**properties: dict) -> dict[str, Any]:
 SCHEMA = _entries(
     datasets=_NAMES,
     models=_NAMES,
-    seeds=_LIST | {"items": _SEED},
-    options=_LIST,
+    seeds=_LIST | {"items": _SEED, "uniqueItems": True},
+    options=_OPTIONS,
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
     num_gpus=_COUNT,
-    tabletop=_entries(train_images=_COUNT, val_images=_COUNT, data_seed=_SEED),
-    figure5_class={"type": "object", "additionalProperties": _TEXT},
+    tabletop=_entries(train_images=_IMAGES, val_images=_IMAGES, data_seed=_SEED),
+    figure5_class=_entries(**dict.fromkeys(DATASETS, _TEXT)),
     ablation=_entries(
-        trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, networks=_NAMES, options=_LIST
+        trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, networks=_NAMES, options=_OPTIONS
     ),
     compare_with=_TEXT,
-    data_root=_TEXT,
-    results_root=_TEXT,
-    base=_TEXT,
+    data_root=_PLACE,
+    results_root=_PLACE,
+    base=_TEXT | {"minLength": 1},
 )
+SCHEMA["$defs"] = {
+    "option": {"type": ["string", "number", "boolean", "null", "array"]}
+    | {"items": {"$ref": "#/$defs/option"}}
+}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+# JSON Schema takes 1.0 for an integer, and knows of no NaN.
+_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_finite(value)}
+)
+_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
+
+# Settings that have a smallest value, whatever their type allows.
+AT_LEAST = {
+    **dict.fromkeys(("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD"), 1),
+    **dict.fromkeys(("SOLVER.BASE_LR", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS"), 0),
+    **dict.fromkeys((f"INPUT.{m}_SIZE_{s}" for m in ("MIN", "MAX") for s in ("TRAIN", "TEST")), 1),
+    **dict.fromkeys(("MODEL.ROI_HEADS.NUM_CLASSES", "TEST.DETECTIONS_PER_IMAGE"), 1),
+    **dict.fromkeys(("DATALOADER.NUM_WORKERS", "DATASETS.OVERFIT_IMAGES"), 0),
+}
 
 
 class ProfileError(ValueError):
@@ -84,13 +120,17 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
     file = f"notebooks/profiles/{name}.yaml"
     try:
-        profile = read_yaml((PROFILES / f"{name}.yaml").read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ProfileError(f"{file} is not YAML: {error}") from error
+        text = (PROFILES / f"{name}.yaml").read_text()
+        profile = read_yaml(text)
+        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ProfileError(f"{file} is not YAML: {_in_a_line(error)}") from error
+    if aliases:  # a list in itself, or a thousand million elements in a line
+        raise ProfileError(f"{file} has an alias (*name); write out what it stands for.")
     if not isinstance(profile, dict):
         raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
     try:
-        jsonschema.validate(profile, SCHEMA)
+        jsonschema.validate(profile, SCHEMA, cls=_VALIDATOR)
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
         sentence = f"{where}: {error.message}"
@@ -100,9 +140,15 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
             of = f" of {where}" if where else ""
             sentence = f'unknown parameter "{unknown}"{of}; known: {", ".join(known)}'
         raise ProfileError(f"{file}: {sentence}.") from error
+    for place in (profile, profile.get("ablation", {})):
+        options = place.get("options", [])
+        if all(isinstance(group, list) for group in options):  # grouped, for reading
+            options = [item for group in options for item in group]
+        if len(options) % 2 or not all(isinstance(key, str) for key in options[::2]):
+            raise ProfileError(f"{file}: options are KEY, VALUE, KEY, VALUE, ...")
+        if "options" in place:
+            place["options"] = options
     options = profile.get("options", [])
-    if all(isinstance(group, list) for group in options):  # grouped, for reading
-        options = [item for group in options for item in group]
     base = profile.pop("base", None)
     if base in (*above, name):
         raise ProfileError(f"{file}: its base, {base}, builds on it.")
@@ -121,8 +167,10 @@ def check_choices(profile: dict[str, Any]) -> None:
     for key in ("datasets", "models", "seeds"):
         if not profile[key]:
             raise ProfileError(f"profile {profile['profile']}: {key} is empty; name at least one.")
-    ablation = profile["ablation"]
+    ablation, shown = profile["ablation"], profile["figure5_class"].get("tabletop")
     _check_names("datasets: unknown", profile["datasets"], DATASETS)
+    if shown and "tabletop" in profile["datasets"]:
+        _check_names("figure5_class: tabletop has no", [shown], TABLETOP_CLASSES)
     for dataset in profile["datasets"]:
         known = models_of(dataset)
         _check_names("models: unknown", profile["models"], known)
@@ -134,9 +182,22 @@ def check_choices(profile: dict[str, Any]) -> None:
     for variant in ablation["networks"]:
         if VARIANTS[variant].times > 1:
             raise ProfileError(f'ablation: "{variant}" is for heads alone, not for whole networks.')
-    try:
-        for dataset, model in itertools.product(profile["datasets"], profile["models"]):
-            for more in ([], profile["ablation"]["options"]):
-                get_config(dataset, model, options=[*profile["options"], *more])
-    except ValueError as error:
-        raise ProfileError(f"profile {profile['profile']}: {error}") from error
+    both = profile["options"], [*profile["options"], *ablation["options"]]
+    for dataset, model in itertools.product(profile["datasets"], profile["models"]):
+        for options in both:
+            try:
+                _check_settings(get_config(dataset, model, options=options))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ProfileError(f"options: {_in_a_line(error)}") from error
+
+
+def _check_settings(cfg: CfgNode) -> None:
+    for key, least in AT_LEAST.items():
+        value = functools.reduce(getattr, key.split("."), cfg)
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if not all(_is_finite(number) and number >= least for number in numbers):
+            raise ProfileError(f"{key} is {value}; it is {least} or more.")
+
+
+def _in_a_line(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300, placeholder=" ...")

@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from arcnn.files import ROOT, data_folder, lock, read_earlier, results_folder, w
 from arcnn.reporting.record import commit, moment, versions
 from arcnn.workshop import beforehand, estimate
 from arcnn.workshop.estimate import Cost, Planned, duration, planned, rehearsed, size
+from arcnn.workshop.folders import folder_for_a_while
 from arcnn.workshop.outdated import find_outdated
 from arcnn.workshop.profiles import ProfileError, check_choices
 from arcnn.workshop.rehearsal import DETECTIONS, MEASURED
@@ -239,11 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if held is None:
             told = f"a run is at work in {results}; what is measured beside it is none."
             raise ProfileError(told)
-        with held, tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=results) as place:
+        with held, folder_for_a_while(".rehearsal-", results) as place:
             began, load = time.time(), psutil.getloadavg()[0]
             problems, sound = check_all(profile, results)
             threads = threads_of_a_training(profile, chosen.cores)
-            measured = measure(profile, sound, Path(place), threads)
+            measured = measure(profile, sound, place, threads)
             earlier = estimate.find_rehearsal(results, chosen.cores)  # of other data sets, perhaps
             rehearsal = {"format": estimate.FORMAT, "profile": profile["profile"], "load": load}
             rehearsal |= {"machine": estimate.machine(chosen.cores), "threads": threads}
@@ -255,8 +255,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report(profile, results, rehearsal))
         write_json(results / estimate.FILE, rehearsal)
     except (OSError, ValueError) as error:
-        print(f"make rehearse: {error}", file=sys.stderr)
+        print(f"make rehearse PROFILE={chosen.profile}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 1 if rehearsal["problems"] else 0
 
 

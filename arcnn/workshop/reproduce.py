@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import ROOT, lock, read_yaml, results_folder, write_text
+from arcnn.files import NOTEBOOKS, ROOT, lock, read_yaml, results_folder, write_text
 from arcnn.workshop.beforehand import (
     check_data,
     check_folders,
@@ -26,6 +26,7 @@ from arcnn.workshop.beforehand import (
     unwritable,
 )
 from arcnn.workshop.estimate import find_rehearsal
+from arcnn.workshop.folders import date_back, files_below
 from arcnn.workshop.outdated import find_outdated
 from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
 
@@ -39,6 +40,10 @@ def check_earlier_results(profile: dict, results: Path, chosen: argparse.Namespa
     Raises:
         ProfileError: trainings were made with other settings or data than would be now.
     """
+    if not chosen.dry_run:
+        number = date_back([*files_below(results), *NOTEBOOKS.glob("*.ipynb")])
+        if number:
+            print(f"{number} files are dated in the future; dated as of now.", file=sys.stderr)
     outdated = find_outdated(profile, results, ablation=chosen.target == "ablation")
     if outdated.trainings:
         raise ProfileError("\n".join(outdated.trainings))
@@ -65,13 +70,15 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
         ProfileError: see :func:`arcnn.workshop.profiles.load_profile`.
     """
     profile = load_profile(chosen.profile)
+    if chosen.cores is not None and chosen.cores < 1:
+        raise ProfileError(f"CORES is {chosen.cores}; at least one core is needed.")
     if chosen.dataset:
         profile["datasets"] = [chosen.dataset]
-    if chosen.seeds:
+    if chosen.seeds is not None:
         profile["seeds"] = list(range(chosen.seeds))
     for key in ("data_root", "results_root"):
         if getattr(chosen, key):
-            profile[key] = str(Path(getattr(chosen, key)).expanduser().resolve())
+            profile[key] = str(Path(os.path.expanduser(getattr(chosen, key))).resolve())
     if profile["data_root"]:  # a profile's own is relative to its results
         results = results_folder(profile["profile"], profile["results_root"])
         profile["data_root"] = str(results / profile["data_root"])
@@ -93,7 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor = find_executor(chosen.executor) if chosen.executor else None
         if chosen.gpu_jobs < 1:
             raise ProfileError(f"GPU_JOBS is {chosen.gpu_jobs}; at least one job uses the GPU.")
-        chosen.cores = chosen.cores or (CORES_OF_A_JOB if executor else cores_here())
+        if chosen.cores is None:
+            chosen.cores = CORES_OF_A_JOB if executor else cores_here()
+        if set("{}") & set(f"{ROOT}{sys.executable}"):
+            raise ProfileError(
+                f"{ROOT} or {sys.executable} has braces in its name, which mean something to "
+                "Snakemake; move the kit and its environment to another folder."
+            )
         if importlib.util.find_spec("ipykernel") is None:
             raise ProfileError(
                 "this environment has no Python kernel for notebooks: `make setup` installs it."
@@ -119,8 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ):
                 print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
-        print(f"make reproduce: {error}", file=sys.stderr)
+        print(f"make reproduce PROFILE={chosen.profile}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     try:
         return run_snakemake(profile, results, chosen, executor)
     except OSError as error:

@@ -1,11 +1,14 @@
 """What the make targets that work on a profile's results have in common."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from arcnn.errors import InputError
 from arcnn.files import results_folder
+from arcnn.workshop.folders import files_below
 
 
 def on_results(
@@ -25,8 +28,14 @@ def on_results(
     parser.add_argument("--results-root", default="")
     given = parser.parse_args(arguments)
     try:
-        print(work(results_folder(given.profile, given.results_root)))
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", given.profile):
+            raise InputError("this is not the name of a profile.")
+        results = results_folder(given.profile, given.results_root)
+        files_below(results)
+        print(work(results))
         return 0
     except (OSError, ValueError) as error:
-        print(f"make {target}: {error}", file=sys.stderr)
+        print(f"make {target} PROFILE={given.profile}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
