@@ -112,19 +112,19 @@ test-slurm: environment
 
 # A smoke run killed a hundred times, then the fuzzers; an hour or more.
 soak: environment
-	@$(python) tests/soak.py $(SOAK_ARGS)
+	@$(python) tests/soak.py $$SOAK_ARGS
 
 bench: environment
 	@$(python) tests/bench.py $$BENCH_ARGS
 
 # Do the tests bite? Small errors in the code that makes the numbers, one at a time.
 mutants: build/measure
-	@$(in_env) build/measure/bin/python tests/mutate.py $(FILES)
+	@PATH="$$bin:$$PATH" build/measure/bin/python tests/mutate.py $$FILES
 
 # Lines and branches of the paper's wing that the tests come by, in their processes too.
 coverage: build/measure
 	@rm -f build/coverage/*
-	@OMP_NUM_THREADS=1 $(in_env) build/measure/bin/python -m coverage run -m pytest -q
+	@OMP_NUM_THREADS=1 PATH="$$bin:$$PATH" build/measure/bin/python -m coverage run -m pytest -q
 	@build/measure/bin/python -m coverage combine -q
 	@build/measure/bin/python -m coverage report
 
@@ -154,10 +154,10 @@ lock:
 
 # Known vulnerabilities of the locked packages; says so where no database of them could be asked.
 audit:
-	@$(or $(PYTHON),python3) -m venv --clear build/audit
+	@"$${PYTHON:-python3}" -m venv --clear build/audit
 	@build/audit/bin/python -m pip install -qq pip-audit==2.10.1 || { \
 	  echo "Not checked: pip-audit could not be fetched (see above)." >&2; exit 2; }
-	@build/audit/bin/python arcnn/workshop/audit.py $(AUDIT_ARGS)
+	@build/audit/bin/python arcnn/workshop/audit.py $$AUDIT_ARGS
 
 # Data, results and Snakemake's notes on them stay.
 clean:
