@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.structures import Boxes
 from pycocotools import mask as mask_util
 from torch.nn import functional as F
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from arcnn import get_config
 from arcnn.modeling import AmodalMaskHead
 from arcnn.modeling.field.aisformer import AISFormerMaskHead
+from arcnn.modeling.field.asn import ASNMaskHead
 from arcnn.modeling.field.bcnet import BCNetMaskHead, Branch, NonLocalBlock
 from arcnn.modeling.field.ground_truth import (
     check_occluders,
@@ -54,6 +55,9 @@ def test_the_defaults_of_every_option() -> None:
         if issubclass(head, AmodalMaskHead) and head.__module__.startswith("arcnn.modeling.field")
     }
     assert {name: options for name, options in heads.items() if options} == OPTIONS
+    head = "roi_heads.mask_head."
+    assert (head, "roi_heads.box_") == ASNMaskHead.OWN_PARTS
+    assert (head, f"{head}prior.") == VRSSPMaskHead.OWN_PARTS
     assert VRSSPMaskHead.MATCHING == {"conv": 0.01, "deconv": 0.05}
 
 
@@ -87,6 +91,8 @@ def test_two_objects_are_enough_for_an_occluder_and_one_is_not() -> None:
     check_occluders("neighbours", [{"annotations": [one, other]}])
     with pytest.raises(ValueError, match="has an occluder to learn from"):
         check_occluders("neighbours", [{"annotations": [one]}, {"annotations": [other]}])
+    with pytest.raises(ValueError, match='of them, as MODEL.HEAD.OCCLUDERS "in_front" needs'):
+        check_occluders("in_front", [{"annotations": [one, other]}])
     apart = [one | {"occluders": []}, other | {"occluders": []}]  # close, and none in front
     with pytest.raises(ValueError, match="has an occluder to learn from"):
         check_occluders("in_front", [{"annotations": apart}])
@@ -113,13 +119,17 @@ def test_a_layer_of_bcnet_is_convolutions_with_relu_around_a_block(num_conv: int
     BCNetMaskHead(occluder=branch, occludee=branch, visible_head=None, weights={})
 
 
-def test_aisformer_starts_as_its_code_and_takes_a_token_for_each_pixel() -> None:
+def test_aisformer_starts_as_its_code_and_takes_a_token_for_each_pixel(monkeypatch) -> None:
     small = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.HEAD.TOKENS")
+    asked, interpolate = [], F.interpolate
+    monkeypatch.setattr(F, "interpolate", lambda *a, **k: asked.append(k) or interpolate(*a, **k))
     for tokens in (28, 7):
         cfg = get_config("tabletop", "aisformer", options=[*small, tokens], device="cpu")
         head = AISFormerMaskHead(cfg, ShapeSpec(channels=4))
         assert head.tokens == tokens
+        head.layers(torch.randn(1, 4, 14, 14))
         assert head.pixel_embedding.weight.std().item() == pytest.approx(0.001, rel=0.2)
+    assert [of["mode"] for of in asked] == ["bilinear"]  # of fewer tokens than pixels
     with pytest.raises(ValueError, match="TOKENS is 29"):
         cfg = get_config("tabletop", "aisformer", options=[*small, 29], device="cpu")
         AISFormerMaskHead(cfg, ShapeSpec(channels=4))
@@ -136,6 +146,12 @@ def test_every_class_has_codes_of_its_own_objects_and_crowds_have_none() -> None
     assert masks.shape == (4, 28, 28) and classes.tolist() == [0, 1, 1, 1]
     prior = make_codebook(records, 2, side=28, convs=2, codes=10, epochs=1)
     assert prior.counts.tolist() == [6, 10]
+
+
+def test_the_occlusion_branch_of_asn_starts_near_zero() -> None:
+    cfg = get_config("tabletop", "asn", device="cpu")
+    predictor = build_model(cfg).roi_heads.box_occlusion_predictor
+    assert predictor.weight.std().item() == pytest.approx(0.01, rel=0.2)
 
 
 def test_an_overlap_of_one_pixel_is_whole() -> None:
