@@ -109,6 +109,10 @@ def test_the_three_passes_by_hand(make_head: Callable, with_shapes: bool) -> Non
     torch.testing.assert_close(logits.visible, expected_visible)
     torch.testing.assert_close(logits.amodal, expected_amodal)
     torch.testing.assert_close(logits.further["coarse_amodal"], coarse)
+    torch.testing.assert_close(logits.further["coarse_visible"], seen(x))
+    for name, masks in (("true", visible), ("predicted", own(expected_visible, classes).sigmoid())):
+        answer = head.classifier(head.box_head(attended(x, masks)))
+        torch.testing.assert_close(logits.further[f"class_of_{name}"], answer)
     torch.testing.assert_close(logits.further["third_visible"], seen(attended(x, amodal)))
     torch.testing.assert_close(logits.further["third_amodal"], whole(prior(attended(x, visible))))
     assert not torch.allclose(logits.amodal, coarse, atol=1e-3)
@@ -117,6 +121,13 @@ def test_the_three_passes_by_hand(make_head: Callable, with_shapes: bool) -> Non
     torch.testing.assert_close(inferred.amodal, expected_amodal)
     assert set(inferred.further) == {"coarse_amodal", "coarse_visible"}
     assert head.fuse is None or head.fuse.in_channels == 16 + 3
+
+
+def test_without_a_second_look_the_first_pair_is_the_answer(make_head: Callable) -> None:
+    head, given = make_head("MODEL.HEAD.REFINE", False, *NO_SHAPES).eval(), rois()
+    logits = head.logits(RoIs(given.x, given.classes))
+    torch.testing.assert_close(logits.amodal, head.amodal_head.layers(given.x))
+    torch.testing.assert_close(logits.visible, head.visible_head.layers(given.x))
 
 
 def test_losses_by_hand(make_head: Callable) -> None:
@@ -266,6 +277,19 @@ def test_scores_by_class_and_by_shape_by_hand(make_head: Callable) -> None:
         assert result.scores.tolist() == pytest.approx([expected[k] for k in order], rel=1e-5)
     occlusion = torch.minimum(results[0].pred_amodal_masks, 1 - results[0].pred_visible_masks)
     torch.testing.assert_close(results[0].pred_occlusion_masks, occlusion)
+
+
+def test_one_known_shape_is_enough_and_a_class_without_any_needs_no_file(
+    make_head: Callable,
+) -> None:
+    head, given = make_head(), rois()
+    head.prior.counts.fill_(0)
+    head.prior.counts[0] = 1
+    head.train().logits(given)  # there is no codebook to be loaded
+    found = Instances((28, 28), scores=torch.full((2,), 0.5), pred_classes=torch.tensor([0, 1]))
+    found.pred_amodal_masks = found.pred_visible_masks = torch.rand(2, M, M)
+    known, unknown = head.eval()._rescored(found.scores, given.x[:2], [found]).tolist()
+    assert known != pytest.approx(0.5) and unknown == pytest.approx(0.5**0.5)
 
 
 def test_without_rescoring_scores_stay(make_head: Callable) -> None:
