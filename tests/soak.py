@@ -151,7 +151,7 @@ class Soak:
             began = time.monotonic()
             if self.start(work).wait(LONGEST) == 0:
                 return time.monotonic() - began
-            said = self.log.read_text(errors="replace")[self.began :]
+            said = self.log.read_bytes()[self.began :].decode(errors="replace")
             busy = bool(self.left) and any(words in said for words in BUSY)
             psutil.wait_procs(self.left, LONGEST)
             self.left.clear()
