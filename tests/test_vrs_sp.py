@@ -289,7 +289,7 @@ def test_one_known_shape_is_enough_and_a_class_without_any_needs_no_file(
     found = Instances((28, 28), scores=torch.full((2,), 0.5), pred_classes=torch.tensor([0, 1]))
     found.pred_amodal_masks = found.pred_visible_masks = torch.rand(2, M, M)
     known, unknown = head.eval()._rescored(found.scores, given.x[:2], [found]).tolist()
-    assert known != pytest.approx(0.5) and unknown == pytest.approx(0.5**0.5)
+    assert unknown == pytest.approx(0.5**0.5) and known < 0.99 * unknown
 
 
 def test_without_rescoring_scores_stay(make_head: Callable) -> None:
