@@ -47,6 +47,7 @@ ELSEWHERE = {
     "make reproduce PROFILE=... EXECUTOR=slurm": "test_slurm.py",
     "make test-slurm": "test_slurm.py",
     'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",
+    "make audit": "test_environment.py",
     "python -m arcnn.evaluation": "test_evaluation.py",
     f"{TRAINING} --num-gpus 4 --dataset kins --model arcnn --run RUN": "test_launch.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
