@@ -101,7 +101,9 @@ def test_a_command_of_the_readme_does_what_it_is_for(
         lines = planned.replace("\\\n", " ").splitlines()
         (call,) = (line.strip() for line in lines if "arcnn.workshop.reproduce" in line)
         places = f"--data-root {folder} --results-root {tmp_path} --dry-run"
-        said = shell(f"{call} {places}")
+        # What make was given, it hands on by the environment.
+        handed = " ".join(["PROFILE=demo", f"bin={Path(sys.executable).parent}", *words[2:]])
+        said = shell(f"export {handed}; {call} {places}")
         assert "dry-run" in said
         assert "train" in said and "evaluate" in said
     elif "arcnn.notebooks" in command:
