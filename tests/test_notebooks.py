@@ -18,10 +18,10 @@ from jupyter_client.kernelspec import NoSuchKernel
 from traitlets.config import Config
 
 from arcnn.files import NOTEBOOKS
+from arcnn.parameters import ParameterError
 from arcnn.weights import FINAL_WEIGHTS
 from arcnn.workshop.lab import hand_out, handout, machine
 from arcnn.workshop.notebooks import (
-    ParameterError,
     ProgressLines,
     check_parameters,
     main,
