@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import filecmp
+import glob
 import hashlib
 import json
 import os
@@ -83,7 +84,7 @@ def write_atomically(
     path: Path, write: Callable[[Path], object], *, keep_equal: bool = False
 ) -> None:
     """Let ``write`` fill a file beside ``path`` and then rename it: no half-written file ever has
-    the name, whatever interrupts it.
+    the name, whatever interrupts it, and however many processes write it.
 
     Args:
         keep_equal: one that has this content already is left alone: it is no newer, and nothing
@@ -92,10 +93,14 @@ def write_atomically(
     Raises:
         OSError: the folder cannot be written or the disk is full; says what to do.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a link there would be written through
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            owner = left.name.split(".")[-2]
+            # Of a process that was killed; or a link of our name, that would be written through.
+            if left == partial or (owner.isdecimal() and not psutil.pid_exists(int(owner))):
+                left.unlink(missing_ok=True)
         write(partial)
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)

@@ -39,7 +39,7 @@ from torch import nn
 from arcnn.data import decode_masks, split_name, split_records
 from arcnn.errors import InputError, MissingError
 from arcnn.evaluation import Example, occluded_examples
-from arcnn.files import write_atomically
+from arcnn.files import plain, write_atomically
 from arcnn.names import MASK_KEYS, MASK_KINDS
 from arcnn.predict import GivenBoxes
 from arcnn.weights import load_trained
@@ -49,7 +49,9 @@ logger = logging.getLogger(__name__)
 FILE = "film.npz"
 OBJECTS, FRAMES = 3, 8
 MAX_SIDE = 200  # pixels of a cut-out; what is larger is thinned out
+MAX_BYTES = 2**26  # of a film's arrays; one of this kit has four million
 MOST_HIDDEN = 0.65  # of an object that can be told at all
+BROKEN = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 SHARE = 0.03  # of a training's time that showing it may take
 
 Masks = dict[str, np.ndarray]  # bool (h, w) by kind
@@ -250,6 +252,9 @@ def read_film(output_dir: str | Path) -> Film:
     if not file.is_file():
         raise MissingError(f"{file} is not there: no film was made of this training.")
     try:
+        with zipfile.ZipFile(plain(file)) as archive:
+            if (size := sum(array.file_size for array in archive.infolist())) > MAX_BYTES:
+                raise ValueError(f"it would take {size:,} bytes")
         with np.load(file, allow_pickle=False) as arrays:
             kinds = arrays["kinds"].tolist()
             objects = [
@@ -262,7 +267,7 @@ def read_film(output_dir: str | Path) -> Film:
                 for k, name in enumerate(arrays["names"].tolist())
             ]
             return Film(arrays["iterations"].tolist(), objects)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
 
 

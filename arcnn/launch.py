@@ -38,9 +38,10 @@ from arcnn.errors import InputError, Told
 from arcnn.evaluation import predict_together, to_results
 from arcnn.files import ROOT, data_folder, write_json
 from arcnn.film import Film, Show, read_film
+from arcnn.initial_weights import TORCHVISION, initial_weights
 from arcnn.logbook import read_log, read_sessions
 from arcnn.training import FINAL_WEIGHTS, Failed, Stopped, Training, train
-from arcnn.weights import TORCHVISION, initial_weights, load_trained
+from arcnn.weights import load_trained
 
 COMMAND = "python -m arcnn.training"
 STOPPED = 130  # the exit status of what was interrupted, as shells have it

@@ -20,9 +20,10 @@ from arcnn.evaluation import predict, to_results
 from arcnn.experiments.runs import HEAD
 from arcnn.experiments.variants import DEFAULT
 from arcnn.files import REFERENCE, run_folder, write_atomically, write_json
+from arcnn.initial_weights import load_start, start_record
 from arcnn.reporting import collect_runs, earlier_protocol, first_run
 from arcnn.settings import write_settings
-from arcnn.weights import CLASSES, FINAL_WEIGHTS, load_start, load_trained, start_record
+from arcnn.weights import CLASSES, FINAL_WEIGHTS, load_trained
 
 VARIANT = {"arcnn": DEFAULT, "arcnn_add": "add-logits", "orcnn": "orcnn"}
 

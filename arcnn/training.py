@@ -37,6 +37,7 @@ from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
 from arcnn.files import hold, write_json
 from arcnn.film import Camera, Filming, Show, Showing
+from arcnn.initial_weights import load_initial_weights, start_record
 from arcnn.logbook import LOG_PERIOD, LogWindow, LogWriter, ProgressBar, Session, read_log
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.settings import (
@@ -47,14 +48,7 @@ from arcnn.settings import (
     training_differences,
     write_settings,
 )
-from arcnn.weights import (
-    CLASSES,
-    FINAL_WEIGHTS,
-    Checkpointer,
-    Checkpoints,
-    load_initial_weights,
-    start_record,
-)
+from arcnn.weights import CLASSES, FINAL_WEIGHTS, Checkpointer, Checkpoints
 
 logger = logging.getLogger(__name__)
 # detectron2 prints the traceback of what ends a training, and then raises it: once will do.

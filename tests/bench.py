@@ -44,9 +44,10 @@ from arcnn.data.tabletop import make_tabletop
 from arcnn.evaluation import TASKS, evaluate
 from arcnn.evaluation.evaluator import detections
 from arcnn.evaluation.masks import encode_mask_kinds
+from arcnn.initial_weights import load_initial_weights
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.training import build_optimizer, build_trainer
-from arcnn.weights import Checkpointer, load_initial_weights
+from arcnn.weights import Checkpointer
 
 # Those that differ from Mask R-CNN by their mask heads: notebook 13 compares the others.
 MODELS = ("arcnn", "arcnn_add", "orcnn")

@@ -1,8 +1,13 @@
-"""Kills a run over and over, at random moments: it must end as one that nobody disturbed.
+"""Disturbs a run over and over, at random moments: it must end as one that nobody disturbed.
 
 ``make soak`` draws, trains, evaluates and makes tables and figures of the profile ``smoke`` once in
-peace. Then it does each of it again, sends SIGKILL to a process or to a whole tree of them, and
-does the same again, until it ends. Weights, metrics, predictions, tables, films, figures and
+peace. Then it does each of it again, and
+
+- sends SIGKILL to a process or to a whole tree of them;
+- or fills the disk, a small one of its own, until what is at work gives up, which has to say so;
+- or sets the clock back: whatever was written until then is dated tomorrow;
+
+and does the same again, until it ends. Weights, metrics, predictions, tables, films, figures and
 records must be those of the undisturbed run to the last byte; of records and logs, all but when
 and where. At the first difference it stops, and keeps the folder.
 
@@ -16,6 +21,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +52,8 @@ APART += ("13_the_field.tabletop.json",)
 # Besides those of records, what two runs of the same have otherwise.
 WHEN_AND_WHERE = {*CIRCUMSTANCES, "sessions", "time", "data_time", "rank_data_time"}
 LONGEST = 1800  # seconds that anything may take
+DISK = "1g"  # that is filled
+MOUNTS_END = "ARCNN_SOAK_MOUNTS"
 BUSY = ("another run is at work", "already; wait until it is done")
 WHO = {  # by a word of the command line, the first that fits
     "ipykernel": "kernel",
@@ -122,18 +130,17 @@ def whole(root: Path) -> list[str]:
 
 
 class Soak:
-    """Kills jobs in a folder, and compares what comes out with what an undisturbed run made."""
+    """Disturbs jobs in a folder, and compares what comes out with an undisturbed run."""
 
     def __init__(self, folder: Path, peace: Path, seed: int) -> None:
-        self.results, self.peace, self.log = folder / "killed/smoke", peace, folder / "said.log"
+        self.results, self.peace, self.log = folder / "disturbed/smoke", peace, folder / "said.log"
         self.random = random.Random(seed)
-        self.killed: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.done: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self.left: set[psutil.Process] = set()  # of trees whose top was killed
         self.waited = 0
 
-    @property
-    def kills(self) -> int:
-        return self.killed.total()
+    def times(self, disturbance: str) -> int:
+        return sum(times for (_, how, _), times in self.done.items() if how == disturbance)
 
     def start(self, work: list[str] | Callable[[], object]) -> "subprocess.Popen | Fork":
         with self.log.open("a") as log:
@@ -160,30 +167,37 @@ class Soak:
             self.waited += 1
         raise SystemExit(f"FAILED: {name}; see the end of {self.log}")
 
-    def round(self, job: Job, seconds: float, kills: int) -> None:
-        """Begin a job anew, kill it so many times, bring it to its end and compare."""
+    def round(self, job: Job, disturbance: str, seconds: float, times: int) -> None:
+        """Begin a job anew, disturb it so many times, bring it to its end and compare."""
         for made in job.made:
             path = self.results / made
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.results.mkdir(exist_ok=True)
-        last = self.kills + kills
-        while self.kills < last:
+        disturb = {"kill": self.kill, "full disk": self.fill, "clock": self.set_back}[disturbance]
+        last = self.times(disturbance) + times
+        while self.times(disturbance) < last:
             process = self.start(job.work)
-            while process.poll() is None and self.kills < last:
+            while process.poll() is None and self.times(disturbance) < last:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(self.random.uniform(0, seconds))
                     break
-                if self.kill(job, process.pid):
+                if disturb(job, process):
                     break
             if process.wait(LONGEST) == 0:
                 break  # it was quicker
         self.finish(job.name, job.work)
         self.compare(job)
 
-    def kill(self, job: Job, pid: int) -> bool:
+    def note(self, job: Job, disturbance: str, what: str, after: str) -> None:
+        self.done[job.name, disturbance, what] += 1
+        times = self.times(disturbance)
+        print(f"{disturbance:10} {times:4}  {job.name:15} {what:16} after {after}", flush=True)
+
+    def kill(self, job: Job, process: "subprocess.Popen | Fork") -> bool:
         """Kill a tree, or one process of it; says whether that was its top."""
         try:
-            there = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+            top = psutil.Process(process.pid)
+            there = [top, *top.children(recursive=True)]
             victims = there if self.random.random() < 0.4 else [self.random.choice(there)]
             name = who(victims[0]) if len(victims) == 1 else "whole tree"
             after = self.newest()
@@ -192,10 +206,33 @@ class Soak:
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
-        self.killed[job.name, name] += 1
-        print(f"{self.kills:4}  {job.name:15} {name:16} after {after}", flush=True)
+        self.note(job, "kill", name, after)
         self.left |= set(there) - set(victims)
-        return pid in [victim.pid for victim in victims]
+        return top in victims
+
+    def fill(self, job: Job, process: "subprocess.Popen | Fork") -> bool:
+        """Fill the disk until the job gives up, or has no need of more; then free it."""
+        after, filler = self.newest(), self.results.with_name("filler")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        status = process.wait(LONGEST)
+        filler.unlink()
+        said = self.log.read_bytes()[self.began :].decode(errors="replace")
+        if status and not re.search(r"cannot (write|be written).*No space left", said):
+            raise SystemExit(f"{job.name} does not say that the disk is full; see {self.log}")
+        self.note(job, "full disk", "said so" if status else "needed no more", after)
+        return True
+
+    def set_back(self, job: Job, process: "subprocess.Popen | Fork") -> bool:
+        """Date everything tomorrow, while the job goes on."""
+        after, tomorrow = self.newest(), 86_400 * 10**9
+        for file in self.results.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                now = file.stat().st_mtime_ns
+                os.utime(file, ns=(now + tomorrow,) * 2)
+        self.note(job, "clock", "set back", after)
+        return False
 
     def newest(self) -> str:
         """The file that was written last."""
@@ -278,10 +315,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     option = parser.add_argument
     option("--kills", type=int, default=100)
+    option("--full", type=int, default=30, help="times that the disk is full")
+    option("--back", type=int, default=10, help="times that the clock is set back")
     option("--minutes", type=float, default=10, help="of each target of tests/fuzz.py")
     option("--seed", type=int, default=0)
     option("--peace", type=Path, help="results of an undisturbed run of smoke, to save its time")
     given = parser.parse_args()
+    if given.full and MOUNTS_END not in os.environ:
+        # In a space of its own, where anybody may mount, and whose mounts end with it.
+        anybody = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        os.environ[MOUNTS_END] = "1"
+        os.execvp("unshare", ["unshare", "--mount", *anybody, *sys.orig_argv])
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="arcnn-soak-"))
     os.environ["TMPDIR"] = str(folder)  # what killed processes leave there goes with it
@@ -289,26 +333,35 @@ def main() -> int:
     soak = Soak(folder, given.peace or folder / "undisturbed/smoke", given.seed)
     if not given.peace:
         print(f"In peace: {soak.finish('make', whole(soak.peace.parent)):.0f} s", flush=True)
-    soak.results.mkdir(parents=True)
+    soak.results.parent.mkdir()
+    if given.full:
+        small = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(soak.results.parent)]
+        subprocess.run(small, check=True)
+    soak.results.mkdir()
     text = (soak.peace / "profile.yaml").read_text()
     (soak.results / "profile.yaml").write_text(
         text.replace(str(soak.peace.parent), str(soak.results.parent))
     )
-    due, began = 0.0, time.monotonic()
-    for job in jobs(soak.results, read_yaml(text)):
-        due += job.share * given.kills
+    due, began = collections.Counter(), time.monotonic()
+    for job in (all_of_them := jobs(soak.results, read_yaml(text))):
         command = job.made == ["."]
         seconds = 30.0 if command else soak.finish(job.name, job.work)
-        while (rest := round(due) - soak.kills) > 0:
-            soak.round(job, seconds, rest if command else min(rest, 3))
-    print("\nkilled                             times")
-    for (name, victim), times in sorted(soak.killed.items()):
-        print(f"{name:16} {victim:16} {times:6}")
+        due["kill"] += job.share * given.kills
+        due["full disk"] += given.full / len(all_of_them)
+        due["clock"] += given.back if command else 0
+        for disturbance, so_far in due.items():
+            while (rest := round(so_far) - soak.times(disturbance)) > 0:
+                soak.round(job, disturbance, seconds, rest if command else min(rest, 3))
+    print("\njob              disturbance                  times")
+    for (name, disturbance, what), times in sorted(soak.done.items()):
+        print(f"{name:16} {disturbance:10} {what:16} {times:6}")
     print(
-        f"{soak.kills} kills in {(time.monotonic() - began) / 60:.0f} minutes; each time the same "
-        f"again ended with the same bytes, {soak.waited} times after what a killed run had left "
-        "at work was done."
+        f"{soak.done.total()} times in {(time.monotonic() - began) / 60:.0f} minutes; each time "
+        f"the same again ended with the same bytes, {soak.waited} times after what a killed "
+        "run had left at work was done."
     )
+    if given.full:
+        subprocess.run(["umount", str(soak.results.parent)], check=True)
     shutil.rmtree(folder)
     for target in ("read", "check", "evaluate"):
         fuzz = [sys.executable, ROOT / "tests/fuzz.py", target, "--minutes", f"{given.minutes}"]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from arcnn import get_config
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.evaluation import predict
+from arcnn.initial_weights import load_initial_weights
 from arcnn.modeling import RoIs
 from arcnn.modeling.field.asn import (
     CODING,
@@ -25,7 +26,7 @@ from arcnn.modeling.field.asn import (
 )
 from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.training import train
-from arcnn.weights import Checkpointer, load_initial_weights, load_trained
+from arcnn.weights import Checkpointer, load_trained
 
 CLASSES, CHANNELS, IMAGE = 10, 16, (96, 96)
 AUTOCAST = [False, True]

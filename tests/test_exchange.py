@@ -20,7 +20,8 @@ from arcnn.exchange import Papers, write_run_file
 from arcnn.files import ROOT, run_folder
 from arcnn.predict import at_test_size, predict_image
 from arcnn.published import trained_or_published
-from arcnn.weights import check_pickle, load_trained, run_papers
+from arcnn.weight_files import check_pickle
+from arcnn.weights import load_trained, run_papers
 from arcnn.workshop.export import main, outputs
 
 

@@ -26,17 +26,11 @@ from arcnn.data import AmodalDatasetMapper, decode_masks, split_records
 from arcnn.evaluation import evaluate, mask_iou, predict
 from arcnn.experiments.cost import costs, operations, read_costs
 from arcnn.experiments.given_boxes import given_boxes, region_logits, soft_masks
+from arcnn.initial_weights import TRUNK, load_initial_weights, load_start
 from arcnn.modeling import amodal_head
 from arcnn.names import MASK_KINDS
 from arcnn.training import train
-from arcnn.weights import (
-    TRUNK,
-    Checkpointer,
-    TrainedModel,
-    load_initial_weights,
-    load_start,
-    load_trained,
-)
+from arcnn.weights import Checkpointer, TrainedModel, load_trained
 
 NAMES = {"Tensor": Tensor, "nn": nn, "F": F, "CfgNode": CfgNode, "ShapeSpec": ShapeSpec}
 NAMES |= {"configurable": configurable, "ROI_MASK_HEAD_REGISTRY": ROI_MASK_HEAD_REGISTRY}

@@ -17,7 +17,7 @@ from jupyter_server.serverapp import ServerApp
 
 from arcnn.errors import InputError
 from arcnn.experiments.__main__ import main as experiments
-from arcnn.files import ROOT, lock, results_folder, write_json, write_text
+from arcnn.files import ROOT, lock, results_folder, write_atomically, write_json, write_text
 from arcnn.workshop import reproduce
 from arcnn.workshop.estimate import main as estimate
 from arcnn.workshop.folders import date_back, files_below, folder_for_a_while
@@ -193,7 +193,7 @@ def test_braces_are_no_name_for_the_kit(
 # --- results as they are found -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.partial"])
+@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.x.partial"])
 def test_nothing_is_written_through_a_link(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -211,6 +211,26 @@ def test_nothing_is_written_through_a_link(
         with pytest.raises(OSError, match="symbolic link"):
             lock(link)
     assert mine.read_text() == "mine"
+
+
+def test_two_processes_may_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an evaluation whose Snakemake was killed, and the one that the next run starts."""
+    file = tmp_path / "metrics[1].json"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = file.with_name(f"{file.name}.{killed.pid}.partial")
+    left.write_text("half")
+
+    def slowly(partial: Path) -> None:
+        partial.write_text("ha")
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", os.getppid)  # another one that is alive
+            write_text(file, "other")
+        assert file.read_text() == "other" and partial.read_text() == "ha"
+        partial.write_text("half, whole")
+
+    write_atomically(file, slowly)
+    assert file.read_text() == "half, whole" and list(tmp_path.iterdir()) == [file]
 
 
 def test_links_within_results_are_nobodys_trouble(tmp_path: Path) -> None:

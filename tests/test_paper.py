@@ -21,8 +21,9 @@ from PIL import Image
 from arcnn.config import get_config
 from arcnn.data import register_dataset, split_records
 from arcnn.evaluation import Evaluation, predict
+from arcnn.initial_weights import initial_weights, load_initial_weights
 from arcnn.training import train
-from arcnn.weights import Checkpointer, initial_weights, load_initial_weights, load_trained
+from arcnn.weights import Checkpointer, load_trained
 
 BACKBONE = "backbone.bottom_up."
 SHORT = [
@@ -94,7 +95,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(cache))
-    monkeypatch.setattr("arcnn.weights.ZOO", {})  # these are none of the zoo's
+    monkeypatch.setattr("arcnn.weight_files.ZOO", {})  # these are none of the zoo's
     for handler in PathManager._path_handlers.values():  # which remember where files were
         if hasattr(handler, "cache_map"):
             monkeypatch.setattr(handler, "cache_map", {})

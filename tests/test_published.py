@@ -13,10 +13,11 @@ from arcnn.data.tabletop import make_tabletop
 from arcnn.evaluation import evaluate, predict
 from arcnn.experiments import collect_given_boxes
 from arcnn.files import REFERENCE, ROOT, run_folder
+from arcnn.initial_weights import load_start
 from arcnn.names import MODEL_NAMES, MODELS, TABLE_1
 from arcnn.published import results_or_reference, runs_to_show, trained_or_published
 from arcnn.reporting import collect_runs
-from arcnn.weights import load_start, load_trained
+from arcnn.weights import load_trained
 
 
 @pytest.fixture(scope="module")

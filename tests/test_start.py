@@ -7,25 +7,28 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from detectron2.modeling import build_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from arcnn import training, weights
+from arcnn import initial_weights as starts
+from arcnn import training
 from arcnn.config import get_config
 from arcnn.data import register_dataset
 from arcnn.data.tabletop import draw_scene
 from arcnn.files import PROFILES, read_yaml, sha256
+from arcnn.initial_weights import initial_weights, load_initial_weights
 from arcnn.logbook import read_log, read_sessions
 from arcnn.names import MODELS, SPLITS
 from arcnn.training import train
-from arcnn.weights import Checkpointer, initial_weights, load_initial_weights
+from arcnn.weights import Checkpointer
 from arcnn.workshop.start import write_weights
 
 START = Path(initial_weights(get_config("tabletop", "arcnn")))
 
 
 def start(cfg, model: torch.nn.Module | None = None) -> str:
-    model = model or weights.build_model(cfg)
+    model = model or build_model(cfg)
     return load_initial_weights(cfg, Checkpointer(model, cfg.OUTPUT_DIR))
 
 
@@ -71,8 +74,8 @@ def test_it_is_small_and_in_half_precision() -> None:
 )
 def test_each_model_takes_the_heads_that_it_has(model, sentence, tabletop_root) -> None:
     register_dataset("tabletop", tabletop_root)
-    cfg = config(model, "MODEL.WEIGHTS", weights.KIT + "data/start/tabletop.safetensors")
-    network = weights.build_model(cfg)
+    cfg = config(model, "MODEL.WEIGHTS", starts.KIT + "data/start/tabletop.safetensors")
+    network = build_model(cfg)
     assert start(cfg, network).endswith(sentence)
     with safe_open(START, "pt") as file:
         loaded = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
@@ -100,7 +103,7 @@ def test_another_network_is_refused(options, sentence, tabletop_root) -> None:
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tabletop_root: Path) -> Path:
     """A start of one's own to break, in the place of the kit's."""
     register_dataset("tabletop", tabletop_root)
-    monkeypatch.setattr(weights, "ROOT", tmp_path)
+    monkeypatch.setattr(starts, "ROOT", tmp_path)
     file = tmp_path / "data/start" / START.name
     file.parent.mkdir(parents=True)
     shutil.copy(START, file)
@@ -127,9 +130,9 @@ def test_a_missing_file_is_named(lost, copy) -> None:
 @pytest.mark.parametrize("what", ["drawing", "classes"])
 def test_a_start_for_other_data_is_refused(what, copy, monkeypatch) -> None:
     if what == "drawing":
-        monkeypatch.setattr(weights, "DRAWING_VERSION", 2)
+        monkeypatch.setattr(starts, "DRAWING_VERSION", 2)
     else:
-        metadata = weights.MetadataCatalog.get("tabletop_train")
+        metadata = starts.MetadataCatalog.get("tabletop_train")
         monkeypatch.setitem(metadata.__dict__, "thing_classes", ["cat", "dog"])
     with pytest.raises(ValueError, match=f"was trained on {what} .*make start"):
         start(config())
@@ -148,7 +151,7 @@ def test_a_run_from_another_start_is_another_run(tiny_config, monkeypatch) -> No
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_resnet_of_torchvision_computes_the_same(name, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(starts, "get_cache_dir", lambda: str(tmp_path))
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None).eval()
     published = torchvision.models.get_model_weights(name).DEFAULT
@@ -157,7 +160,7 @@ def test_a_resnet_of_torchvision_computes_the_same(name, tmp_path, monkeypatch) 
     options = ["MODEL.WEIGHTS", f"torchvision://{name}", "MODEL.RESNETS.DEPTH", int(name[6:])]
     options += ["MODEL.RESNETS.RES2_OUT_CHANNELS", wide, "MODEL.RESNETS.STRIDE_IN_1X1", False]
     cfg = get_config("own", "arcnn", options=options, device="cpu")
-    network = weights.build_model(cfg).eval()
+    network = build_model(cfg).eval()
     new = (
         "the FPN, the RPN, the box head, the visible mask head, the occlusion mask head, the joint"
     )
@@ -171,7 +174,7 @@ def test_a_resnet_of_torchvision_computes_the_same(name, tmp_path, monkeypatch) 
 
 
 def test_without_a_network_it_says_so_and_starts_from_nothing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(starts, "get_cache_dir", lambda: str(tmp_path))
 
     def unreachable(*_, **__):
         raise OSError("no network")

@@ -18,6 +18,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from IPython.core.interactiveshell import InteractiveShell
 from soak import Fork
 from torch import nn
@@ -28,9 +29,10 @@ from arcnn.data.loader import ExampleOrder
 from arcnn.data.tabletop import make_tabletop
 from arcnn.files import write_json
 from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
+from arcnn.initial_weights import initial_weights
 from arcnn.logbook import read_log, read_sessions
 from arcnn.training import build_optimizer, train
-from arcnn.weights import initial_weights, load_trained
+from arcnn.weights import load_trained
 
 MASK_LOSSES = {"loss_amodal_mask", "loss_visible_mask", "loss_occlusion_mask"}
 
@@ -371,7 +373,7 @@ def test_missing_initial_weights_say_which_file_to_put_where(tiny_config, monkey
     def no_network(path: str) -> str:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(weights.PathManager, "get_local_path", no_network)
+    monkeypatch.setattr(PathManager, "get_local_path", no_network)
     name = "ImageNetPretrained/MSRA/R-50.pkl"
     cfg = tiny_config("arcnn", "MODEL.WEIGHTS", f"detectron2://{name}")
     with pytest.raises(FileNotFoundError, match=rf"Download \S+{name}.*put it at \S+{name}"):

@@ -1,6 +1,7 @@
 """Figures, and the numbers of a data set that they draw: for any number of models and classes."""
 
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -475,6 +476,19 @@ def test_a_film_is_drawn_and_comes_back_from_its_file(kinds, tmp_path) -> None:
     corners = [axes.texts[0].get_text() for axes in figure.axes[:2]]
     assert corners == ["0.00", "1.00"]
     figure.canvas.draw()
+
+
+def test_a_film_that_is_none_is_a_sentence(tmp_path) -> None:
+    file = tmp_path / "film.npz"
+    huge = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
+    large = np.zeros(2**27, np.uint8)
+    np.savez_compressed(file, iterations=large)
+    with pytest.raises(ValueError, match=r"film.npz cannot be read \(it would take 134,"):
+        read_film(tmp_path)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("kinds.npy", (huge % 10**15).ljust(127) + b"\n")
+    with pytest.raises(ValueError, match="film.npz cannot be read"):
+        read_film(tmp_path)
 
 
 def test_a_film_is_looked_at_moment_by_moment() -> None:

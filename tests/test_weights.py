@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from arcnn import weights
+from arcnn import initial_weights as starts
+from arcnn import weight_files
 from arcnn.config import get_config, load_config
 from arcnn.experiments.runs import run_variant
 from arcnn.experiments.variants import DEFAULT
+from arcnn.files import ROOT
+from arcnn.initial_weights import load_initial_weights
 from arcnn.names import SPLITS
 from arcnn.settings import MOST_ALIASES, read_settings
-from arcnn.weights import Checkpointer, load_initial_weights, load_trained, read_checkpoint
+from arcnn.weight_files import read_checkpoint
+from arcnn.weights import Checkpointer, load_trained
 
 
 class Code:
@@ -168,9 +172,9 @@ def test_a_start_brings_weights_and_no_trainers_state(tmp_path: Path) -> None:
 def test_a_file_of_the_model_zoos_name_is_that_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, (name, *_) = tmp_path / "R-50.pkl", weights.ZOO
+    file, (name, *_) = tmp_path / "R-50.pkl", weight_files.ZOO
     file.write_bytes(pickle.dumps(1))
-    monkeypatch.setattr(weights, "initial_weights", lambda cfg: str(file))
+    monkeypatch.setattr(starts, "initial_weights", lambda cfg: str(file))
     cfg = get_config("kins", "arcnn", device="cpu")
     assert f"detectron2://{name}" == cfg.MODEL.WEIGHTS
     with pytest.raises(
@@ -180,9 +184,9 @@ def test_a_file_of_the_model_zoos_name_is_that_file(
 
 
 def test_every_file_of_the_zoo_that_configs_name_is_known() -> None:
-    files = weights.ROOT.glob("arcnn/configs/**/*.yaml")
+    files = ROOT.glob("arcnn/configs/**/*.yaml")
     named = {n for f in files for n in re.findall(r"detectron2://(\S+)", f.read_text())}
-    assert named == set(weights.ZOO)
+    assert named == set(weight_files.ZOO)
 
 
 @pytest.mark.parametrize(

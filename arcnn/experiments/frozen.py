@@ -23,10 +23,10 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.initial_weights import load_start_of_head
 from arcnn.modeling import AmodalMaskHead, MaskTargets, RoIs, mask_targets, own_class
 from arcnn.names import MASK_KINDS, OCCLUSION_RATE
 from arcnn.training import build_optimizer, build_trainer
-from arcnn.weights import load_start_of_head
 
 SCORES = ("amodal, occluded objects", "amodal", "visible", "occlusion")
 

@@ -35,12 +35,14 @@ from arcnn.experiments.frozen import (
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
 from arcnn.files import read_json, run_folder, sha256, write_atomically, write_table
+from arcnn.initial_weights import initial_weights, load_start
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import MASK_KINDS, SPLITS
 from arcnn.reporting import collect_runs, write_record
 from arcnn.reporting.runs import OF_THE_HEAD, Runs, few, read_complete, run_name, unlike_most
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
-from arcnn.weights import FINAL_WEIGHTS, initial_weights, load_start, load_trained, read_checkpoint
+from arcnn.weight_files import read_checkpoint
+from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 FEATURES = "features.{}.pt"  # of a split
 MAKE_FEATURES = "Delete the folder's features.*, and `make ablation` makes them again."

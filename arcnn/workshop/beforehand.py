@@ -23,7 +23,7 @@ from arcnn.data.image_files import missing_images
 from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES, check_class_count
 from arcnn.files import data_folder, results_folder
-from arcnn.weights import TORCHVISION, initial_weights
+from arcnn.initial_weights import TORCHVISION, initial_weights
 from arcnn.workshop.estimate import (
     MB,
     Cost,

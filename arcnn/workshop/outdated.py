@@ -18,6 +18,7 @@ from arcnn.evaluation import protocol_version
 from arcnn.experiments.runs import head_settings
 from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
 from arcnn.files import data_folder, read_earlier, run_folder, sha256
+from arcnn.initial_weights import start_record
 from arcnn.settings import (
     MAX_ITER,
     differences,
@@ -27,7 +28,7 @@ from arcnn.settings import (
     training_differences,
     write_settings,
 )
-from arcnn.weights import FINAL_WEIGHTS, start_record
+from arcnn.weights import FINAL_WEIGHTS
 
 
 class Outdated(NamedTuple):

@@ -26,8 +26,9 @@ from arcnn.files import (
     write_atomically,
     write_json,
 )
+from arcnn.initial_weights import initial_weights
 from arcnn.names import TABLE_1
-from arcnn.weights import initial_weights, load_trained
+from arcnn.weights import load_trained
 
 DATASET, MODEL = "tabletop", "pieces"
 
