@@ -59,7 +59,7 @@ python := PATH="$$bin:$$PATH" "$$bin/python"
 environment:
 	@for python in "$$bin/python" $${PYTHON:+"$$PYTHON"} python3 python3.11 python3.12 python3.13 python; do \
 	  "$$python" -ISc 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && \
-	    exec "$$python" -IS arcnn/workshop/environment.py $(if $(own),--own "$$BIN","$$PYTHON" $(torch_cpu)); \
+	    exec "$$python" -IS arcnn/workshop/setup/environment.py $(if $(own),--own "$$BIN","$$PYTHON" $(torch_cpu)); \
 	done; \
 	echo "Set-up: no Python 3.11 to 3.13 was found; install one, or say where it is: make setup PYTHON=/path/to/python3." >&2; exit 1
 
@@ -71,28 +71,28 @@ setup: environment
 target :=
 ablation: target := --target ablation
 reproduce ablation: environment
-	@$(python) -m arcnn.workshop.reproduce --profile="$$PROFILE" $(target) \
+	@$(python) -m arcnn.workshop.run.reproduce --profile="$$PROFILE" $(target) \
 	  $${DATASET:+--dataset="$$DATASET"} $${SEEDS:+--seeds="$$SEEDS"} $${DATA_ROOT:+--data-root="$$DATA_ROOT"} \
 	  $${RESULTS:+--results-root="$$RESULTS"} $${CORES:+--cores="$$CORES"} \
 	  $${EXECUTOR:+--executor="$$EXECUTOR"} $${GPU_JOBS:+--gpu-jobs="$$GPU_JOBS"}
 
 # What would it take here, and what is missing? A few steps and images of everything.
 rehearse: environment
-	@$(python) -m arcnn.workshop.rehearse --profile="$$PROFILE" \
+	@$(python) -m arcnn.workshop.run.rehearse --profile="$$PROFILE" \
 	  $${DATASET:+--dataset="$$DATASET"} $${SEEDS:+--seeds="$$SEEDS"} $${DATA_ROOT:+--data-root="$$DATA_ROOT"} \
 	  $${RESULTS:+--results-root="$$RESULTS"} $${CORES:+--cores="$$CORES"}
 
 # What trainings on tabletop start from: an hour on one core. The result lies in data/start/.
 start: environment
-	@$(python) -m arcnn.workshop.reproduce --profile start --target start $${RESULTS:+--results-root="$$RESULTS"}
-	@$(python) -m arcnn.workshop.start $${RESULTS:+--results-root="$$RESULTS"}
+	@$(python) -m arcnn.workshop.run.reproduce --profile start --target start $${RESULTS:+--results-root="$$RESULTS"}
+	@$(python) -m arcnn.workshop.run.start $${RESULTS:+--results-root="$$RESULTS"}
 
 reference: environment
-	@$(python) -m arcnn.workshop.reference --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
+	@$(python) -m arcnn.workshop.run.reference --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
 
 # Of the executed notebooks, to read and to show without Jupyter and without a network.
 book slides report: environment
-	@$(python) -m arcnn.workshop.$@ --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
+	@$(python) -m arcnn.workshop.notebooks.$@ --profile="$$PROFILE" $${RESULTS:+--results-root="$$RESULTS"}
 
 test: environment
 	@$(python) -m ruff check --quiet .
@@ -137,7 +137,7 @@ build/measure: environment
 
 # On copies in lab/, so that stepping through changes neither the kit nor what it reproduced.
 lab: environment
-	@$(python) -m arcnn.workshop.lab
+	@$(python) -m arcnn.workshop.notebooks.lab
 	@$(python) -m jupyterlab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/lab/index.ipynb $$LAB_ARGS
 
 # --- upkeep ------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ audit:
 	@"$${PYTHON:-python3}" -m venv --clear build/audit
 	@build/audit/bin/python -m pip install -qq pip-audit==2.10.1 || { \
 	  echo "Not checked: pip-audit could not be fetched (see above)." >&2; exit 2; }
-	@build/audit/bin/python arcnn/workshop/audit.py $$AUDIT_ARGS
+	@build/audit/bin/python arcnn/workshop/setup/audit.py $$AUDIT_ARGS
 
 # Data, results and Snakemake's notes on them stay.
 clean:

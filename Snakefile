@@ -1,5 +1,5 @@
 # The whole paper as one graph of notebooks. `make reproduce` runs it through
-# arcnn/workshop/reproduce.py, with results/<profile>/ as the folder that all outputs below are
+# arcnn/workshop/run/reproduce.py, with results/<profile>/ as the folder that all outputs below are
 # relative to, and profile.yaml in it as configuration and as the notebooks' parameters.
 #
 # An executed notebook is declared as `log`, so that a failed one stays to be read. The notebooks
@@ -13,7 +13,7 @@ import sys
 from arcnn.experiments.variants import NETWORK_SEEDS, VARIANTS
 
 NOTEBOOKS = f"{workflow.basedir}/notebooks"
-TEXTS = f"{workflow.basedir}/arcnn/workshop/looks/report"
+TEXTS = f"{workflow.basedir}/arcnn/workshop/notebooks/looks/report"
 DATASETS, MODELS, SEEDS = config["datasets"], config["models"], config["seeds"]
 ABLATION = config["ablation"]
 RUN_FOLDER = "runs/{dataset}/{model}/seed{seed}"
@@ -26,7 +26,7 @@ EXPERIMENT = f"{PYTHON} arcnn.experiments"
 # finished. No reason to fail.
 LEFT = ""
 if config["side_by_side"]:
-    LEFT = f" && ({PYTHON} arcnn.workshop.estimate {{params.profile}} --cores {config['cores']}"
+    LEFT = f" && ({PYTHON} arcnn.workshop.run.estimate {{params.profile}} --cores {config['cores']}"
     LEFT += f" --side-by-side {config['side_by_side']} || true)"
 # What a job with a network asks of a cluster; a file of cluster/ may ask for something else. On one
 # machine `gpu` alone counts: such jobs take turns.

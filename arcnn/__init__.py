@@ -28,7 +28,7 @@ import lazy_loader
 if importlib.util.find_spec("detectron2") is None:
     raise ModuleNotFoundError(
         "detectron2 is missing. `make setup` installs it into .venv; in an environment of your "
-        "own, run `python arcnn/workshop/install_detectron2.py` once."
+        "own, run `python arcnn/workshop/setup/install_detectron2.py` once."
     )
 # detectron2 calls these by names that torch is about to drop, and torch tells every caller; nothing
 # to be done about it here.

@@ -15,7 +15,7 @@ metadata, texts by name:
 Nothing in it is code, and nothing of it is ever run. A model of one's own needs its class beside
 the file, in the folder of one's own models.
 
-``python -m arcnn.workshop.export RUN FILE`` writes one; :func:`arcnn.weights.load_trained` opens
+``python -m arcnn.export RUN FILE`` writes one; :func:`arcnn.weights.load_trained` opens
 it, as it opens a run's folder.
 """
 
@@ -112,13 +112,13 @@ def _texts(file: Path) -> dict[str, str]:
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{file} is no exported run, or only a part of it ({error}). `python -m "
-            "arcnn.workshop.export` writes one of a run's folder; a pickle (.pkl, .pth) is not "
+            "arcnn.export` writes one of a run's folder; a pickle (.pkl, .pth) is not "
             "opened."
         ) from error
     if texts.get("format") != FORMAT:
         raise InputError(
             f"{file} is no exported run: its format is {texts.get('format')!r}, not {FORMAT!r}. "
-            "`python -m arcnn.workshop.export` writes one of a run's folder."
+            "`python -m arcnn.export` writes one of a run's folder."
         )
     return texts
 

@@ -1,8 +1,8 @@
-"""A door: ``python -m arcnn.notebooks`` runs a notebook, see :mod:`arcnn.workshop.notebooks`."""
+"""A door: ``python -m arcnn.notebooks`` runs one, see :mod:`arcnn.workshop.notebooks.runner`."""
 
 import sys
 
-from arcnn.workshop.notebooks import main
+from arcnn.workshop.notebooks.runner import main
 
 if __name__ == "__main__":
     sys.exit(main())

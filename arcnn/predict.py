@@ -1,6 +1,7 @@
 """A trained model on an image of one's own, and on objects whose boxes are given.
 
-``python -m arcnn.predict`` does the first on a folder of photos, see :mod:`arcnn.workshop.photos`.
+``python -m arcnn.predict`` does the first on a folder of photos, see
+:mod:`arcnn.workshop.own_photos.photos`.
 """
 
 import sys
@@ -85,6 +86,6 @@ class GivenBoxes:
 
 
 if __name__ == "__main__":
-    from arcnn.workshop.photos import main
+    from arcnn.workshop.own_photos.photos import main
 
     sys.exit(main())

@@ -42,8 +42,8 @@ with atheris.instrument_imports(include=["arcnn"]) if GUIDED else contextlib.nul
     from arcnn.data.mapper import read_image
     from arcnn.errors import FileError, MissingError
     from arcnn.files import ROOT
-    from arcnn.workshop import data_commands, score
-    from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+    from arcnn.workshop.own_data import data_commands, score
+    from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
 
 SECONDS, BYTES = 5, 2**30  # for one case
 H, W = 10, 12

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arcnn.workshop import reproduce
+from arcnn.workshop.run import reproduce
 
 GOOD = {"datasets": "[tabletop]", "models": "[arcnn]", "seeds": "[0]"}
 HUGE = 10**20
@@ -119,7 +119,7 @@ FILES = {
 @pytest.fixture
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """``refused(content)``: what `make reproduce` says of a profile ``zz`` with this content."""
-    monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", tmp_path)
+    monkeypatch.setattr("arcnn.workshop.run.profiles.PROFILES", tmp_path)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
 
     def say(content: bytes) -> str:

@@ -12,9 +12,9 @@ import torch
 from detectron2.utils.file_io import PathManager
 from made import data_of_all_kinds, stand_ins_for_weights, write_made_kins
 
-from arcnn.workshop import beforehand
-from arcnn.workshop.profiles import load_profile
-from arcnn.workshop.reproduce import main
+from arcnn.workshop.run import beforehand
+from arcnn.workshop.run.profiles import load_profile
+from arcnn.workshop.run.reproduce import main
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_settings_that_train_nothing_and_classes_that_are_not_there(
         ({"options": ["MODEL.ROI_HEADS.NUM_CLASSES", 5]}, "cocoa_cls has 80 classes, the model 5"),
     ):
         monkeypatch.setattr(
-            "arcnn.workshop.reproduce.load_profile", lambda _, c=change: profile | c
+            "arcnn.workshop.run.reproduce.load_profile", lambda _, c=change: profile | c
         )
         assert start(data) == 2
         assert said in capsys.readouterr().err

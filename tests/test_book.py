@@ -27,9 +27,9 @@ from playwright.sync_api import Browser, Error, sync_playwright
 
 from arcnn import visualization
 from arcnn.files import NOTEBOOKS
-from arcnn.workshop import book, slides
-from arcnn.workshop.notebooks import run_notebook, run_on_reference
-from arcnn.workshop.pages import diagram, executed, export, formula, relink
+from arcnn.workshop.notebooks import book, slides
+from arcnn.workshop.notebooks.pages import diagram, executed, export, formula, relink
+from arcnn.workshop.notebooks.runner import run_notebook, run_on_reference
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -351,7 +351,9 @@ def test_a_link_to_a_kept_copy_has_no_anchor(tmp_path: Path) -> None:
 
 def test_chapters_on_published_results_are_run_where_they_were_not(tmp_path, monkeypatch) -> None:
     ran = []
-    monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: ran.append(given))
+    monkeypatch.setattr(
+        "arcnn.workshop.notebooks.runner.run_notebook", lambda *given: ran.append(given)
+    )
     run_on_reference(tmp_path)  # no profile
     (tmp_path / "profile.yaml").write_text("datasets: [kins]\n")
     run_on_reference(tmp_path)

@@ -30,7 +30,7 @@ from arcnn.data.reading import XYXY_ABS
 from arcnn.data.tabletop import make_tabletop
 from arcnn.modeling import mask_targets
 from arcnn.modeling.shared_masks import SharedMasks, crop_together
-from arcnn.workshop.check import check
+from arcnn.workshop.own_data.check import check
 
 
 def rle(mask: np.ndarray) -> dict:

@@ -17,8 +17,8 @@ from arcnn.data import AnnotationError, decode_masks, image_files, index, load_a
 from arcnn.data.__main__ import main
 from arcnn.data.masks import check_rle, encode, run_lengths
 from arcnn.files import ROOT
-from arcnn.workshop import check as checking
-from arcnn.workshop.check import Report, check
+from arcnn.workshop.own_data import check as checking
+from arcnn.workshop.own_data.check import Report, check
 
 H, W = 10, 12
 GOOD = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]

@@ -27,10 +27,10 @@ from arcnn.data.masks import check_rle, difference, encode, run_lengths, to_rle
 from arcnn.errors import FileError, InputError
 from arcnn.evaluation.__main__ import main as score
 from arcnn.files import plain, read_json
-from arcnn.workshop import fetch
-from arcnn.workshop.check import Report, check
-from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
-from arcnn.workshop.fetch import UnsafeArchive, unpack
+from arcnn.workshop.own_data import fetch
+from arcnn.workshop.own_data.check import Report, check
+from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.own_data.fetch import UnsafeArchive, unpack
 
 H, W = 10, 12
 GOOD, LEFT = [[2, 2, 8, 2, 8, 8, 2, 8]], [[2, 2, 5, 2, 5, 8, 2, 8]]

@@ -23,8 +23,8 @@ from arcnn.data import (
 from arcnn.data.index import index_file
 from arcnn.data.masks import encode, to_json_rle
 from arcnn.data.reading import ImageFolder, read_images
-from arcnn.workshop.check import check, compare_counts
-from arcnn.workshop.cutouts import read_instances, read_photos
+from arcnn.workshop.own_data.check import check, compare_counts
+from arcnn.workshop.own_data.cutouts import read_instances, read_photos
 
 
 def test_raw_cocoa_and_cocoa_cls_agree_on_the_same_objects(real_data: Path) -> None:

@@ -19,11 +19,11 @@ from arcnn.data import decode_masks, load_annotations
 from arcnn.data.__main__ import main
 from arcnn.data.registration import FILES
 from arcnn.files import PHOTOS, ROOT
-from arcnn.workshop import fetch as fetching
-from arcnn.workshop.check import check
-from arcnn.workshop.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
-from arcnn.workshop.data_commands import parser
-from arcnn.workshop.fetch import DOWNLOADS, UnsafeArchive, fetch, sources, unpack
+from arcnn.workshop.own_data import fetch as fetching
+from arcnn.workshop.own_data.check import check
+from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.own_data.data_commands import parser
+from arcnn.workshop.own_data.fetch import DOWNLOADS, UnsafeArchive, fetch, sources, unpack
 
 
 def zip_of(path: Path, *names: str, content: bytes = b"x", link: bool = False) -> Path:

@@ -21,7 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from arcnn.workshop import audit, environment
+from arcnn.workshop.setup import audit, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -124,7 +124,7 @@ def kit(tmp_path: Path, monkeypatch) -> Path:
     (kit / "arcnn/workshop").mkdir(parents=True)
     for path in (*environment.MADE_FROM, Path("arcnn/__init__.py")):
         (kit / path).write_text(f"# {path}\n")
-    for path in ("Makefile", "arcnn/workshop/environment.py"):
+    for path in ("Makefile", "arcnn/workshop/setup/environment.py"):
         shutil.copy(ROOT / path, kit / path)
     monkeypatch.chdir(kit)
     return kit
@@ -489,7 +489,7 @@ def test_environment_of_ones_own_is_only_looked_at(kit: Path):
 
 def test_environment_of_another_clone_runs_this_one(kit: Path):
     shutil.copytree("arcnn", "../other/arcnn")
-    script("arcnn/workshop/lab.py", "")
+    script("arcnn/workshop/notebooks/lab.py", "")
     script("jupyterlab.py", "import arcnn\nprint(arcnn.__file__)\n")
     python = f'#!/bin/sh\nPYTHONPATH="%s" exec "{sys.executable}" "$@"\n'
     script("own/python", python % f"$PYTHONPATH:{kit.parent}/other")
@@ -503,7 +503,7 @@ def test_make_passes_on_what_was_given(kit: Path):
     script("own/python")
     given = ["PROFILE=overfit", "DATASET=cocoa_cls", "DATA_ROOT=/my data", "RESULTS=out", "CORES=4"]
     assert make("reproduce", "BIN=own", *given)[2] == [
-        f"{kit} -m arcnn.workshop.reproduce --profile=overfit --dataset=cocoa_cls "
+        f"{kit} -m arcnn.workshop.run.reproduce --profile=overfit --dataset=cocoa_cls "
         "--data-root=/my data --results-root=out --cores=4"
     ]
     asked = make("bench", "BIN=own", "BENCH_ARGS=--quick", PYTHONPATH="/mine")[2]

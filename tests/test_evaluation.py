@@ -56,7 +56,7 @@ from arcnn.evaluation.matching import (
 from arcnn.files import run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, TABLE_1
 from arcnn.predict import predict_image
-from arcnn.workshop.score import main, read_results
+from arcnn.workshop.own_data.score import main, read_results
 
 SIZE = (40, 40)
 

@@ -22,7 +22,7 @@ from arcnn.predict import at_test_size, predict_image
 from arcnn.published import trained_or_published
 from arcnn.weight_files import check_pickle
 from arcnn.weights import load_trained, run_papers
-from arcnn.workshop.export import main, outputs
+from arcnn.workshop.own_photos.export import main, outputs
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_model_that_traces_wrongly_is_not_written(
         kept = adapter(*inputs)
         return lambda image: kept  # what a tracer makes of a constant
 
-    monkeypatch.setattr("arcnn.workshop.export.torch.jit.trace", frozen)
+    monkeypatch.setattr("arcnn.workshop.own_photos.export.torch.jit.trace", frozen)
     assert main([str(exported), str(tmp_path / "run.ts")]) == 1
     assert "cannot be traced: its boxes come out otherwise" in capsys.readouterr().err
     assert main([str(exported), str(tmp_path / "run.onnx")]) == 1

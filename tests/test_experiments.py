@@ -31,7 +31,7 @@ from arcnn.files import run_folder
 from arcnn.modeling import MaskTargets
 from arcnn.settings import write_settings
 from arcnn.visualization import ablation, agreements, permutations
-from arcnn.workshop.profiles import load_profile
+from arcnn.workshop.run.profiles import load_profile
 
 HEADS = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 4]
 

@@ -18,13 +18,13 @@ from jupyter_server.serverapp import ServerApp
 from arcnn.errors import InputError
 from arcnn.experiments.__main__ import main as experiments
 from arcnn.files import ROOT, lock, results_folder, write_atomically, write_json, write_text
-from arcnn.workshop import reproduce
-from arcnn.workshop.estimate import main as estimate
-from arcnn.workshop.folders import date_back, files_below, folder_for_a_while
-from arcnn.workshop.notebooks import main as notebooks
-from arcnn.workshop.notebooks import run_notebook
-from arcnn.workshop.reference import main as reference
-from arcnn.workshop.report import main as report
+from arcnn.workshop.notebooks.report import main as report
+from arcnn.workshop.notebooks.runner import main as notebooks
+from arcnn.workshop.notebooks.runner import run_notebook
+from arcnn.workshop.run import reproduce
+from arcnn.workshop.run.estimate import main as estimate
+from arcnn.workshop.run.folders import date_back, files_below, folder_for_a_while
+from arcnn.workshop.run.reference import main as reference
 
 # Each would leave a file "executed" behind, or end a quotation, if anybody read it as an order.
 ORDER = "touch executed"
@@ -98,7 +98,7 @@ def test_what_make_is_given_is_text(kit: Path, name: str, by_environment: bool) 
     given = dict.fromkeys(GIVEN, name) | {"BIN": "own"}
     _, asked = make("reproduce", given, by_environment=by_environment)
     options = [f"--{option}={name}" for option in OPTIONS]
-    assert asked == ["-m", "arcnn.workshop.reproduce", *options]
+    assert asked == ["-m", "arcnn.workshop.run.reproduce", *options]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_results_where_detectron2_would_find_no_weights_are_refused(
 def test_braces_are_no_name_for_the_kit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("arcnn.workshop.reproduce.ROOT", Path("/home/{me}/kit"))
+    monkeypatch.setattr("arcnn.workshop.run.reproduce.ROOT", Path("/home/{me}/kit"))
     assert reproduce.main(["--profile", "smoke"]) == 2
     assert "/home/{me}/kit or" in capsys.readouterr().err
 
@@ -264,7 +264,7 @@ def test_files_from_the_future_keep_their_order(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_swept_once_nobody_uses_it(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path\n"
-    code += "from arcnn.workshop.folders import folder_for_a_while\n"
+    code += "from arcnn.workshop.run.folders import folder_for_a_while\n"
     code += "with folder_for_a_while('arcnn-', Path(sys.argv[1])) as own:\n"
     code += "    print(own, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(tmp_path)]

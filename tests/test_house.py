@@ -13,7 +13,7 @@ import pytest
 from arcnn.files import ROOT
 
 PACKAGE = ROOT / "arcnn"
-DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.notebooks"}
+DOORS = {"arcnn.data.__main__", "arcnn.evaluation.__main__", "arcnn.export", "arcnn.notebooks"}
 
 
 def module_name(file: Path) -> str:
@@ -67,7 +67,7 @@ def test_no_two_rooms_import_each_other() -> None:
     [
         (
             "arcnn, arcnn.names, arcnn.files, arcnn.data.reading, arcnn.data.tabletop.files, "
-            "arcnn.workshop.check, arcnn.experiments.variants",
+            "arcnn.workshop.own_data.check, arcnn.experiments.variants",
             {"torch", "detectron2", "pandas", "matplotlib", "scipy"},
         ),
         ("arcnn.visualization.style", {"torch", "detectron2", "pandas", "scipy"}),

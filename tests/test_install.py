@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from arcnn.workshop import install_detectron2 as tool
+from arcnn.workshop.setup import install_detectron2 as tool
 
 SOURCE = {
     "detectron2/__init__.py": 'import os\n\n__version__ = "0.7.2"\n',

@@ -21,7 +21,7 @@ from playwright.sync_api import Error, Locator, Page, TimeoutError, sync_playwri
 
 from arcnn.data.tabletop import make_tabletop
 from arcnn.files import IN_BATCH, NOTEBOOKS
-from arcnn.workshop.lab import hand_out
+from arcnn.workshop.notebooks.lab import hand_out
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")

@@ -33,7 +33,7 @@ from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.names import MASK_KINDS
 from arcnn.training import train
 from arcnn.weights import load_trained
-from arcnn.workshop.profiles import check_choices, load_profile
+from arcnn.workshop.run.profiles import check_choices, load_profile
 
 
 class Constant(nn.Module):

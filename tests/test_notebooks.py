@@ -20,8 +20,8 @@ from traitlets.config import Config
 from arcnn.files import NOTEBOOKS
 from arcnn.parameters import ParameterError
 from arcnn.weights import FINAL_WEIGHTS
-from arcnn.workshop.lab import hand_out, handout, machine
-from arcnn.workshop.notebooks import (
+from arcnn.workshop.notebooks.lab import hand_out, handout, machine
+from arcnn.workshop.notebooks.runner import (
     ProgressLines,
     check_parameters,
     main,
@@ -223,7 +223,9 @@ def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
 ) -> None:
     (tmp_path / "profile.yaml").write_text("max_iter: 1e-05\nseeds: [0]\n")
     seen = []
-    monkeypatch.setattr("arcnn.workshop.notebooks.run_notebook", lambda *given: seen.append(given))
+    monkeypatch.setattr(
+        "arcnn.workshop.notebooks.runner.run_notebook", lambda *given: seen.append(given)
+    )
     call = ["notebooks", str(tiny_notebook), "out.ipynb", "-f", str(tmp_path / "profile.yaml")]
     for extra, value in (([], 1e-05), (["-p", "max_iter", "7"], 7)):
         monkeypatch.setattr(sys, "argv", [*call, *extra])
@@ -292,7 +294,7 @@ def test_a_missing_kernel_is_a_sentence(
     def no_kernel(*_: object, **__: object) -> None:
         raise NoSuchKernel("python3")
 
-    monkeypatch.setattr("arcnn.workshop.notebooks.papermill.execute_notebook", no_kernel)
+    monkeypatch.setattr("arcnn.workshop.notebooks.runner.papermill.execute_notebook", no_kernel)
     monkeypatch.setattr(sys, "argv", ["notebooks", str(tiny_notebook), str(tmp_path / "o.ipynb")])
     assert main() == 1
     assert "no Python kernel for notebooks: `make setup` installs it" in capsys.readouterr().err

@@ -16,15 +16,15 @@ from arcnn.data.__main__ import main
 from arcnn.data.masks import to_rle
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.data.tabletop import make_tabletop
-from arcnn.workshop.check import check
-from arcnn.workshop.cutouts import (
+from arcnn.workshop.own_data.check import check
+from arcnn.workshop.own_data.cutouts import (
     forget_hidden_parts,
     open_rgb,
     prepare,
     read_instances,
     read_photos,
 )
-from arcnn.workshop.pasting import make_amodal
+from arcnn.workshop.own_data.pasting import make_amodal
 
 SIZE = 120
 RECIPE = {"image_size": SIZE, "seed": 3}

@@ -17,10 +17,10 @@ from arcnn.data import register_dataset
 from arcnn.data.tabletop import TABLETOP_CLASSES, draw_scene, make_tabletop
 from arcnn.files import IN_BATCH, NOTEBOOKS, run_folder
 from arcnn.published import trained_or_published
-from arcnn.workshop import photos, video
-from arcnn.workshop.export import main as export
-from arcnn.workshop.notebooks import run_notebook
-from arcnn.workshop.photos import find_photos, main, open_photo
+from arcnn.workshop.notebooks.runner import run_notebook
+from arcnn.workshop.own_photos import photos, video
+from arcnn.workshop.own_photos.export import main as export
+from arcnn.workshop.own_photos.photos import find_photos, main, open_photo
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ ELSEWHERE = {
     "python -m arcnn.evaluation": "test_evaluation.py",
     f"{TRAINING} --num-gpus 4 --dataset kins --model arcnn --run RUN": "test_launch.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
-    "python -m arcnn.workshop.export RUN FILE.safetensors": "test_exchange.py",
+    "python -m arcnn.export RUN FILE.safetensors": "test_exchange.py",
 }
 # What a placeholder stands for, and what makes a command short.
 SHORT = {"PROFILE=...": "PROFILE=demo", "PROFILE=": "PROFILE=smoke"}
@@ -99,7 +99,7 @@ def test_a_command_of_the_readme_does_what_it_is_for(
         # The plan only: test_reproduce.py runs such a graph to its end.
         planned = shell(f"make -n {' '.join(words[1:])} BIN={Path(sys.executable).parent}")
         lines = planned.replace("\\\n", " ").splitlines()
-        (call,) = (line.strip() for line in lines if "arcnn.workshop.reproduce" in line)
+        (call,) = (line.strip() for line in lines if "arcnn.workshop.run.reproduce" in line)
         places = f"--data-root {folder} --results-root {tmp_path} --dry-run"
         # What make was given, it hands on by the environment.
         handed = " ".join(["PROFILE=demo", f"bin={Path(sys.executable).parent}", *words[2:]])

@@ -14,11 +14,11 @@ from arcnn.config import get_config
 from arcnn.data import register_dataset, split_records
 from arcnn.files import run_folder, write_json
 from arcnn.training import train
-from arcnn.workshop import beforehand, estimate, rehearse, reproduce
-from arcnn.workshop.estimate import cost, machine, planned, rehearsed, what_is_left
-from arcnn.workshop.profiles import load_profile
-from arcnn.workshop.rehearsal import Measured, hardest_batch
-from arcnn.workshop.rehearsal import rehearse as rehearse_one
+from arcnn.workshop.run import beforehand, estimate, rehearse, reproduce
+from arcnn.workshop.run.estimate import cost, machine, planned, rehearsed, what_is_left
+from arcnn.workshop.run.profiles import load_profile
+from arcnn.workshop.run.rehearsal import Measured, hardest_batch
+from arcnn.workshop.run.rehearsal import rehearse as rehearse_one
 
 OPTIONS = [*TINY, "SOLVER.IMS_PER_BATCH", 4]
 

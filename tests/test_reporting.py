@@ -33,7 +33,7 @@ from arcnn.reporting import (
 from arcnn.reporting.paper import SETTINGS
 from arcnn.reporting.table import COLUMNS, sentences
 from arcnn.settings import settings, settings_hash, write_settings
-from arcnn.workshop.reference import MAX_BYTES, keep
+from arcnn.workshop.run.reference import MAX_BYTES, keep
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")
 RNG = np.random.default_rng(0)

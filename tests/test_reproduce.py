@@ -20,12 +20,18 @@ from arcnn.config import CONFIG_DIR, load_config
 from arcnn.data import AnnotationError, register_dataset
 from arcnn.experiments import network_differences
 from arcnn.files import NOTEBOOKS, PROFILES, ROOT, hold
-from arcnn.workshop.beforehand import check_folders, name_own_classes
-from arcnn.workshop.notebooks import run_notebook
-from arcnn.workshop.outdated import Outdated, find_outdated
-from arcnn.workshop.profiles import DEFAULTS, ProfileError, check_choices, load_profile
-from arcnn.workshop.report import make_report
-from arcnn.workshop.reproduce import find_executor, main, run_snakemake, snakemake, write_parameters
+from arcnn.workshop.notebooks.report import make_report
+from arcnn.workshop.notebooks.runner import run_notebook
+from arcnn.workshop.run.beforehand import check_folders, name_own_classes
+from arcnn.workshop.run.outdated import Outdated, find_outdated
+from arcnn.workshop.run.profiles import DEFAULTS, ProfileError, check_choices, load_profile
+from arcnn.workshop.run.reproduce import (
+    find_executor,
+    main,
+    run_snakemake,
+    snakemake,
+    write_parameters,
+)
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.yaml")))
@@ -66,7 +72,7 @@ def test_an_unknown_profile_or_parameter_is_named(
     assert main(["--profile", "dmeo"]) == 2
     assert capsys.readouterr().err.startswith("make reproduce PROFILE=dmeo: there is no")
     (tmp_path / "mine.yaml").write_text("datasets: [tabletop]\nmodel: [arcnn]\n")
-    monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", tmp_path)
+    monkeypatch.setattr("arcnn.workshop.run.profiles.PROFILES", tmp_path)
     with pytest.raises(ProfileError, match='unknown parameter "model"'):
         load_profile("mine")
     for text, said in (("datasets: [", "is not YAML"), ("", "has no parameters")):
@@ -78,7 +84,7 @@ def test_an_unknown_profile_or_parameter_is_named(
 def test_an_environment_without_a_kernel_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("arcnn.workshop.reproduce.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("arcnn.workshop.run.reproduce.importlib.util.find_spec", lambda name: None)
     assert main(["--profile", "smoke"]) == 2
     assert "no Python kernel for notebooks" in capsys.readouterr().err
 
@@ -118,7 +124,7 @@ def places(root: Path) -> list[str]:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke profile, from nothing to all results, run from another working directory."""
     root = tmp_path_factory.mktemp("results with a space")
-    command = [sys.executable, "-m", "arcnn.workshop.reproduce", *places(root)]
+    command = [sys.executable, "-m", "arcnn.workshop.run.reproduce", *places(root)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, check=False
@@ -137,7 +143,7 @@ def reproduce(results: Path, *arguments: str, fails: bool = False) -> str:
         runs.append(subprocess.run(command, capture_output=True, text=True, check=False))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("arcnn.workshop.reproduce.os.execv", execute)
+        patch.setattr("arcnn.workshop.run.reproduce.os.execv", execute)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
         main([*places(results.parent), *arguments])
@@ -232,7 +238,9 @@ def test_jobs_on_one_gpu_take_turns_unless_told(
     told: int, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     commands = []
-    monkeypatch.setattr("arcnn.workshop.reproduce.os.execv", lambda _, said: commands.append(said))
+    monkeypatch.setattr(
+        "arcnn.workshop.run.reproduce.os.execv", lambda _, said: commands.append(said)
+    )
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     chosen = Namespace(target="all", cores=8, gpu_jobs=told, dry_run=False)
     monkeypatch.setenv("PYTHONPATH", "")  # which it adds to
@@ -259,7 +267,7 @@ def test_a_cluster_that_there_is_not_is_named(
     file.write_text("executor: cloud")
     with pytest.raises(ProfileError, match="pip install snakemake-executor-plugin-cloud"):
         find_executor(str(file))
-    monkeypatch.setattr("arcnn.workshop.reproduce.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("arcnn.workshop.run.reproduce.importlib.util.find_spec", lambda name: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProfileError, match="no `sbatch` here"):
         find_executor("slurm")
@@ -335,7 +343,7 @@ def test_what_only_needs_measuring_is_measured_again(
 def test_another_protocol_measures_every_run_again(
     moved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcnn.workshop.outdated.protocol_version", lambda: "another")
+    monkeypatch.setattr("arcnn.workshop.run.outdated.protocol_version", lambda: "another")
     outdated = outdated_in(moved)
     assert list(outdated.measured.values()) == ["the protocol changed"] * 3
     assert not outdated.trainings

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from arcnn.files import PROFILES, ROOT, hold, read_json, read_yaml
-from arcnn.workshop.reproduce import CLUSTERS, main
+from arcnn.workshop.run.reproduce import CLUSTERS, main
 
 DAEMONS = ["munged", "slurmctld", "slurmd"]
 PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -154,7 +154,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     content = {"base": "smoke", "models": ["arcnn", "arcnn_probs"], "seeds": [0, 1]}
     content |= {"options": steps, "compare_with": ""}
     (profiles / "grid.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("arcnn.workshop.profiles.PROFILES", profiles)
+    monkeypatch.setattr("arcnn.workshop.run.profiles.PROFILES", profiles)
     # The kit's own file, for a cluster without accounts, and for people without patience.
     own = read_yaml((CLUSTERS / "slurm.yaml").read_text())
     own |= {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2}
@@ -182,7 +182,7 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen]:
             runs.append(subprocess.Popen(command, stdout=said, stderr=said))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("arcnn.workshop.reproduce.os.execv", execute)
+        patch.setattr("arcnn.workshop.run.reproduce.os.execv", execute)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
         main(arguments)
     (run,) = runs

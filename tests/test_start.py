@@ -22,7 +22,7 @@ from arcnn.logbook import read_log, read_sessions
 from arcnn.names import MODELS, SPLITS
 from arcnn.training import train
 from arcnn.weights import Checkpointer
-from arcnn.workshop.start import write_weights
+from arcnn.workshop.run.start import write_weights
 
 START = Path(initial_weights(get_config("tabletop", "arcnn")))
 

@@ -1,7 +1,8 @@
 """Data sets: files to internal records, registration, the mapper and the embedded ``tabletop``.
 
 ``schemas`` says what the files look like, ``index`` what a file lists, ``reading`` what of that is
-repaired or left out, ``image_files`` which images are; :mod:`arcnn.workshop.check` reports on all.
+repaired or left out, ``image_files`` which images are;
+:mod:`arcnn.workshop.own_data.check` reports on all.
 """
 
 import lazy_loader

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arcnn.errors import InputError
 from arcnn.files import results_folder
-from arcnn.workshop.folders import files_below
+from arcnn.workshop.run.folders import files_below
 
 
 def on_results(

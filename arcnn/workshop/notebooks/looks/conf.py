@@ -5,7 +5,7 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
-from arcnn.workshop.pages import diagram, formula
+from arcnn.workshop.notebooks.pages import diagram, formula
 
 project = html_title = "Amodal segmentation, just like doing a jigsaw"
 extensions = ["myst_nb"]
@@ -19,7 +19,7 @@ html_copy_source = html_show_copyright = html_show_sphinx = html_use_index = Fal
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
-myst_heading_slug_func = "arcnn.workshop.pages.anchor"
+myst_heading_slug_func = "arcnn.workshop.notebooks.pages.anchor"
 myst_update_mathjax = False
 
 nb_execution_mode = "off"

@@ -24,7 +24,7 @@ from arcnn.data.index import FileIndex, index_files
 from arcnn.data.registration import FILES, check_class_count
 from arcnn.files import data_folder, results_folder
 from arcnn.initial_weights import TORCHVISION, initial_weights
-from arcnn.workshop.estimate import (
+from arcnn.workshop.run.estimate import (
     MB,
     Cost,
     Planned,
@@ -35,8 +35,8 @@ from arcnn.workshop.estimate import (
     to_train,
     total,
 )
-from arcnn.workshop.folders import files_below
-from arcnn.workshop.profiles import ProfileError
+from arcnn.workshop.run.folders import files_below
+from arcnn.workshop.run.profiles import ProfileError
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -194,7 +194,7 @@ def costs(
 
     Args:
         evaluated: images by data set, from :func:`check_data`.
-        rehearsal: of :func:`arcnn.workshop.estimate.find_rehearsal`.
+        rehearsal: of :func:`arcnn.workshop.run.estimate.find_rehearsal`.
         side_by_side: trainings at a time.
 
     Raises:

@@ -1,8 +1,8 @@
 """What the runs of a profile take: hours, memory, disk.
 
-From a rehearsal (:mod:`arcnn.workshop.rehearse`) of the same settings on the same kind of machine,
-else as far as the settings tell. ``python -m arcnn.workshop.estimate PROFILE_FILE`` says what is
-left of a run.
+From a rehearsal (:mod:`arcnn.workshop.run.rehearse`) of the same settings on the same kind of
+machine, else as far as the settings tell. ``python -m arcnn.workshop.run.estimate PROFILE_FILE``
+says what is left of a run.
 """
 
 import argparse
@@ -276,7 +276,9 @@ def size(number: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.estimate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m arcnn.workshop.run.estimate", description=__doc__
+    )
     parser.add_argument("profile", type=Path, help="profile.yaml in a folder of results")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--side-by-side", type=int, default=1, help="trainings at a time")

@@ -1,7 +1,7 @@
 """One process of ``make rehearse``: a few steps of a training and a few images, measured.
 
-``python -m arcnn.workshop.rehearsal ORDER`` reads its order, a JSON file, and writes what it has
-measured beside it after every part, so that a process that the system ends leaves what it knew.
+``python -m arcnn.workshop.run.rehearsal ORDER`` reads its order, a JSON file, and writes what it
+has measured beside it after every part, so that a process that the system ends leaves what it knew.
 """
 
 import contextlib

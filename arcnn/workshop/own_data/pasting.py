@@ -27,8 +27,8 @@ from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.files import compact_json, write_json, write_text
 from arcnn.names import SPLITS
 from arcnn.progress import tqdm
-from arcnn.workshop import cutouts
-from arcnn.workshop.cutouts import Photo, PhotoObject
+from arcnn.workshop.own_data import cutouts
+from arcnn.workshop.own_data.cutouts import Photo, PhotoObject
 
 VERSION = 3  # of the rules below; another one gives other images
 CLOSE = 0.02  # how near an occlusion rate has to come to its target
@@ -208,7 +208,7 @@ def _make_split(
     folder.mkdir(parents=True)
     made = list(run(partial(_write_image, folder=folder, recipe=recipe), jobs))
     annotations = [row for _, rows in made for row in rows]
-    info = {"description": "made by arcnn.workshop.pasting", "source": content.get("info")}
+    info = {"description": "made by arcnn.workshop.own_data.pasting", "source": content.get("info")}
     kept = {"licenses": content.get("licenses", []), "categories": content["categories"]}
     kept |= {"info": info, "images": [entry for entry, _ in made], "annotations": annotations}
     write_text(folder.with_suffix(".json"), compact_json(kept))

@@ -17,7 +17,7 @@ import yaml
 
 from arcnn.experiments.variants import VARIANTS
 from arcnn.files import NOTEBOOKS, ROOT, lock, read_yaml, results_folder, write_text
-from arcnn.workshop.beforehand import (
+from arcnn.workshop.run.beforehand import (
     check_data,
     check_folders,
     check_training,
@@ -25,10 +25,10 @@ from arcnn.workshop.beforehand import (
     name_own_classes,
     unwritable,
 )
-from arcnn.workshop.estimate import find_rehearsal
-from arcnn.workshop.folders import date_back, files_below
-from arcnn.workshop.outdated import find_outdated
-from arcnn.workshop.profiles import ProfileError, check_choices, load_profile
+from arcnn.workshop.run.estimate import find_rehearsal
+from arcnn.workshop.run.folders import date_back, files_below
+from arcnn.workshop.run.outdated import find_outdated
+from arcnn.workshop.run.profiles import ProfileError, check_choices, load_profile
 
 CLUSTERS = ROOT / "cluster"
 CORES_OF_A_JOB = 8  # on a cluster, unless CORES says otherwise
@@ -67,7 +67,7 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
     """The profile that is named on a command line, with what else was chosen there.
 
     Raises:
-        ProfileError: see :func:`arcnn.workshop.profiles.load_profile`.
+        ProfileError: see :func:`arcnn.workshop.run.profiles.load_profile`.
     """
     profile = load_profile(chosen.profile)
     if chosen.cores is not None and chosen.cores < 1:
@@ -86,7 +86,7 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.reproduce", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
     add_choices(parser)
     parser.add_argument("--executor", help="a file of cluster/, or another: where, if not here")
     parser.set_defaults(cores=None)  # another one on a cluster

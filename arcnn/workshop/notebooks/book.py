@@ -16,10 +16,10 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
 from arcnn.files import NOTEBOOKS
-from arcnn.workshop.folders import folder_for_a_while
-from arcnn.workshop.notebooks import run_on_reference
-from arcnn.workshop.pages import LOOKS, executed, relink
-from arcnn.workshop.targets import on_results
+from arcnn.workshop.notebooks.pages import LOOKS, executed, relink
+from arcnn.workshop.notebooks.runner import run_on_reference
+from arcnn.workshop.run.folders import folder_for_a_while
+from arcnn.workshop.run.targets import on_results
 
 # What MyST-NB folds, with a line in its place, or leaves out, by the kit's tags; papermill adds one
 # of its own, and a record has none.

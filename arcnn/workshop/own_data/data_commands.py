@@ -9,10 +9,10 @@ from pathlib import Path
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.data.reading import MAX_SKIPPED
 from arcnn.files import data_folder, printable, write_text
-from arcnn.workshop.check import check
-from arcnn.workshop.convert import coco_to_cocoa, labelme_to_cocoa
-from arcnn.workshop.fetch import fetch
-from arcnn.workshop.pasting import make_amodal
+from arcnn.workshop.own_data.check import check
+from arcnn.workshop.own_data.convert import coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.own_data.fetch import fetch
+from arcnn.workshop.own_data.pasting import make_amodal
 
 
 def _check(options: argparse.Namespace) -> int:

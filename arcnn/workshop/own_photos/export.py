@@ -2,7 +2,7 @@
 
 ::
 
-    python -m arcnn.workshop.export results/demo/runs/tabletop/arcnn/seed0 jigsaw.safetensors
+    python -m arcnn.export results/demo/runs/tabletop/arcnn/seed0 jigsaw.safetensors
     python -m arcnn.predict PHOTOS --run jigsaw.safetensors --out FOLDER
 
 The first writes weights, settings, class names and records into one file (:mod:`arcnn.exchange`),
@@ -121,7 +121,7 @@ def _images(cfg: CfgNode) -> Iterator[Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     top = argparse.ArgumentParser(
-        prog="python -m arcnn.workshop.export",
+        prog="python -m arcnn.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

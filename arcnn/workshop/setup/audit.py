@@ -3,7 +3,7 @@
 pip-audit asks a database; where that does not answer it ends as if all were well, and so this says
 how many packages were looked up. Run as a file, by a Python that has pip-audit:
 
-    python arcnn/workshop/audit.py [OPTION OF PIP-AUDIT ...]
+    python arcnn/workshop/setup/audit.py [OPTION OF PIP-AUDIT ...]
 
 Ends with 0 where every package was looked up and has none, with 1 where one has, with 2 where not
 every package could be looked up.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from textwrap import shorten
 
-LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+LOCK = Path(__file__).resolve().parents[3] / "requirements.lock"
 DATABASES = ("pypi", "osv")  # as pip-audit calls them; the second where the first knows nothing
 
 

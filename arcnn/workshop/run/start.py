@@ -89,7 +89,7 @@ def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.start", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.run.start", description=__doc__)
     parser.add_argument("--results-root", default="")
     given = parser.parse_args(arguments)
     file = Path(initial_weights(get_config(DATASET, "arcnn")))

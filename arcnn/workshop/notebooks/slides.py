@@ -24,9 +24,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from arcnn.files import NOTEBOOKS, write_text
-from arcnn.workshop.notebooks import run_on_reference
-from arcnn.workshop.pages import diagram, executed, export, relink
-from arcnn.workshop.targets import on_results
+from arcnn.workshop.notebooks.pages import diagram, executed, export, relink
+from arcnn.workshop.notebooks.runner import run_on_reference
+from arcnn.workshop.run.targets import on_results
 
 REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs" / "dist"
 # A slide of 1280 x 720 pixels: what fits below its heading, at the text's size in slides.html.j2.

@@ -10,7 +10,7 @@ from PIL import Image
 from arcnn.experiments.runs import HEAD
 from arcnn.files import REFERENCE
 from arcnn.published import VARIANT
-from arcnn.workshop.targets import on_results
+from arcnn.workshop.run.targets import on_results
 
 KEPT = (
     "table1.*",

@@ -29,8 +29,8 @@ from yaml import YAMLError
 
 from arcnn.files import IN_BATCH, NOTEBOOKS, read_yaml, write_text
 from arcnn.parameters import check, read_parameters
-from arcnn.workshop.folders import folder_for_a_while
-from arcnn.workshop.pages import executed, export, relink
+from arcnn.workshop.notebooks.pages import executed, export, relink
+from arcnn.workshop.run.folders import folder_for_a_while
 
 
 class IpcKernelManager(AsyncKernelManager):

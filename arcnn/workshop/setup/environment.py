@@ -2,9 +2,9 @@
 
 Run as a file, by any Python from 3.8 on; it picks the one that the environment is made with:
 
-    python arcnn/workshop/environment.py [PYTHON [TORCH_CPU]]
-    python arcnn/workshop/environment.py --own BIN
-    python arcnn/workshop/environment.py --here
+    python arcnn/workshop/setup/environment.py [PYTHON [TORCH_CPU]]
+    python arcnn/workshop/setup/environment.py --own BIN
+    python arcnn/workshop/setup/environment.py --here
 
 The first makes .venv, with this Python if one is given. TORCH_CPU, the address of an index of
 PyTorch's CPU builds or a folder with them, makes it an environment without CUDA, and is remembered.
@@ -31,14 +31,14 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Everything runs in that folder; the other paths are relative to it.
 VENV = Path(".venv")
 PYTHON = VENV / "bin/python"
 READY = VENV / ".ready"  # written when the environment is complete: what it was made from, where
 CPU_FROM = VENV / "torch-cpu"  # where the CPU builds of torch come from; empty without TORCH_CPU
 LOCK = Path("requirements.lock")
-DETECTRON2 = Path("arcnn/workshop/install_detectron2.py")
+DETECTRON2 = Path("arcnn/workshop/setup/install_detectron2.py")
 MADE_FROM = (LOCK, Path("pyproject.toml"), DETECTRON2)
 
 CANDIDATES = ("python3", "python3.11", "python3.12", "python3.13", "python")

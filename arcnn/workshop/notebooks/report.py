@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arcnn.errors import MissingError
-from arcnn.workshop.reproduce import snakemake
-from arcnn.workshop.targets import on_results
+from arcnn.workshop.run.reproduce import snakemake
+from arcnn.workshop.run.targets import on_results
 
 
 def make_report(results: Path) -> str:

@@ -14,7 +14,7 @@ for CPython 3.10 alone. Everything that a Mask R-CNN with FPN needs runs without
 
 Run it as a file with the Python to install into (the package ``arcnn`` itself needs detectron2):
 
-    python arcnn/workshop/install_detectron2.py
+    python arcnn/workshop/setup/install_detectron2.py
 
 Where ``import detectron2`` already works (conda-forge, an official build) nothing is fetched.
 Only the standard library and pip are used. The exit code is 0 or 1; on 1 the last line on stderr
@@ -62,7 +62,7 @@ License-File: LICENSE
 {REQUIRES}
 
 Upstream's Python files as of commit a59f0563, repacked from {SOURCE} by
-arcnn/workshop/install_detectron2.py. Changed: the compiled extension detectron2._C and the
+arcnn/workshop/setup/install_detectron2.py. Changed: the compiled extension detectron2._C and the
 top-level package "tools" were left out, detectron2.__version__ and this metadata were rewritten.
 """
 

@@ -41,7 +41,7 @@ from arcnn.progress import tqdm
 from arcnn.readings import classes_known
 from arcnn.visualization.style import MASK_COLORS, mask_rgb
 from arcnn.weights import load_trained, run_papers, weights_file
-from arcnn.workshop import video
+from arcnn.workshop.own_photos import video
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it

@@ -1,8 +1,9 @@
 """``make lab``: copies of the notebooks to work in, so that stepping through changes nothing of the
 kit, and no result that ``make reproduce`` made.
 
-``python -m arcnn.workshop.lab`` writes them to ``lab/``, without the solutions of the exercises,
-and with ``results/lab/`` as the folder that they write to. A copy that is there stays as it is.
+``python -m arcnn.workshop.notebooks.lab`` writes them to ``lab/``, without the solutions of the
+exercises, and with ``results/lab/`` as the folder that they write to. A copy that is there stays as
+it is.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def machine(data_root: str = "", results_root: str = "") -> pd.DataFrame:
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="python -m arcnn.workshop.lab", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="make lab", description=__doc__).parse_args()
     try:
         for sentence in hand_out():
             print(sentence, file=sys.stderr)

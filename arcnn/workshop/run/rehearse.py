@@ -3,7 +3,7 @@
 All that ``make reproduce`` checks beforehand is checked, and every problem is listed. Then, for
 each data set and model, a few steps of the training are made, at the real sizes and from the real
 initial weights, and a few images are evaluated, one after another, each in a process of its own
-(:mod:`arcnn.workshop.rehearsal`). What came out is said, and kept as ``rehearsal.json`` in the
+(:mod:`arcnn.workshop.run.rehearsal`). What came out is said, and kept as ``rehearsal.json`` in the
 folder of results; nothing else of it changes.
 """
 
@@ -28,13 +28,13 @@ from arcnn.data import find_splits
 from arcnn.data.tabletop import make_tabletop
 from arcnn.files import ROOT, data_folder, lock, read_earlier, results_folder, write_json
 from arcnn.reporting.record import commit, moment, versions
-from arcnn.workshop import beforehand, estimate
-from arcnn.workshop.estimate import Cost, Planned, duration, planned, rehearsed, size
-from arcnn.workshop.folders import folder_for_a_while
-from arcnn.workshop.outdated import find_outdated
-from arcnn.workshop.profiles import ProfileError, check_choices
-from arcnn.workshop.rehearsal import DETECTIONS, MEASURED
-from arcnn.workshop.reproduce import add_choices, chosen_profile, threads_of_a_training
+from arcnn.workshop.run import beforehand, estimate
+from arcnn.workshop.run.estimate import Cost, Planned, duration, planned, rehearsed, size
+from arcnn.workshop.run.folders import folder_for_a_while
+from arcnn.workshop.run.outdated import find_outdated
+from arcnn.workshop.run.profiles import ProfileError, check_choices
+from arcnn.workshop.run.rehearsal import DETECTIONS, MEASURED
+from arcnn.workshop.run.reproduce import add_choices, chosen_profile, threads_of_a_training
 
 # Of the steps of one training, and of all; and of a process, whatever it does.
 SECONDS, SECONDS_IN_ALL, LIMIT = 60.0, 600.0, 900.0
@@ -104,7 +104,7 @@ def measure(profile: dict[str, Any], runs: Sequence[Planned], place: Path, threa
 
 def _run(order: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run a process of the rehearsal; returns how it failed, if it could not say so itself."""
-    command = [sys.executable, "-m", "arcnn.workshop.rehearsal", str(order)]
+    command = [sys.executable, "-m", "arcnn.workshop.run.rehearsal", str(order)]
     log = order.with_name("said.txt")
     try:
         with log.open("w") as said:
@@ -227,7 +227,7 @@ def memory_there() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m arcnn.workshop.rehearse", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make rehearse", description=__doc__)
     add_choices(parser)
     chosen = parser.parse_args(arguments)
     try:

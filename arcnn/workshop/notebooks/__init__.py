@@ -1,0 +1,1 @@
+"""Notebooks: run one with parameters; as pages, book, slides and report; copies to work in."""

@@ -1,0 +1,1 @@
+"""``python -m arcnn.data`` and ``python -m arcnn.evaluation``: data of one's own."""

@@ -1,0 +1,1 @@
+"""``python -m arcnn.predict`` and ``python -m arcnn.export``: use what was trained."""

@@ -1,0 +1,1 @@
+"""``make reproduce`` and ``make rehearse``: the whole paper, from a profile."""
