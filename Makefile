@@ -39,7 +39,7 @@ export $(known)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm soak bench mutants coverage lab lock audit clean clean-data clean-results
+.PHONY: help environment setup reproduce rehearse ablation start reference book slides report test test-lab test-slurm test-long soak bench mutants coverage lab lock audit clean clean-data clean-results
 .SUFFIXES:
 
 # Notebooks run with the kernel of the environment, not with one of the same name in the home folder.
@@ -105,6 +105,10 @@ test: environment
 # Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
 test-lab: environment
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -m "long or not long" tests/test_lab.py
+
+# Tests that take minutes, besides those two.
+test-long: environment
+	@OMP_NUM_THREADS=1 $(python) -m pytest -q -m long --ignore=tests/test_lab.py --ignore=tests/test_slurm.py
 
 # A grid as jobs of Debian's Slurm, set up on this machine for the test (slurm-wlm, munge).
 test-slurm: environment
@@ -184,6 +188,7 @@ help:
 	@echo "make report         a profile's run as one file: results, notebooks, what was made of what, times"
 	@echo "make test           style, notebook checks and tests"
 	@echo "make test-lab       every notebook in a real JupyterLab, by a browser (Chromium)"
+	@echo "make test-long      tests that take minutes"
 	@echo "make test-slurm     a grid of runs on a Slurm of this machine's own"
 	@echo "make soak           kills a smoke run a hundred times, and compares [SOAK_ARGS='--kills 20 --minutes 1']"
 	@echo "make bench          times beside those of other tools, a JSON object a line [BENCH_ARGS=...]"

@@ -93,11 +93,12 @@ def write_atomically(
     Raises:
         OSError: the folder cannot be written or the disk is full; says what to do.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # In the ending: what stands before it, torch.save writes into the file.
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-            owner = left.name.split(".")[-2]
+        for left in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
+            owner = left.name.rpartition("-")[2]
             # Of a process that was killed; or a link of our name, that would be written through.
             if left == partial or (owner.isdecimal() and not psutil.pid_exists(int(owner))):
                 left.unlink(missing_ok=True)

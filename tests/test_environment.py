@@ -121,7 +121,7 @@ CHANGED, GONE = "echo >> requirements.lock", "rm -r .venv"
 def kit(tmp_path: Path, monkeypatch) -> Path:
     """The current folder, with what the set-up and make need."""
     kit = tmp_path / "a kit"  # with a space, as in "My Documents"
-    (kit / "arcnn/workshop").mkdir(parents=True)
+    (kit / "arcnn/workshop/setup").mkdir(parents=True)
     for path in (*environment.MADE_FROM, Path("arcnn/__init__.py")):
         (kit / path).write_text(f"# {path}\n")
     for path in ("Makefile", "arcnn/workshop/setup/environment.py"):
@@ -433,7 +433,7 @@ case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python ;; esac
 
 
 def script(path: str, text: str = STAND_IN) -> None:
-    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text)
     Path(path).chmod(0o755)
 

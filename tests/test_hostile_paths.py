@@ -193,7 +193,7 @@ def test_braces_are_no_name_for_the_kit(
 # --- results as they are found -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.x.partial"])
+@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.partial-0"])
 def test_nothing_is_written_through_a_link(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -218,7 +218,7 @@ def test_two_processes_may_write_one_file(tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "metrics[1].json"
     killed = subprocess.Popen(["true"])
     killed.wait()
-    left = file.with_name(f"{file.name}.{killed.pid}.partial")
+    left = file.with_name(f"{file.name}.partial-{killed.pid}")
     left.write_text("half")
 
     def slowly(partial: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from made import data_of_all_kinds, stand_ins_for_weights
 
 from arcnn.data import find_splits
 from arcnn.files import NOTEBOOKS, ROOT
+from arcnn.workshop.run import reproduce
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "TROUBLESHOOTING.md")),
@@ -86,7 +88,7 @@ def shell(command: str) -> str:
 
 @pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE])
 def test_a_command_of_the_readme_does_what_it_is_for(
-    command: str, folder: Path, tmp_path: Path
+    command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [SHORT.get(word, word) for word in command.split()]
     words = [re.sub("^RESULTS=<folder>", f"RESULTS={tmp_path}", word) for word in words]
@@ -103,7 +105,13 @@ def test_a_command_of_the_readme_does_what_it_is_for(
         places = f"--data-root {folder} --results-root {tmp_path} --dry-run"
         # What make was given, it hands on by the environment.
         handed = " ".join(["PROFILE=demo", f"bin={Path(sys.executable).parent}", *words[2:]])
-        said = shell(f"export {handed}; {call} {places}")
+        given = call.partition("arcnn.workshop.run.reproduce")[2]
+        *given, _ = shell(f"export {handed}; printf '%s\\0' {given} {places}").split("\0")
+        became: list[str] = []
+        monkeypatch.setattr(os, "execv", lambda _, it: became.append(shell(shlex.join(it))))
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        reproduce.main(given)
+        (said,) = became
         assert "dry-run" in said
         assert "train" in said and "evaluate" in said
     elif "arcnn.notebooks" in command:

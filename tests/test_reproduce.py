@@ -423,6 +423,7 @@ def descendants(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_killed_tree_loses_no_more_than_a_checkpoint_period(
     moved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,17 +203,17 @@ def test_the_machine_is_asked(monkeypatch) -> None:
     assert training.precision(cfg) == torch.float32
 
 
-def test_both_precisions_learn_alike_and_each_the_same_again(tiny_config, monkeypatch) -> None:
+def test_both_precisions_learn_alike(tiny_config, monkeypatch) -> None:
     options = ("SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", 100)
     monkeypatch.setattr(training, "LOG_PERIOD", 1)
     logs, bytes_of = {}, {}
-    for name, has in (("half", True), ("full", False), ("half again", True), ("full again", False)):
+    for name, has in (("half", True), ("full", False)):
         in_bfloat16(monkeypatch, has)
         cfg = tiny_config("arcnn", *options, run=name)
         bytes_of[name] = train(cfg).weights.read_bytes()
         logs[name] = read_log(cfg.OUTPUT_DIR).total_loss
         assert read_sessions(cfg.OUTPUT_DIR)[0]["precision"] == ("bfloat16" if has else "float32")
-    assert bytes_of["half"] == bytes_of["half again"] != bytes_of["full"] == bytes_of["full again"]
+    assert bytes_of["half"] != bytes_of["full"]
     half, full = logs["half"], logs["full"]
     assert half.iloc[0] == pytest.approx(full.iloc[0], rel=0.02)
     learned = [log.iloc[:3].mean() - log.iloc[-3:].mean() for log in (half, full)]

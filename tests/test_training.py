@@ -99,7 +99,7 @@ def made_by(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("model", "workers", "computed_in"),
-    [("arcnn", 0, torch.float32), ("arcnn_add", 1, torch.bfloat16), ("orcnn", 2, torch.bfloat16)],
+    [("arcnn", 0, torch.float32), ("orcnn", 2, torch.bfloat16)],
 )
 def test_an_interrupted_run_ends_with_the_same_bytes(
     model, workers, computed_in, tiny_config, monkeypatch
@@ -191,7 +191,7 @@ def test_a_full_disk_is_named_and_more_room_is_all_that_it_takes(
             Fork(lambda room=room: train_in(room), nowhere.fileno()).wait(60)
         said = (tmp_path / "said").read_text()
         assert re.match(rf"cannot write .*/{name}: \[Errno 27\] File too large. Make room", said)
-        assert not (output / name).exists() and not names(output, "*.partial")
+        assert not (output / name).exists() and not names(output, "*.partial*")
     train(cfg)
     train(other := tiny_config(run="other"))
     assert made_by(output) == made_by(Path(other.OUTPUT_DIR))
@@ -548,20 +548,6 @@ def test_a_film_shows_the_same_objects_from_the_first_step_to_the_last(tiny_conf
         np.array_equal(one.frames[0]["amodal"], other.frames[-1]["amodal"])
         for one, other in zip(last.objects, film.objects, strict=True)
     )
-
-
-def test_an_interrupted_training_keeps_the_frames_that_it_has(tiny_config, monkeypatch) -> None:
-    cfg, whole = tiny_config(), tiny_config(run="undisturbed")
-    train(whole)
-    interrupt(cfg, monkeypatch, 5)  # goes on at 4; the frame of 5 was not taken
-    assert read_film(cfg.OUTPUT_DIR).iterations == [0, 1, 2, 3, 4]
-    taken = []
-    frame = Camera.frame
-    monkeypatch.setattr(Camera, "frame", lambda self: taken.append(1) or frame(self))
-    train(cfg)
-    assert len(taken) == 1
-    kept = [(Path(c.OUTPUT_DIR) / "film.npz").read_bytes() for c in (cfg, whole)]
-    assert kept[0] == kept[1]
 
 
 def test_frames_come_close_at_first_and_never_twice() -> None:
