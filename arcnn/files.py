@@ -106,12 +106,17 @@ def write_atomically(
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        raise FileError(
-            f"cannot write {path}: {_reason(error, partial)}. Make room there, or choose another "
-            "folder, and run the same again: what is finished is kept."
-        ) from error
+        raise cannot_write(path, _reason(error, partial)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, why: Exception) -> FileError:
+    """The error about a file that could not be written, on a full disk for instance."""
+    return FileError(
+        f"cannot write {path}: {why}. Make room there, or choose another folder, and run the same "
+        "again: what is finished is kept."
+    )
 
 
 def _reason(error: Exception, partial: Path) -> Exception:

@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 from yaml import YAMLError
 
-from arcnn.files import IN_BATCH, NOTEBOOKS, read_yaml, write_text
+from arcnn.files import IN_BATCH, NOTEBOOKS, cannot_write, read_yaml, write_text
 from arcnn.parameters import check, read_parameters
 from arcnn.workshop.notebooks.pages import executed, export, relink
 from arcnn.workshop.run.folders import folder_for_a_while
@@ -108,6 +108,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         ParameterError: see :func:`check_parameters`.
         PapermillExecutionError: a cell failed; ``output`` holds what was run until then.
         NoSuchKernel: the environment has no Python kernel.
+        OSError: ``output`` cannot be written.
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -117,15 +118,18 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         folder_for_a_while() as sockets,
         mock.patch.dict(os.environ, {"JUPYTER_RUNTIME_DIR": str(sockets), IN_BATCH: "1"}),
     ):
-        ran = papermill.execute_notebook(
-            _name(notebook),
-            _name(output),
-            parameters,
-            kernel_name="python3",
-            kernel_manager_class=IpcKernelManager,
-            progress_bar=False,
-            stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
-        )
+        try:
+            ran = papermill.execute_notebook(
+                _name(notebook),
+                _name(output),
+                parameters,
+                kernel_name="python3",
+                kernel_manager_class=IpcKernelManager,
+                progress_bar=False,
+                stderr_file=ProgressLines(output.stem, sys.stderr),  # tqdm's bars
+            )
+        except OSError as error:  # papermill's own, which name no file
+            raise error if error.filename else cannot_write(output, error) from error
     notebook_node = nbformat.from_dict(ran)
     relink(
         notebook_node,
