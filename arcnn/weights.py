@@ -105,24 +105,30 @@ class Checkpointer(DetectionCheckpointer):
 
 
 class Checkpoints(HookBase):
-    """One checkpoint at a time, every ``period`` iterations; in the end the weights alone."""
+    """One checkpoint at a time, every ``period`` iterations; in the end the weights alone.
+
+    The last of all hooks: a training that has its weights has all that the others write.
+    """
 
     def __init__(self, checkpointer: Checkpointer, period: int) -> None:
         self.checkpointer, self.period = checkpointer, period
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        earlier = self.checkpointer.checkpoints()
-        if done == self.trainer.max_iter:
-            self.checkpointer.save_weights(Path(FINAL_WEIGHTS).stem)
-        elif done % self.period == 0:
+        if done % self.period == 0 and done < self.trainer.max_iter:
             name = f"model_{self.trainer.iter:07d}"
             self.checkpointer.save(name, iteration=self.trainer.iter)
-            earlier = [file for file in earlier if file.stem != name]
-        else:
-            return
-        for file in earlier:
-            file.unlink(missing_ok=True)
+            self._remove_checkpoints(but=name)
+
+    def after_train(self) -> None:
+        if self.trainer.iter == self.trainer.max_iter:  # also called when a step failed
+            self.checkpointer.save_weights(Path(FINAL_WEIGHTS).stem)
+            self._remove_checkpoints()
+
+    def _remove_checkpoints(self, but: str = "") -> None:
+        for file in self.checkpointer.checkpoints():
+            if file.stem != but:
+                file.unlink(missing_ok=True)
 
 
 def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:

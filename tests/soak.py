@@ -46,8 +46,8 @@ from arcnn.weights import load_trained
 
 MODELS = ("arcnn", "arcnn_add", "orcnn")
 KINDS = ("*.pth", "*.json", "*.csv", "*.md", "*.tex", "*.png", "*.npz", "*.jpg")
-# Pages, and seconds that are results.
-APART = ("notebooks", ".snakemake", "cost.csv", "field.csv", "field.cost.png")
+# Pages; when and where a training went on; seconds that are results.
+APART = ("notebooks", "sessions.json", ".snakemake", "cost.csv", "field.csv", "field.cost.png")
 APART += ("13_the_field.tabletop.json",)
 # Besides those of records, what two runs of the same have otherwise.
 WHEN_AND_WHERE = {*CIRCUMSTANCES, "sessions", "time", "data_time", "rank_data_time"}

@@ -30,7 +30,7 @@ from arcnn.data.tabletop import make_tabletop
 from arcnn.files import write_json
 from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
 from arcnn.initial_weights import initial_weights
-from arcnn.logbook import read_log, read_sessions
+from arcnn.logbook import LogWriter, read_log, read_sessions
 from arcnn.training import build_optimizer, train
 from arcnn.weights import load_trained
 
@@ -127,6 +127,20 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     done = train(cfg)
     assert steps == [4, 5] and done.steps == 2
     assert made_by(output) == made_by(undisturbed.weights.parent)
+
+
+def test_weights_come_after_all_else(tiny_config, monkeypatch) -> None:
+    cfg = tiny_config()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(LogWriter, "write", lambda self: fail())
+        train(cfg)
+    assert not (Path(cfg.OUTPUT_DIR) / "model_final.pth").exists()
+    last = cfg.SOLVER.MAX_ITER - 1
+    assert train(cfg).steps == last + 1 - 4 and read_log(cfg.OUTPUT_DIR).index[-1] == last
+
+
+def fail() -> None:
+    raise OSError("the disk is full")
 
 
 def test_ten_kills_change_no_byte(tiny_config, tmp_path: Path) -> None:
