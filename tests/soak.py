@@ -213,7 +213,10 @@ class Soak:
     def fill(self, job: Job, process: "subprocess.Popen | Fork") -> bool:
         """Fill the disk until the job gives up, or has no need of more; then free it."""
         after, filler = self.newest(), self.results.with_name("filler")
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            # At once, but for what may just be written by the job.
+            most = shutil.disk_usage(filler.parent).free - 2**23
+            os.posix_fallocate(file.fileno(), 0, max(most, 1))
             while True:
                 file.write(bytes(1 << 16))
         status = process.wait(LONGEST)
