@@ -35,7 +35,7 @@ from arcnn.workshop.run.estimate import (
     to_train,
     total,
 )
-from arcnn.workshop.run.folders import files_below
+from arcnn.workshop.run.folders import check_writable
 from arcnn.workshop.run.profiles import ProfileError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -45,17 +45,10 @@ def check_folders(profile: dict) -> Path:
     """Check that results can be written and that real data is there; returns the results folder.
 
     Raises:
-        ProfileError: naming the folder or file and the cure.
+        OSError, ProfileError: naming the folder or file and the cure.
     """
     results = results_folder(profile["profile"], profile["results_root"])
-    probe = results / ".writable"
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        files_below(results)
-        probe.write_bytes(bytes(2**20))  # Snakemake's notes take as much, without a good word
-        probe.unlink()
-    except OSError as error:
-        raise ProfileError(unwritable(results, error)) from error
+    check_writable(results)
     for dataset in profile["datasets"]:
         try:
             find_splits(dataset, data_folder(profile["data_root"]))
@@ -63,13 +56,6 @@ def check_folders(profile: dict) -> Path:
             if dataset != "tabletop":  # which is drawn where it is missing
                 raise ProfileError(str(error)) from error
     return results
-
-
-def unwritable(results: Path, error: OSError) -> str:
-    return (
-        f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
-        "choose another folder with RESULTS=<folder>."
-    )
 
 
 def name_own_classes(profile: dict) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arcnn.errors import InputError
+from arcnn.errors import FileError, InputError
 from arcnn.files import lock
 
 _IN_USE = ".in_use"  # of a folder for a while: locked as long as its process lives
@@ -32,6 +32,30 @@ def files_below(folder: Path) -> list[Path]:
                 )
         found += [Path(place, name) for name in files]
     return found
+
+
+def check_writable(results: Path) -> None:
+    """See to it that results can be written, and that no link leads out of them.
+
+    Raises:
+        OSError, ValueError: not so; says what to do.
+    """
+    probe = results / ".writable"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        files_below(results)
+        probe.write_bytes(bytes(2**20))  # Snakemake's notes take as much, without a good word
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(results, error) from error
+
+
+def unwritable(results: Path, error: OSError) -> FileError:
+    """The error about results that cannot be written."""
+    return FileError(
+        f"{results} cannot be written ({error}). Free the disk or the folder's permissions, or "
+        "choose another folder with RESULTS=<folder>."
+    )
 
 
 def date_back(files: Iterable[Path]) -> int:

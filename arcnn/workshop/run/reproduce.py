@@ -23,10 +23,9 @@ from arcnn.workshop.run.beforehand import (
     check_training,
     costs,
     name_own_classes,
-    unwritable,
 )
 from arcnn.workshop.run.estimate import find_rehearsal
-from arcnn.workshop.run.folders import date_back, files_below
+from arcnn.workshop.run.folders import date_back, files_below, unwritable
 from arcnn.workshop.run.outdated import find_outdated
 from arcnn.workshop.run.profiles import ProfileError, check_choices, load_profile
 

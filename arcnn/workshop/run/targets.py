@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arcnn.errors import InputError
 from arcnn.files import results_folder
-from arcnn.workshop.run.folders import files_below
+from arcnn.workshop.run.folders import check_writable
 
 
 def on_results(
@@ -31,7 +31,8 @@ def on_results(
         if not re.fullmatch(r"[A-Za-z0-9_-]+", given.profile):
             raise InputError("this is not the name of a profile.")
         results = results_folder(given.profile, given.results_root)
-        files_below(results)
+        if results.is_dir():
+            check_writable(results)
         print(work(results))
         return 0
     except (OSError, ValueError) as error:
