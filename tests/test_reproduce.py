@@ -111,7 +111,7 @@ def test_missing_data_and_an_unwritable_folder_are_named(tmp_path: Path) -> None
     with pytest.raises(ProfileError, match="COCO_amodal_train2014_with_classes.json"):
         check_folders(profile)
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ProfileError, match="RESULTS=<folder>"):
+    with pytest.raises(FileError, match="RESULTS=<folder>"):
         check_folders(profile | {"results_root": str(tmp_path / "file")})
 
 
