@@ -18,6 +18,7 @@ from PIL import Image
 
 from arcnn.config import CONFIG_DIR, load_config
 from arcnn.data import AnnotationError, register_dataset
+from arcnn.errors import FileError
 from arcnn.experiments import network_differences
 from arcnn.files import NOTEBOOKS, PROFILES, ROOT, hold
 from arcnn.workshop.notebooks.report import make_report
