@@ -6,7 +6,6 @@ wrong with one is a sentence that names the file and the entry.
 
 import functools
 import itertools
-import math
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +17,7 @@ from detectron2.config import CfgNode
 from arcnn.config import get_config, models_of
 from arcnn.data.tabletop.scenes import TABLETOP_CLASSES
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import PROFILES, read_yaml
+from arcnn.files import PROFILES, is_finite, json_validator, read_yaml
 from arcnn.names import DATASETS
 
 DEFAULTS: dict[str, Any] = {
@@ -77,21 +76,6 @@ SCHEMA["$defs"] = {
     | {"items": {"$ref": "#/$defs/option"}}
 }
 
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-# JSON Schema takes 1.0 for an integer, and knows of no NaN.
-_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-    {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_finite(value)}
-)
-_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
-
 # Settings that have a smallest value, whatever their type allows.
 AT_LEAST = {
     **dict.fromkeys(("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD"), 1),
@@ -130,7 +114,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(profile, dict):
         raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
     try:
-        jsonschema.validate(profile, SCHEMA, cls=_VALIDATOR)
+        jsonschema.validate(profile, SCHEMA, cls=json_validator())
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
         sentence = f"{where}: {error.message}"
@@ -195,7 +179,7 @@ def _check_settings(cfg: CfgNode) -> None:
     for key, least in AT_LEAST.items():
         value = functools.reduce(getattr, key.split("."), cfg)
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if not all(_is_finite(number) and number >= least for number in numbers):
+        if not all(is_finite(number) and number >= least for number in numbers):
             raise ProfileError(f"{key} is {value}; it is {least} or more.")
 
 
