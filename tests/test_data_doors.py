@@ -29,7 +29,7 @@ from arcnn.evaluation.__main__ import main as score
 from arcnn.files import plain, read_json
 from arcnn.workshop.own_data import fetch
 from arcnn.workshop.own_data.check import Report, check
-from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.own_data.convert import coco_to_cocoa, labelme_to_cocoa
 from arcnn.workshop.own_data.fetch import UnsafeArchive, unpack
 
 H, W = 10, 12
@@ -262,7 +262,7 @@ def test_predictions_nested_without_end_are_a_sentence(tmp_path: Path, capsys) -
     with pytest.raises(InputError, match=r"c.json is not whole \(maximum recursion.*: cure"):
         read_json(tmp_path / "c.json", "cure")
     for convert in (coco_to_cocoa, lambda *files: labelme_to_cocoa(files[:1], files[1])):
-        with pytest.raises(ConversionError, match="c.json"):
+        with pytest.raises(InputError, match="c.json is not whole"):
             convert(tmp_path / "c.json", tmp_path / "o.json")
 
 

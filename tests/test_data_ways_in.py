@@ -305,18 +305,10 @@ def test_a_coco_file_with_a_visible_mask_is_converted(tmp_path: Path) -> None:
     assert [a["occlusion_rate"] for a in records[0]["annotations"]] == pytest.approx([0.5, 0, 1])
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({}, r"no annotation has the field 'wrong'; they have .*'seen'"),
-        ({"annotations": [5]}, "not a COCO instances file"),
-        ({"images": None}, "not a COCO instances file"),
-    ],
-)  # fmt: skip
-def test_a_coco_file_that_cannot_be_converted_is_named(change, said, tmp_path: Path) -> None:
-    content = {key: value for key, value in (COCO | change).items() if value is not None}
-    (tmp_path / "coco.json").write_text(json.dumps(content))
-    with pytest.raises(ConversionError, match=f"coco.json: {said}"):
+def test_a_coco_file_without_the_field_is_named(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text(json.dumps(COCO))
+    said = r"coco.json: no annotation has the field 'wrong'; they have .*'seen'"
+    with pytest.raises(ConversionError, match=said):
         coco_to_cocoa(tmp_path / "coco.json", tmp_path / "own.json", visible="wrong")
 
 
