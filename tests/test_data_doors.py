@@ -389,7 +389,7 @@ def test_an_archive_much_larger_than_itself_is_refused(tmp_path: Path) -> None:
     for archive in (compressed, tarred):
         with pytest.raises(UnsafeArchive, match="small for that; nothing unpacked"):
             unpack(archive, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"a.tbz is neither .* cut off"):
+    with pytest.raises(ValueError, match=r"a.tbz cannot be unpacked .*neither .* cut off"):
         unpack(remarked, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
