@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from arcnn.data import AnnotationError, decode_masks, load_annotations, reading
+from arcnn.data import (
+    AnnotationError,
+    decode_masks,
+    load_annotations,
+    reading,
+    register_dataset,
+)
 from arcnn.data.__main__ import main
 from arcnn.data.image_files import MAX_PIXELS, UNREADABLE, open_image
 from arcnn.data.mapper import read_image
@@ -264,6 +270,14 @@ def test_predictions_nested_without_end_are_a_sentence(tmp_path: Path, capsys) -
     for convert in (coco_to_cocoa, lambda *files: labelme_to_cocoa(files[:1], files[1])):
         with pytest.raises(InputError, match="c.json is not whole"):
             convert(tmp_path / "c.json", tmp_path / "o.json")
+
+
+def test_a_tabletop_with_other_classes_is_not_registered(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    file = write(tmp_path / "train").rename(tmp_path / "tabletop_train.json")
+    with pytest.raises(InputError, match=f"{file} has other classes than tabletop"):
+        register_dataset("tabletop", tmp_path)
+    assert register_dataset("own", file.rename(tmp_path / "train.json").parent)
 
 
 IMAGE = {"file_name": "3.png", "height": H, "width": W}
