@@ -285,7 +285,7 @@ def make_amodal(
             write_text(unfinished / "left_out.txt", "".join(f"{p}\n" for p in problems))
         by_split: dict[str, list[Photo]] = {split: [] for split in SPLITS}
         for photo in photos:  # a photo's split depends on it and the seed, whatever else is there
-            share = zlib.crc32(f"{seed}/{photo.id}".encode()) / 2**32
+            share = zlib.crc32(f"{seed}/{photo.id}".encode(errors="surrogatepass")) / 2**32
             by_split["val" if share < VAL_SHARE else "train"].append(photo)
         for split in (split for split in SPLITS if images[split]):
             own = by_split[split], recipe, content
