@@ -58,8 +58,9 @@ LIMITS = {
 }
 ANY = (-sys.float_info.max, sys.float_info.max)
 
-# What reading a text that is none may end in.
+# What reading a text that is none may end in; yacs evaluates texts in it, brackets in brackets too.
 NO_CONFIGURATION = (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
+NO_CONFIGURATION += (MemoryError, RecursionError)
 
 
 def models_of(dataset: str) -> tuple[str, ...]:

@@ -209,6 +209,7 @@ def test_every_file_of_the_zoo_that_configs_name_is_known() -> None:
         ("[" * 5000, "more than 20 levels"),
         ("".join(f"K{k}: 1\n" for k in range(30_000)), "more than 100000"),
         ("SEED: " + "9" * 5000, "digits"),
+        ("SEED: '" + "-" * 50_000 + "1'", ""),
         ("A: &a [1, 1]\nB: &b [*a, *a]\n", "too many aliases"),
         ("A: &a [1]\nB: [" + "*a, " * (MOST_ALIASES + 1) + "1]\n", "too many aliases"),
         ("A: &a\n  B: *a\n", "too many aliases"),
