@@ -1,9 +1,11 @@
 """Every configuration key that the kit adds to detectron2's, and the way to a ready config."""
 
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 import yaml
@@ -12,7 +14,7 @@ from detectron2.engine import DefaultTrainer
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
 from arcnn.errors import InputError, MissingError
-from arcnn.files import own_models
+from arcnn.files import is_finite, own_models, plain
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS, PUBLISHED
 from arcnn.settings import read_configuration
@@ -38,9 +40,27 @@ NO_OPTIONS |= dict.fromkeys(
 )
 
 
-# What reading a text that is none may end in.
-NO_CONFIGURATION = (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
-NO_CONFIGURATION += (yaml.YAMLError,)
+# The least and the most of settings, by the last part of their keys, whatever their type allows:
+# beyond, a network is built or an image resized for ever, and nobody asks for that but by a slip.
+LIMITS = {
+    **dict.fromkeys(("MAX_ITER", "IMS_PER_BATCH", "CHECKPOINT_PERIOD"), (1, 10**9)),
+    **dict.fromkeys(("BASE_LR", "STEPS", "WARMUP_ITERS", "OVERFIT_IMAGES"), (0, 10**9)),
+    **dict.fromkeys(
+        (f"{m}_SIZE_{s}" for m in ("MIN", "MAX") for s in ("TRAIN", "TEST")), (1, 5000)
+    ),
+    **dict.fromkeys(("NUM_CLASSES", "DETECTIONS_PER_IMAGE"), (1, 10_000)),
+    **dict.fromkeys(("NUM_WORKERS", "NUM_CONV", "NUM_FC", "LAYERS", "ENCODER_CONVS"), (0, 256)),
+    **dict.fromkeys(("CONV_DIM", "FC_DIM", "OUT_CHANNELS", "RES2_OUT_CHANNELS"), (1, 10_000)),
+    **dict.fromkeys(("STEM_OUT_CHANNELS", "WIDTH_PER_GROUP", "NUM_GROUPS"), (1, 10_000)),
+    "POOLER_RESOLUTION": (1, 128),
+    **dict.fromkeys(("POOLER_SAMPLING_RATIO", "TOKENS"), (0, 128)),
+    "PIXEL_STD": (1e-6, 1e6),
+}
+ANY = (-sys.float_info.max, sys.float_info.max)
+
+# What reading a text that is none may end in; yacs evaluates texts in it, brackets in brackets too.
+NO_CONFIGURATION = (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
+NO_CONFIGURATION += (MemoryError, RecursionError)
 
 
 def models_of(dataset: str) -> tuple[str, ...]:
@@ -133,7 +153,7 @@ def get_config(
     if model != bare:
         files.append(CONFIG_DIR / "published" / dataset / f"{bare}.yaml")
     for file in files:
-        if file.is_file():
+        if file.exists():
             _merge_file(cfg, file)
     of_head, others = _head_options_apart(options)
     try:
@@ -144,6 +164,7 @@ def get_config(
             f"options {list(options)} do not fit: {error}. They are KEY, VALUE pairs of "
             "detectron2's configuration or of arcnn/config.py."
         ) from error
+    _check_values(cfg)
     cfg.SEED = seed
     return _on_this_machine(cfg, device, output_dir)
 
@@ -156,10 +177,10 @@ def load_config(output_dir: str | Path, *, device: str | None = None) -> CfgNode
         ValueError: no configuration, or one of another version of the kit; names the file.
     """
     file = Path(output_dir) / "config.yaml"
-    if not file.is_file():
-        raise MissingError(f"{file} is not there: run notebook 04_train for it first.")
     try:
-        cfg = _read(file.read_text())
+        cfg = _read(plain(file).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"{file} is not there: run notebook 04_train for it first.") from None
     except NO_CONFIGURATION as error:
         raise InputError(
             f"{file} is no configuration of this version of the kit ({shorten(str(error), 200)}). "
@@ -214,7 +235,7 @@ def config_of_file(text: str, file: Path, *, device: str | None = None) -> CfgNo
 def _merge_file(cfg: CfgNode, file: Path) -> None:
     """Merge a model's file, which somebody may have sent."""
     try:
-        cfg.merge_from_other_cfg(CfgNode(read_configuration(file.read_text())))
+        cfg.merge_from_other_cfg(CfgNode(read_configuration(plain(file).read_text())))
     except NO_CONFIGURATION as error:
         said = shorten(str(error), 200)
         raise InputError(
@@ -229,7 +250,36 @@ def _read(text: str) -> CfgNode:
     add_arcnn_config(cfg)
     cfg.merge_from_other_cfg(CfgNode(read_configuration(text)))
     _merge_head_options(cfg, [])
+    _check_values(cfg)
+    names = cfg.DATASETS.TRAIN
+    if not names or not all(isinstance(n, str) and n.isprintable() and len(n) < 99 for n in names):
+        raise ValueError(f"DATASETS.TRAIN names no data set: {names!r:.99}")
     return cfg
+
+
+def _check_values(cfg: CfgNode, above: str = "") -> None:
+    """See to it that every number is one, and within :data:`LIMITS`.
+
+    Raises:
+        ValueError: one is not; or images are to be read in another order of colours than two.
+    """
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            _check_values(value, f"{above}{key}.")
+            continue
+        least, most = LIMITS.get(key, ANY)
+        asked = f"{least} to {most}" if key in LIMITS else "a finite number"
+        for one in _leaves(value):
+            number = key in LIMITS or isinstance(one, float)
+            if number and not (is_finite(one) and least <= one <= most):
+                raise InputError(f"{above}{key} is {value!r:.99}; it is {asked}.")
+        if key == "FORMAT" and value not in ("BGR", "RGB"):
+            raise InputError(f"{above}{key} is {value!r:.99}; it is BGR or RGB.")
+
+
+def _leaves(value: Any) -> list:
+    listed = isinstance(value, list | tuple)
+    return [leaf for each in value for leaf in _leaves(each)] if listed else [value]
 
 
 def _head_options_apart(options: Sequence) -> tuple[list, list]:

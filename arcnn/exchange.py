@@ -32,9 +32,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from arcnn.errors import InputError, MissingError
-from arcnn.files import compact_json, write_atomically
+from arcnn.files import compact_json, json_validator, write_atomically
+from arcnn.settings import read_configuration
 
 FORMAT = "arcnn run 1"
+# As JSON Schema: what a class is called, all of them, and the records.
+NAME = {"type": "string", "pattern": r"\A[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,100}\Z"}
+CLASS_NAMES = {"type": "array", "items": NAME, "minItems": 1}
+RECORD = {"type": "object"}
+RECORDS = {"type": "object", "properties": {"training": RECORD, "evaluation": RECORD}}
+RECORDS |= {"additionalProperties": False}
 
 
 class Papers(NamedTuple):
@@ -52,7 +59,7 @@ def write_run_file(file: Path, papers: Papers, weights: Mapping[str, Tensor]) ->
         OSError: it cannot be written.
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    config = yaml.dump(yaml.safe_load(papers.config), Dumper=_WithoutAliases)
+    config = yaml.dump(read_configuration(papers.config), Dumper=_WithoutAliases)
     texts = {"format": FORMAT, "config.yaml": config}
     texts |= {"classes": compact_json(papers.classes), "records": compact_json(papers.records)}
     texts["sha256"] = _digest(texts, weights)
@@ -68,7 +75,8 @@ class _WithoutAliases(yaml.SafeDumper):
 
 
 def read_papers(file: Path) -> Papers:
-    """What an exported run says of itself. Quick: the weights are not read, nor checked.
+    """What an exported run says of itself. Quick: the weights are not read, nor checked; nor is
+    the configuration, which :func:`arcnn.config.config_of_file` reads.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -76,15 +84,14 @@ def read_papers(file: Path) -> Papers:
     """
     texts = _texts(file)
     try:
-        parsed = map(json.loads, (texts["classes"], texts["records"]))
+        parsed = [json.loads(texts[name]) for name in ("classes", "records")]
         papers = Papers(texts["config.yaml"], *parsed)
-        # A text of some lines whose aliases multiply would fill the memory.
-        aliases = any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(papers.config))
-    except (KeyError, RecursionError, ValueError, yaml.YAMLError) as error:
+        compact_json(papers.records)  # no NaN, which could not be exported again
+    except (KeyError, RecursionError, ValueError) as error:
         raise _altered(file) from error
-    named = isinstance(papers.classes, list) and all(isinstance(n, str) for n in papers.classes)
-    if aliases or not named or not isinstance(papers.records, dict):
-        raise _altered(file)
+    for given, schema in zip(parsed, (CLASS_NAMES, RECORDS), strict=True):
+        if not json_validator()(schema).is_valid(given):
+            raise _altered(file)
     return papers
 
 

@@ -3,12 +3,15 @@
 import contextlib
 import fcntl
 import filecmp
+import functools
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import stat
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,22 +150,59 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, write, keep_equal=True)
 
 
-def read_json(path: Path, cure: str) -> Any:
+def read_json(path: Path, cure: str, schema: dict[str, Any] | None = None) -> Any:
     """The content of a JSON file that somebody, or an earlier notebook, wrote.
 
     Args:
         cure: what to do, for the sentence.
+        schema: what it must be, as JSON Schema; see :func:`json_validator`.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or cut off.
+        FileNotFoundError, ValueError: it is not there, or cut off, or other than the schema says.
         OSError: another thing is there, or it may not be read.
     """
     try:
-        return json.loads(plain(path).read_bytes())
+        content = json.loads(plain(path).read_bytes(), parse_constant=_no_number)
+        fault = schema and next(json_validator()(schema).iter_errors(content), None)
+        why = fault and _in_a_line(fault)
     except FileNotFoundError:
         raise MissingError(f"{path} is not there: {cure}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{path} is not whole ({error}): {cure}") from error
+    if why:
+        raise InputError(f"{path} is not what it should be ({why}): {cure}")
+    return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+@functools.cache
+def json_validator() -> type:
+    """jsonschema's validator of 2020-12, to which 1.0 is no integer, and infinity no number."""
+    import jsonschema  # takes long, and only who reads needs it
+
+    draft = jsonschema.Draft202012Validator
+    types = {"integer": lambda _, value: is_whole(value), "number": lambda _, v: is_finite(v)}
+    return jsonschema.validators.extend(draft, type_checker=draft.TYPE_CHECKER.redefine_many(types))
+
+
+def _in_a_line(fault: Any) -> str:
+    """What a schema does not allow, and where: ``amodal.AP: -5 is less than the minimum of 0``."""
+    where = ".".join(map(str, fault.absolute_path))
+    sentence = f"{where}: {fault.message}" if where else fault.message
+    return printable(textwrap.shorten(sentence, 200, placeholder=" ..."))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value of JSON or YAML is an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number, and a finite one."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def read_earlier(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ h and w pixels of a cut-out, at most :data:`MAX_SIDE`)::
 
     iterations       int64 (F,)             steps done, ascending; the first is 0, the last the end
     names            text (3,)              the objects' classes
-    kinds            text (K,)              masks that the model predicts, of MASK_KINDS
+    kinds            text (K,)              masks that the model predicts, of MASK_KINDS: the
+                                            amodal one, and others
     image0, 1, 2     uint8 (h, w, 3)        RGB, cut out around the object
     truth0, 1, 2     bool (3, h, w)         its masks, in the order of MASK_KINDS
     masks0, 1, 2     bool (F, K, h, w)      predicted ones
@@ -22,8 +23,7 @@ import logging
 import math
 import time
 import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,10 +48,10 @@ logger = logging.getLogger(__name__)
 
 FILE = "film.npz"
 OBJECTS, FRAMES = 3, 8
+MAX_FRAMES = 100  # of a training that was made longer, each time by FRAMES
 MAX_SIDE = 200  # pixels of a cut-out; what is larger is thinned out
 MAX_BYTES = 2**26  # of a film's arrays; one of this kit has four million
 MOST_HIDDEN = 0.65  # of an object that can be told at all
-BROKEN = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 SHARE = 0.03  # of a training's time that showing it may take
 
 Masks = dict[str, np.ndarray]  # bool (h, w) by kind
@@ -172,7 +172,10 @@ class Filming(HookBase):
             self._take(self.trainer.iter + 1)
 
     def _take(self, iteration: int) -> None:
-        self.frames[iteration] = self.camera.frame()
+        frame = self.camera.frame()
+        kinds = frame[0].keys()  # a film has one set of them; those of another model go
+        self.frames = {k: old for k, old in self.frames.items() if old[0].keys() == kinds}
+        self.frames[iteration] = frame
         write_film(self.camera.film(self.frames), self.folder)
 
 
@@ -209,9 +212,10 @@ def _frames_before(first: int, folder: Path, camera: Camera) -> dict[int, list[M
         film = read_film(folder)
     except (FileNotFoundError, ValueError):
         return {}
-    for old, now in zip(film.objects, camera.blank, strict=False):
-        if not np.array_equal(old.image, now.image):
-            return {}
+    pairs = zip(film.objects, camera.blank, strict=False)
+    same = all(np.array_equal(old.image, now.image) for old, now in pairs)
+    if not same or len(film.objects) != len(camera.blank):
+        return {}
     of_each = [filmed.frames for filmed in film.objects]
     taken = dict(zip(film.iterations, map(list, zip(*of_each, strict=True)), strict=True))
     return {iteration: frame for iteration, frame in taken.items() if iteration <= first}
@@ -256,19 +260,39 @@ def read_film(output_dir: str | Path) -> Film:
             if (size := sum(array.file_size for array in archive.infolist())) > MAX_BYTES:
                 raise ValueError(f"it would take {size:,} bytes")
         with np.load(file, allow_pickle=False) as arrays:
-            kinds = arrays["kinds"].tolist()
-            objects = [
-                Filmed(
-                    name,
-                    arrays[f"image{k}"],
-                    dict(zip(MASK_KINDS, arrays[f"truth{k}"], strict=True)),
-                    [dict(zip(kinds, masks, strict=True)) for masks in arrays[f"masks{k}"]],
-                )
-                for k, name in enumerate(arrays["names"].tolist())
-            ]
-            return Film(arrays["iterations"].tolist(), objects)
-    except BROKEN as error:
-        raise InputError(f"{file} cannot be read ({error}).") from error
+            return _film(arrays)
+    except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
+        raise InputError(f"{file} cannot be read ({error!s:.200}).") from error
+
+
+def _film(arrays: Mapping[str, np.ndarray]) -> Film:
+    """The film of these arrays; raises ValueError where one is not as the module says."""
+
+    def take(key: str, kind: type, *shape: Container[int]) -> np.ndarray:
+        array = arrays[key]
+        fits = np.issubdtype(array.dtype, kind) and array.ndim == len(shape)
+        if not fits or not all(n in allowed for n, allowed in zip(array.shape, shape, strict=True)):
+            raise ValueError(f"{key} is {array.dtype} of shape {array.shape}")
+        return array
+
+    iterations = take("iterations", np.int64, range(1, MAX_FRAMES + 1)).tolist()
+    names = take("names", np.str_, range(1, OBJECTS + 1)).tolist()
+    kinds = take("kinds", np.str_, range(1, len(MASK_KINDS) + 1)).tolist()
+    if iterations != sorted(set(iterations)) or iterations[0] < 0:
+        raise ValueError(f"iterations are {iterations}")
+    if not all(len(name) <= 100 and name.isprintable() for name in names):
+        raise ValueError(f"names are {names!r:.200}")
+    if len(set(kinds)) < len(kinds) or not {"amodal"} <= set(kinds) <= set(MASK_KINDS):
+        raise ValueError(f"kinds are {kinds}")
+    objects, sides = [], range(1, MAX_SIDE + 1)
+    for k, name in enumerate(names):
+        image = take(f"image{k}", np.uint8, sides, sides, [3])
+        size = [[side] for side in image.shape[:2]]
+        truth = take(f"truth{k}", np.bool_, [len(MASK_KINDS)], *size)
+        masks = take(f"masks{k}", np.bool_, [len(iterations)], [len(kinds)], *size)
+        frames = [dict(zip(kinds, frame, strict=True)) for frame in masks]
+        objects.append(Filmed(name, image, dict(zip(MASK_KINDS, truth, strict=True)), frames))
+    return Film(iterations, objects)
 
 
 def film_or_last_state(run: Path) -> tuple[Film | None, str]:

@@ -2,7 +2,6 @@
 ResNets, or a file of one's own.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import nn
 from arcnn.config import get_config
 from arcnn.data.tabletop.scenes import VERSION as DRAWING_VERSION
 from arcnn.errors import InputError, MissingError
-from arcnn.files import ROOT, sha256, write_atomically
+from arcnn.files import ROOT, read_json, sha256, write_atomically
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.weight_files import check_zoo
 from arcnn.weights import Checkpointer, TrainedModel
@@ -169,9 +168,7 @@ def start_record(cfg: CfgNode) -> dict[str, Any]:
     if not cfg.MODEL.WEIGHTS.startswith(KIT):
         return {}
     file = Path(initial_weights(cfg)).with_suffix(".json")
-    if not file.is_file():
-        raise MissingError(f"{file} is not there: {REMAKE_START}")
-    return json.loads(file.read_text())
+    return read_json(file, REMAKE_START, {"type": "object", "required": ["sha256"]})
 
 
 def check_start(file: Path, cfg: CfgNode) -> None:

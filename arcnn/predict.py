@@ -28,6 +28,8 @@ def at_test_size(cfg: CfgNode, image: np.ndarray) -> torch.Tensor:
     """
     shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     resize = ResizeShortestEdge([shortest, shortest], longest).get_transform(image)
+    # Of a strip a hair wide, a hair is left.
+    resize.new_h, resize.new_w = max(resize.new_h, 1), max(resize.new_w, 1)
     channels = image[:, :, ::-1] if cfg.INPUT.FORMAT == "BGR" else image
     return torch.from_numpy(np.ascontiguousarray(resize.apply_image(channels).transpose(2, 0, 1)))
 

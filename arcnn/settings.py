@@ -26,6 +26,8 @@ WITHOUT_EFFECT = (
     "DATALOADER.NUM_WORKERS",
 )
 MOST_ALIASES = 100  # detectron2's own dump has a handful
+LONGEST = 100_000  # characters of a configuration; a real one has 6000
+DEEPEST = 20  # levels; a real one has 5
 MAX_ITER, SCHEDULER = "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"
 
 
@@ -45,17 +47,16 @@ def read_settings(file: Path) -> Settings:
         raise InputError(f"{file} is no file")
     try:
         content = read_configuration(file.read_text())
-    except (RecursionError, ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not YAML ({shorten(str(error), 200)})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds no configuration")
     return _flat(content)
 
 
 class _Plain(yaml.SafeLoader):
-    """Safe YAML, in which a few lines stay a few lines: aliases of aliases would multiply."""
+    """Safe YAML, in which a few lines stay a few lines: aliases of aliases would multiply, and
+    brackets in brackets take the square of their number."""
 
-    aliases, anchored = 0, 0  # so far; around the node that is read now
+    aliases, anchored, depth = 0, 0, 0  # so far; around the node that is read now, twice
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -64,20 +65,27 @@ class _Plain(yaml.SafeLoader):
             if self.anchored or self.aliases > MOST_ALIASES:
                 raise yaml.YAMLError(f"too many aliases: *{event.anchor}")
             return super().compose_node(parent, index)
+        if self.depth == DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels")
         anchored = event.anchor is not None
-        self.anchored += anchored
+        self.anchored, self.depth = self.anchored + anchored, self.depth + 1
         node = super().compose_node(parent, index)
-        self.anchored -= anchored
+        self.anchored, self.depth = self.anchored - anchored, self.depth - 1
         return node
 
 
-def read_configuration(text: str) -> Any:
+def read_configuration(text: str) -> dict[str, Any]:
     """The content of a configuration's YAML as plain data: it can name no code, and no other file.
 
     Raises:
-        yaml.YAMLError, ValueError, RecursionError: it is none.
+        yaml.YAMLError, ValueError: it is none.
     """
-    return yaml.load(text, _Plain)
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    content = yaml.load(text, _Plain)
+    if not isinstance(content, dict):
+        raise ValueError("there are no settings in it")
+    return content
 
 
 def _flat(tree: Mapping, above: str = "") -> Settings:

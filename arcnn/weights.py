@@ -13,20 +13,24 @@ from torch import nn
 
 from arcnn.config import config_of_file, load_config
 from arcnn.errors import InputError, MissingError
-from arcnn.exchange import Papers, read_papers, read_weights
-from arcnn.files import read_json, write_atomically
+from arcnn.exchange import CLASS_NAMES, RECORD, Papers, read_papers, read_weights
+from arcnn.files import plain, read_json, write_atomically
 from arcnn.weight_files import CURE, check_pickle, read_checkpoint, read_tensors
 
 FINAL_WEIGHTS = "model_final.pth"
 CLASSES = "classes.json"  # beside the weights: what the classes are called
 # What reading numbers that are none may end in.
 BROKEN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Of the weights of a run; torch has many more, which few of its functions take.
+DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8}
+DTYPES |= {torch.int8, torch.int16, torch.int32, torch.int64}
 # What is wrong if weights do not fit their settings, and what to do.
 ITS_OWN = "does not fit the settings in it", "Get the file again, or export the run again."
 BESIDE_IT = (
     "does not fit the config.yaml beside it",
     "One of the two is of another run; train it again, or bring back the file that belongs there.",
 )
+AGAIN = "Train it again, or get the run again."
 
 
 class TrainedModel(NamedTuple):
@@ -145,34 +149,45 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
     Raises:
         FileNotFoundError: it was not trained to its end yet.
         ValueError: weights and configuration are not of one model; names the first that is
-            missing, left over, or of another shape. Or a file is no exported run, or not whole.
+            missing, left over, of another shape, or not finite. Or a file is no exported run, or
+            not whole.
     """
     run = Path(run)
     weights = weights_file(run)
     if weights == run:
-        state, papers = read_weights(run), read_papers(run)
-        cfg = config_of_file(papers.config, run, device=device)
-        if (names := len(papers.classes)) != (classes := cfg.MODEL.ROI_HEADS.NUM_CLASSES):
-            raise InputError(f"{run} names {names} classes of {classes}. {ITS_OWN[1]}")
-        # Before anything is built: what sizes a file asks for is its own affair.
-        _check_fit(_outline(cfg, run), state, run, *ITS_OWN)
+        state, file, wrong = read_weights(run), run, ITS_OWN
+        cfg = config_of_file(run_papers(run).config, run, device=device)
     else:
-        if not weights.is_file():
+        file, wrong = weights.with_name("config.yaml"), BESIDE_IT
+        if not weights.exists():
             raise MissingError(f"{weights} is not there: run notebook 04_train for it first.")
         cfg = load_config(weights.parent, device=device)
-        state = read_checkpoint(weights, "Train it again, or get the run again.").get("model")
-        if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-            raise InputError(f"{weights} holds no weights. Train it again, or get the run again.")
+        state = read_checkpoint(weights, AGAIN).get("model")
+    if not isinstance(state, dict) or not all(map(_is_dense, state.values())):
+        raise InputError(f"{weights} holds no weights. {AGAIN}")
+    # Before anything is built: what sizes a file asks for is its own affair.
+    _check_fit(_outline(cfg, file), state, weights, *wrong)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise InputError(f"{weights}: {broken[0]} is not finite, the training diverged. {AGAIN}")
     model = build_model(cfg)
-    _check_fit(model.state_dict(), state, weights, *(ITS_OWN if weights == run else BESIDE_IT))
     model.load_state_dict(state)
     return TrainedModel(cfg, model.eval())
 
 
+def _is_dense(value: Any) -> bool:
+    """Whether it is a tensor of plain numbers on the CPU."""
+    dense = torch.is_tensor(value) and value.layout == torch.strided and not value.is_nested
+    return dense and value.device.type == "cpu" and value.dtype in DTYPES
+
+
 def weights_file(run: str | Path) -> Path:
-    """Where the weights of a run lie: in its folder, or in the file that it was exported as."""
+    """Where the weights of a run lie: in its folder, or in the file that it was exported as.
+
+    Raises:
+        OSError: it is a pipe or a device.
+    """
     run = Path(run)
-    return run if run.is_file() else run / "train" / FINAL_WEIGHTS
+    return plain(run) if run.exists() and not run.is_dir() else run / "train" / FINAL_WEIGHTS
 
 
 def run_papers(run: str | Path) -> Papers:
@@ -181,19 +196,25 @@ def run_papers(run: str | Path) -> Papers:
     The classes of a run that was made before they were noted are called by their numbers.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load_trained`.
+        FileNotFoundError, ValueError: as :func:`load_trained`; or there are not as many classes
+            as the model knows.
     """
     run = Path(run)
-    if run.is_file():
-        return read_papers(run)
-    cfg = load_config(run / "train", device="cpu")
-    classes = [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
-    cure = "train and evaluate it again."
-    if (run / "train" / CLASSES).is_file():
-        classes = read_json(run / "train" / CLASSES, cure)
-    records = {"training": run / "train" / "record.json", "evaluation": run / "record.json"}
-    records = {of: read_json(file, cure) for of, file in records.items() if file.is_file()}
-    return Papers((run / "train" / "config.yaml").read_text(), classes, records)
+    if weights_file(run) == run:
+        papers, file, cure = read_papers(run), run, ITS_OWN[1]
+        cfg = config_of_file(papers.config, run, device="cpu")
+    else:
+        cfg = load_config(run / "train", device="cpu")
+        classes = [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+        file, cure = run / "train" / CLASSES, "Delete it, and they are called by their numbers."
+        if file.exists():
+            classes = read_json(file, cure, CLASS_NAMES)
+        records = {"training": run / "train" / "record.json", "evaluation": run / "record.json"}
+        records = {k: read_json(f, AGAIN, RECORD) for k, f in records.items() if f.exists()}
+        papers = Papers((run / "train" / "config.yaml").read_text(), classes, records)
+    if (names := len(papers.classes)) != (classes := cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+        raise InputError(f"{file} names {names} classes of {classes}. {cure}")
+    return papers
 
 
 def _outline(cfg: CfgNode, file: Path) -> dict[str, torch.Tensor]:

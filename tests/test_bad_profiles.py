@@ -1,5 +1,6 @@
 """Bad profiles: each is refused before Snakemake, in one sentence that says what is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ ENTRIES = {
         **dict.fromkeys(("[2020-01-01]", "[-1]", f"[{HUGE}]"), "seeds.0"),
         "[0, 0]": "non-unique",
         f"[{'9' * 5000}]": "is not YAML",
+        str([*range(20_000)]): "is too long",
     },
     "options": {
         **dict.fromkeys(("text", "5", "null", "{a: 1}"), "is not of type"),
@@ -45,14 +47,16 @@ ENTRIES = {
         "[SOLVER.MAX_ITER.X, 5]": "not iterable",
         "[SOLVER, 5]": "Type mismatch",
         "[SOLVER.MAX_ITER, a]": "Type mismatch",
-        "[SOLVER.MAX_ITER, -3]": "it is 1 or more",
-        "[SOLVER.IMS_PER_BATCH, null]": "it is 1 or more",
+        "[SOLVER.MAX_ITER, -3]": "it is 1 to",
+        "[SOLVER.IMS_PER_BATCH, null]": "it is 1 to",
         '[SOLVER.BASE_LR, "1e999"]': "SOLVER.BASE_LR is inf",
-        "[INPUT.MIN_SIZE_TRAIN, [96, 0]]": "it is 1 or more",
-        "[DATALOADER.NUM_WORKERS, -1]": "it is 0 or more",
+        "[INPUT.MIN_SIZE_TRAIN, [96, 0]]": "it is 1 to",
+        "[DATALOADER.NUM_WORKERS, -1]": "it is 0 to",
         "[SEED, 3]": "SEED is none",
         "[OUTPUT_DIR, /x]": "OUTPUT_DIR is none",
         "[DATASETS.TRAIN, [foo]]": "DATASETS.TRAIN is none",
+        "[MODEL.ROI_MASK_HEAD.NUM_CONV, 100000]": "it is 0 to",
+        "[INPUT.FORMAT, XYZ]": "BGR or RGB",
         "[MODEL.ARCNN.INPUT, x]": "MODEL.ARCNN.INPUT",
         "[MODEL.BACKBONE.NAME, X]": "can be built",
         "[SOLVER.OPTIMIZER, Adam]": "can be built",
@@ -84,9 +88,12 @@ ENTRIES = {
         "{options: text}": "ablation.options",
         "{options: [SOLVER.MAX_ITER]}": "KEY, VALUE",
         "{options: [SEED, 3]}": "SEED is none",
-        "{options: [SOLVER.MAX_ITER, 0]}": "it is 1 or more",
+        "{options: [SOLVER.MAX_ITER, 0]}": "it is 1 to",
     },
-    "compare_with": {"5": "compare_with", "[arcnn]": "compare_with", "orcnn": "not trained"},
+    "compare_with": {
+        **dict.fromkeys(("5", "[arcnn]", r'"\ud800"', r'"\e[2J"'), "compare_with"),
+        "orcnn": "not trained",
+    },
     "data_root": {**dict.fromkeys(("5", "null", '"a\\0b"'), "data_root")},
     "results_root": {**dict.fromkeys(("5", "null", '"a\\0b"'), "results_root")},
     "base": {
@@ -94,6 +101,7 @@ ENTRIES = {
         "dmeo": 'no profile "dmeo"',
         "../demo": "no profile",
         '""': "base",
+        r'"\ud800"': "base",
     },
     "model": {"[arcnn]": 'unknown parameter "model"'},
     "5": {"5": 'unknown parameter "5"'},
@@ -151,3 +159,9 @@ def test_a_bad_entry_is_named(refused, key: str, value: str, named: str) -> None
 def test_a_file_that_is_no_profile_is_named(refused, content: bytes) -> None:
     said = refused(content)
     assert is_a_sentence(said) and "notebooks/profiles/zz.yaml" in said
+
+
+def test_a_pipe_is_no_profile(refused, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    said = refused(b"base: pipe\n")
+    assert is_a_sentence(said) and "pipe.yaml is no plain file" in said

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from arcnn.data import AnnotationError, decode_masks, load_annotations, reading
+from arcnn.data import (
+    AnnotationError,
+    decode_masks,
+    load_annotations,
+    reading,
+    register_dataset,
+)
 from arcnn.data.__main__ import main
 from arcnn.data.image_files import MAX_PIXELS, UNREADABLE, open_image
 from arcnn.data.mapper import read_image
@@ -29,7 +35,7 @@ from arcnn.evaluation.__main__ import main as score
 from arcnn.files import plain, read_json
 from arcnn.workshop.own_data import fetch
 from arcnn.workshop.own_data.check import Report, check
-from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+from arcnn.workshop.own_data.convert import coco_to_cocoa, labelme_to_cocoa
 from arcnn.workshop.own_data.fetch import UnsafeArchive, unpack
 
 H, W = 10, 12
@@ -262,8 +268,16 @@ def test_predictions_nested_without_end_are_a_sentence(tmp_path: Path, capsys) -
     with pytest.raises(InputError, match=r"c.json is not whole \(maximum recursion.*: cure"):
         read_json(tmp_path / "c.json", "cure")
     for convert in (coco_to_cocoa, lambda *files: labelme_to_cocoa(files[:1], files[1])):
-        with pytest.raises(ConversionError, match="c.json"):
+        with pytest.raises(InputError, match="c.json is not whole"):
             convert(tmp_path / "c.json", tmp_path / "o.json")
+
+
+def test_a_tabletop_with_other_classes_is_not_registered(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    file = write(tmp_path / "train").rename(tmp_path / "tabletop_train.json")
+    with pytest.raises(InputError, match=f"{file} has other classes than tabletop"):
+        register_dataset("tabletop", tmp_path)
+    assert register_dataset("own", file.rename(tmp_path / "train.json").parent)
 
 
 IMAGE = {"file_name": "3.png", "height": H, "width": W}
@@ -389,7 +403,7 @@ def test_an_archive_much_larger_than_itself_is_refused(tmp_path: Path) -> None:
     for archive in (compressed, tarred):
         with pytest.raises(UnsafeArchive, match="small for that; nothing unpacked"):
             unpack(archive, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"a.tbz is neither .* cut off"):
+    with pytest.raises(ValueError, match=r"a.tbz cannot be unpacked .*neither .* cut off"):
         unpack(remarked, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

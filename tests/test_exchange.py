@@ -1,6 +1,7 @@
 """A run as one file, and as TorchScript: the same model, and nothing but what was exported."""
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -101,19 +102,21 @@ def test_what_is_no_whole_exported_run_is_a_sentence(exported: Path, tmp_path: P
     for text, said in (
         (code, "no configuration that this kit reads"),
         ("_BASE_: /etc/passwd\n", "no configuration that this kit reads"),
-        ("SEED: [\n", "altered or damaged"),
+        ("SEED: [\n", "no configuration that this kit reads"),
         ("just words", "no configuration that this kit reads"),
-        (bomb, "altered or damaged"),
+        (bomb, "no configuration that this kit reads"),
+        (re.sub(r"DATASETS:(\n  .*)*", "", config), "DATASETS.TRAIN names no data set"),
+        (config.replace("NUM_CONV: 4", "NUM_CONV: 100000"), "it is 0 to 256"),
         (config.replace("ARCNNMaskHead", "os.system"), "there are .*ARCNNMaskHead"),
         (config.replace("OWN_CLASS: false", "OWN_CLASS: true"), "does not fit the settings in it"),
-        (config.replace("FC_DIM: ", "FC_DIM: 9999"), "does not fit the settings in it"),
+        (config.replace("FC_DIM: 256", "FC_DIM: 512"), "does not fit the settings in it"),
         (config.replace("DEPTH: 18", "DEPTH: 19"), "make no network"),
     ):
         assert text != config
         changed(exported, file, sealed=True, **{"config.yaml": text})
         refused(said)
     assert not trap.exists()
-    for classes in ('["cat"]', "[1]", "{}", "["):
+    for classes in ('["cat"]', "[1]", "{}", "[", "[]", '["\\ud800"]', f'["{"x" * 101}"]'):
         changed(exported, file, sealed=True, classes=classes)
         refused("names 1 classes of 10|altered or damaged")
 

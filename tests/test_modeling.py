@@ -1,5 +1,7 @@
 """Eq. (1), Eq. (2) and the three models, with every reading that the paper leaves open."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 import arcnn
 from arcnn.config import CONFIG_DIR, models_of
 from arcnn.data import AmodalDatasetMapper, split_records
+from arcnn.errors import FileError
 from arcnn.evaluation import evaluate, predict
 from arcnn.modeling import (
     ARCNNAddMaskHead,
@@ -33,6 +36,7 @@ from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.names import MASK_KINDS
 from arcnn.training import train
 from arcnn.weights import load_trained
+from arcnn.workshop.run import reproduce
 from arcnn.workshop.run.profiles import check_choices, load_profile
 
 
@@ -404,3 +408,30 @@ def test_another_papers_head_is_one_class_and_a_yaml(
     metrics = evaluate(split_records(cfg, "val"), predictions, classes)
     assert metrics["amodal"]["AP"] is not None
     assert {"segmentation", "visible_mask", "occlusion_mask"} < set(predictions[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = 1\nb = (\n", "line 2: SyntaxError: '\\(' was never closed"),
+        (
+            "\nimport no_such_module",
+            "line 2: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("def f():\n    return 1 / 0\n\nf()", "line 2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)", "line 1: SystemExit: 0"),
+        ("\0", "SyntaxError: source code string cannot contain null bytes"),
+        (None, "is no plain file"),
+    ],
+)
+def test_a_model_of_ones_own_that_fails_is_named_with_its_line(
+    text: str | None, said: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    file = tmp_path / "mine.py"
+    os.mkfifo(file) if text is None else file.write_text(text)
+    monkeypatch.setenv("ARCNN_MODELS", str(tmp_path))
+    for _ in range(2):  # what failed is not taken for imported
+        with pytest.raises(FileError, match=f"mine.py.*{said}.*[.]$"):
+            arcnn.get_config("tabletop", "arcnn")
+    assert reproduce.main(["--profile", "smoke"]) == 2
+    assert re.search(f"^make reproduce .*mine.py.*{said}", capsys.readouterr().err)

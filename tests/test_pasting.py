@@ -16,6 +16,8 @@ from arcnn.data.__main__ import main
 from arcnn.data.masks import to_rle
 from arcnn.data.rates import COCOA_CLS, RateDistribution
 from arcnn.data.tabletop import make_tabletop
+from arcnn.errors import FileError, InputError, MissingError
+from arcnn.workshop.own_data import cutouts
 from arcnn.workshop.own_data.check import check
 from arcnn.workshop.own_data.cutouts import (
     forget_hidden_parts,
@@ -141,16 +143,16 @@ def test_only_full_objects_are_cut_out_without_a_rim(tmp_path: Path) -> None:
     ]
     content = {"images": [{"id": 1, "file_name": "1.png", "height": 400, "width": 400}]}
     content |= {"annotations": rows, "categories": [{"id": 1, "name": "thing"}]}
+    image = Image.new("RGB", (400, 400), "green")
+    ImageDraw.Draw(image).rectangle((22, 22, 67, 67), fill="red")  # a little inside its outline
+    image.save(tmp_path / "1.png")
     (photo,), problems = read_photos(content, tmp_path)
     full = [o.source["annotation_id"] for o in photo.objects if o.full]
     assert not problems and full == [1]
     as_masks = [a | {"segmentation": to_rle(a["segmentation"], 400, 400)[0]} for a in rows]
     (masked,), _ = read_photos(content | {"annotations": as_masks}, tmp_path)
     assert [o.source["annotation_id"] for o in masked.objects if o.full] == [1]
-    image = Image.new("RGB", (400, 400), "green")
-    ImageDraw.Draw(image).rectangle((22, 22, 67, 67), fill="red")  # a little inside its outline
-    image.save(tmp_path / "1.png")
-    cut_out = prepare(photo, 200, tmp_path).objects[0]
+    cut_out = prepare(photo, 200).objects[0]
     assert cut_out.mask.sum() == 25 * 25 and (cut_out.rgb == (255, 0, 0)).all()
 
 
@@ -230,15 +232,58 @@ def test_what_cannot_be_used_is_left_out_and_named(modal: Path, tmp_path: Path) 
     assert min(i["source"]["image_id"] for i in read(tmp_path / "own")["images"]) > 5
 
 
-def test_a_file_of_another_kind_gets_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for text in ("[1, 2", "[1, 2]", '{"images": [], "annotations": []}'):
-        (tmp_path / "any.json").write_text(text)
-        call = ["synthesize", str(tmp_path / "any.json"), "--images", str(tmp_path)]
-        assert main([*call, "--out", str(tmp_path / "own")]) == 1
+THINGS = [{"id": 1, "name": "thing"}]
+EMPTY = {"images": [], "annotations": [], "categories": THINGS}
+DAMAGED = [[1, 2], {key: EMPTY[key] for key in ("images", "annotations")}]
+DAMAGED += [EMPTY | {key: value} for key in EMPTY for value in (None, 5, "x", [None], [[1]])]
+DAMAGED += [EMPTY | {"categories": [{"id": number, "name": "thing"}]} for number in ([1], None)]
+
+
+@pytest.mark.parametrize("content", ["[1, 2", *DAMAGED], ids=str)
+def test_a_file_of_another_kind_gets_a_sentence(content, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "any.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    for call in (["synthesize", "--images", str(tmp_path)], ["convert", "--visible", "seen"]):
+        assert main([*call, str(file), "--out", str(tmp_path / "own")]) == 1
         said = capsys.readouterr().err
-        assert "any.json is no COCO instances file" in said and said.count("\n") == 1
+        assert re.match(r".*any.json is not .*: give a COCO instances file.\n$", said)
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_size_or_id_that_no_photo_has_costs_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cutouts.mask_util, "decode", lambda _: pytest.fail("a mask of that size"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    wrong = [(1, 10**9, 8), (2, 0, 8), (3, -8, -8), (4, 10**9, 10**9), (5, 20_000, 8000)]
+    wrong += [([6], 8, 8), (None, 8, 8)]
+    images = [
+        {"id": number, "file_name": "1.png", "height": height, "width": width}
+        for number, height, width in wrong
+    ]
+    outline = {"segmentation": [polygon(1, 1, 5)], "category_id": 1}
+    rows = [outline | {"id": k, "image_id": image["id"]} for k, image in enumerate(images)]
+    content = {"images": images, "annotations": rows, "categories": THINGS}
+    photos, problems = read_photos(content, tmp_path)
+    kinds = Counter(problem.kind for problem in problems)
+    assert not photos and kinds == {"bad photo": 6, "image of another size": 1, "bad object": 1}
+
+
+def test_what_lies_in_the_place_of_a_data_set_is_named(modal: Path, tmp_path: Path) -> None:
+    def say() -> str:
+        with pytest.raises((FileError, InputError, MissingError)) as said:
+            make_amodal(modal / "modal.json", modal, tmp_path / "own", **FEW | RECIPE)
+        return str(said.value)
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own.partial").symlink_to(tmp_path / "elsewhere")
+    assert say().endswith("own.partial is in the way; delete it.")
+    assert not any((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "own").mkdir()
+    recipe = tmp_path / "own/recipe.json"
+    for text, why in (("[]", "not what it should be"), ("{", "not whole"), ("{}", "'summary'")):
+        recipe.write_text(text)
+        assert re.search(f"own/recipe.json .*{why}.* choose a new folder", say())
+    recipe.rename(tmp_path / "own/a.txt")
+    assert "recipe.json is not there" in say()
 
 
 def test_the_command(modal: Path, tmp_path: Path) -> None:

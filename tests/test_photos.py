@@ -1,6 +1,7 @@
 """A trained model on a folder of photos."""
 
 import json
+import os
 import re
 import struct
 import sys
@@ -109,6 +110,104 @@ def test_photos_of_all_kinds_are_opened_upright_in_eight_bits(
         assert abs(opened - pixels).mean() < 4, file.name
     monkeypatch.setattr(photos, "MAX_PIXELS", 300)
     assert open_photo(tmp_path / "sixteen.png").shape == (15, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        (np.float32([[0, 0.5, 1]]), [0, 128, 255]),
+        (np.uint16([[0, 257 * 128, 65535]]), [0, 128, 255]),
+        (np.int32([[0, 257 * 128, 65535]]), [0, 128, 255]),
+        (np.float32([[0, 0.5, np.nan]]), "values from nan"),
+        (np.float32([[0, 0.5, 255]]), "not 0 to 1"),
+        (np.uint16([[0, 2000, 4095]]), "values from 0 to 4095"),  # 12 bits
+        (np.int32([[0, 5, 65536]]), "not 0 to 65535"),
+        (np.int32([[-1, 5, 60000]]), "not 0 to 65535"),
+    ],
+)
+def test_more_than_eight_bits_are_read_as_what_they_are_or_not_at_all(
+    values: np.ndarray, seen: list[int] | str, tmp_path: Path
+) -> None:
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    if isinstance(seen, list):
+        assert open_photo(tmp_path / "x.tiff")[0, :, 1].tolist() == seen
+    else:
+        with pytest.raises(OSError, match=f"x.tiff cannot be read: .*{seen}"):
+            open_photo(tmp_path / "x.tiff")
+
+
+def test_a_photo_that_takes_too_much_to_decode_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x.png", "x.jpg"):
+        Image.new("L", (1000, 1000)).save(tmp_path / name)
+    monkeypatch.setattr(photos, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(photos, "MAX_DECODED", 100_000)
+    assert open_photo(tmp_path / "x.jpg").shape == (100, 100, 3)
+    with pytest.raises(OSError, match=r"x.png cannot be read: more than 100,000 pixels"):
+        open_photo(tmp_path / "x.png")
+
+
+def test_odd_photos_and_odd_names_leave_the_others_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    scene = Image.fromarray(draw_scene(0, "val", 0).image)
+    names = b"\xff.png", b"x" * 251 + b".png", b"\x1b[2J.png", b"FIGURES NOTE.png"
+    for name in names:
+        scene.save(folder / os.fsdecode(name))
+    for size in ((1, 3000), (3000, 1), (2, 6000)):
+        Image.new("RGB", size).save(folder / f"{size}.png")
+    (folder / "itself.png").symlink_to("itself.png")
+    (folder / os.fsdecode(b"bad\x1b\xff.png")).write_text("<html>")
+    call = [str(folder), "--run", str(run), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 0
+    said = capsys.readouterr()
+    assert "7 photos, 7 new" in said.out and "1 left out" in said.out
+    assert (
+        r"left out: " in said.err and "\x1b[2" not in said.err and r"bad\x1b\udcff.png" in said.err
+    )
+    page = (out / "index.html").read_text()
+    assert page.count("<figure>") == 7 and page.count("This model was trained on tabletop") == 1
+    sources = re.findall('src="([^"]*)"', page)
+    assert all((out / unquote(source)).is_file() for source in sources)
+    assert any("FIGURES%20NOTE.png.jpg" in source for source in sources)
+    assert main([str(folder / os.fsdecode(b"bad\x1b\xff.png")), *call[1:]]) == 1  # none is left
+    for score in ("nan", "inf", "5", "-1"):
+        assert main([*call, f"--score={score}"]) == 1
+        assert "give a score in [0, 1]" in capsys.readouterr().err
+
+
+def test_what_an_earlier_run_left_damaged_is_predicted_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    Image.fromarray(draw_scene(0, "val", 0).image).save(tmp_path / "a.png")
+    call = [str(tmp_path / "a.png"), "--run", str(run), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 0
+    file, made_by = out / "photos/a.png.json", out / "photos/made_by.json"
+    whole, one = json.loads(file.read_text()), json.loads(file.read_text())["objects"][0]
+    capsys.readouterr()
+    runs = {"size": one["segmentation"]["size"], "counts": "0" * 9}
+    objects = {"category_id": 99}, {"score": "x"}, {"segmentation": None}, {"visible_mask": runs}
+    for content in (
+        *("[]", "{", '"x"', "null", "[" * 100_000),
+        json.dumps({key: value for key, value in whole.items() if key != "objects"}),
+        *(json.dumps(whole | {"objects": [one | odd]}) for odd in objects),
+        *(json.dumps(whole | {key: 10**6}) for key in ("height", "width")),
+    ):
+        assert photos._is_finished(file, 10)
+        file.write_text(content)
+        assert not photos._is_finished(file, 10), content
+        file.write_text(json.dumps(whole))
+    file.write_text("{")
+    assert main(call) == 0 and "1 photos, 1 new" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == whole
+    for content in ("[]", "{", "[" * 100_000):
+        made_by.write_text(content)
+        assert main(call) == 1
+        assert f"{out}" in (said := capsys.readouterr().err) and "another folder" in said
 
 
 def film(file: Path, count: int) -> list[np.ndarray]:

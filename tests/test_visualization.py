@@ -2,6 +2,7 @@
 
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ from arcnn.data import (
 from arcnn.data.masks import encode
 from arcnn.data.rates import RateDistribution
 from arcnn.data.tabletop import TABLETOP_CLASSES, find_scene, scene_maps, scene_masks
+from arcnn.errors import InputError
 from arcnn.evaluation import (
     Evaluation,
     best_and_worst,
@@ -39,7 +41,7 @@ from arcnn.evaluation import (
     occluded_examples,
 )
 from arcnn.files import IN_BATCH
-from arcnn.film import Film, Filmed, read_film, write_film
+from arcnn.film import Camera, Film, Filmed, Filming, read_film, write_film
 from arcnn.names import MASK_KINDS, MODEL_NAMES
 from arcnn.visualization import widgets
 from arcnn.visualization.pieces import cut_out
@@ -489,6 +491,55 @@ def test_a_film_that_is_none_is_a_sentence(tmp_path) -> None:
         archive.writestr("kinds.npy", (huge % 10**15).ljust(127) + b"\n")
     with pytest.raises(ValueError, match="film.npz cannot be read"):
         read_film(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "array"),
+    [
+        ("iterations", ["a", "b"]),
+        ("iterations", [400, 0]),
+        ("iterations", np.arange(101)),
+        ("masks0", np.zeros((1, 3, HEIGHT, WIDTH), bool)),  # a frame less than iterations
+        ("masks1", np.zeros((2, 3, 1, 1), bool)),
+        ("truth0", True),
+        ("truth1", np.zeros((3, HEIGHT, WIDTH), np.uint8)),
+        ("image2", np.zeros((HEIGHT, WIDTH), np.uint8)),
+        ("image2", np.zeros((201, 1, 3), np.uint8)),
+        ("kinds", ["visible", "occlusion", "whole"]),
+        ("kinds", ["amodal"] * 3),
+        ("names", np.array([], str)),
+        ("names", np.zeros(3, "V0")),
+        ("names", ["cat\x1b[2J"]),
+        ("names", None),
+    ],
+)
+def test_a_film_whose_arrays_do_not_fit_is_a_sentence(key, array, tmp_path) -> None:
+    write_film(a_film(), tmp_path)
+    with np.load(tmp_path / "film.npz") as arrays:
+        changed = dict(arrays) | {key: array}
+    kept = {name: value for name, value in changed.items() if value is not None}
+    np.savez_compressed(tmp_path / "film.npz", **kept)
+    with pytest.raises(InputError, match=rf"film.npz cannot be read \(.*{key}"):
+        read_film(tmp_path)
+
+
+def test_a_training_that_goes_on_keeps_the_frames_that_fit(tmp_path) -> None:
+    def frames(film: Film, now: Film) -> list[int]:
+        write_film(film, tmp_path)
+        filming = Filming(SimpleNamespace(blank=now.objects), tmp_path)
+        filming.camera.frame = lambda: [o.frames[-1] for o in now.objects]
+        filming.camera.film = partial(Camera.film, filming.camera)
+        filming.trainer = SimpleNamespace(start_iter=200, iter=399, max_iter=400)
+        filming.before_train()
+        filming.after_step()
+        return read_film(tmp_path).iterations
+
+    film, other = a_film(), a_film(["amodal"])
+    assert frames(film, film) == [0, 400]
+    assert frames(other, film) == [400]  # another model's kinds of masks
+    assert frames(film._replace(objects=film.objects[:2]), film) == [400]
+    brighter = [o._replace(image=o.image + 1) for o in film.objects]
+    assert frames(film, film._replace(objects=brighter)) == [400]
 
 
 def test_a_film_is_looked_at_moment_by_moment() -> None:

@@ -1,14 +1,18 @@
 """Weights and settings that somebody sent: they are numbers and plain values, or a sentence."""
 
+import json
+import math
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from arcnn import initial_weights as starts
 from arcnn import weight_files
@@ -20,7 +24,8 @@ from arcnn.initial_weights import load_initial_weights
 from arcnn.names import SPLITS
 from arcnn.settings import MOST_ALIASES, read_settings
 from arcnn.weight_files import read_checkpoint
-from arcnn.weights import Checkpointer, load_trained
+from arcnn.weights import Checkpointer, load_trained, run_papers
+from arcnn.workshop.own_photos.export import main as export
 
 
 class Code:
@@ -143,6 +148,9 @@ def test_a_pipe_in_the_place_of_a_file_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match=r"config.yaml is no file"):
         read_settings(tmp_path / "config.yaml")
+    for opened in (lambda: load_config(tmp_path), lambda: load_trained(tmp_path / "x.pth")):
+        with pytest.raises(OSError, match=r"is no plain file"):
+            opened()
 
 
 @pytest.mark.parametrize(
@@ -196,10 +204,12 @@ def test_every_file_of_the_zoo_that_configs_name_is_known() -> None:
         ("_BASE_: https://example.org/x.yaml\n", "_BASE_"),
         ("MODEL:\n  ARCN: 1\n", "MODEL.ARCN"),
         ("SEED: [1]\n", "Type mismatch"),
-        ("just words", "no attribute"),
+        *((text, "no settings") for text in ("just words", "", "[1]", "5", "null")),
         ("MODEL: [", "while parsing"),
-        ("[" * 2000, "recursion"),
+        ("[" * 5000, "more than 20 levels"),
+        ("".join(f"K{k}: 1\n" for k in range(30_000)), "more than 100000"),
         ("SEED: " + "9" * 5000, "digits"),
+        ("SEED: '" + "-" * 50_000 + "1'", ""),
         ("A: &a [1, 1]\nB: &b [*a, *a]\n", "too many aliases"),
         ("A: &a [1]\nB: [" + "*a, " * (MOST_ALIASES + 1) + "1]\n", "too many aliases"),
         ("A: &a\n  B: *a\n", "too many aliases"),
@@ -217,6 +227,105 @@ def test_a_configuration_is_plain_values_or_a_sentence(
     with pytest.raises(ValueError, match=f"(?s)config.yaml is no configuration.*{said}"):
         load_config(tmp_path)
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("MODEL.ROI_MASK_HEAD.NUM_CONV", 100_000, "it is 0 to 256"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1000, "it is 0 to 128"),
+        *(
+            ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", value, "it is 1 to 128")
+            for value in (0, 1000)
+        ),
+        *(("INPUT.MIN_SIZE_TEST", value, "it is 1 to 5000") for value in (-5, 100_000)),
+        ("INPUT.MAX_SIZE_TEST", 0, "it is 1 to 5000"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 10**9, "it is 1 to 10000"),
+        ("MODEL.FPN.OUT_CHANNELS", 10**7, "it is 1 to 10000"),
+        ("INPUT.FORMAT", "XYZ", "it is BGR or RGB"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", math.nan, "it is a finite number"),
+        ("MODEL.PIXEL_MEAN", [math.nan, 1.0, 1.0], "it is a finite number"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, math.inf]], "it is a finite number"),
+        ("DATASETS.TRAIN", (), "names no data set"),
+        ("DATASETS.TRAIN", (1,), "names no data set"),
+        ("DATASETS.TRAIN", ("\x1b[2J",), "names no data set"),
+        ("MODEL.META_ARCHITECTURE", "X", "make no network"),
+        ("MODEL.RESNETS.DEPTH", 77, "make no network"),
+    ],
+)
+def test_settings_that_nobody_means_are_refused_where_a_run_is_opened(
+    key: str, value: object, said: str, tmp_path: Path
+) -> None:
+    cfg = get_config("tabletop", "arcnn", device="cpu").clone()
+    cfg.defrost()
+    cfg.merge_from_list([key, value])
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/config.yaml").write_text(cfg.dump())
+    torch.save({"model": {"w": torch.zeros(1)}}, tmp_path / "train/model_final.pth")
+    with pytest.raises(ValueError, match=f"train/config.yaml .*{said}"):
+        load_trained(tmp_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never trained."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "train").mkdir()
+    cfg = get_config("tabletop", "arcnn", options=["MODEL.WEIGHTS", ""], device="cpu")
+    (run / "train/config.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict()}, run / "train/model_final.pth")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.to_sparse(), "holds no weights"),
+        (lambda w: w.to("meta"), "holds no weights"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "holds no weights"),
+        (lambda w: torch.nested.nested_tensor([w]), "holds no weights"),
+        (lambda w: w.to(torch.complex64), "holds no weights"),
+        (lambda w: w * math.nan, "is not finite, the training diverged"),
+        (lambda w: w[:1], "does not fit the config.yaml beside it"),
+    ],
+)
+def test_weights_of_a_run_are_dense_and_finite(
+    trained: Path, change: Callable, said: str, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    weights = torch.load(run / "train/model_final.pth")
+    name = "backbone.bottom_up.stem.conv1.weight"
+    weights["model"][name] = change(weights["model"][name])
+    torch.save(weights, run / "train/model_final.pth")
+    with pytest.raises(ValueError, match=f"model_final.pth.* {said}"):
+        load_trained(run, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        *(("train/classes.json", text, "classes.json is not") for text in ("null", "[1]", "{}")),
+        ("train/classes.json", "[" * 100_000, "classes.json is not"),
+        ("train/classes.json", '["\\u001b[2J"]', "classes.json is not"),
+        ("train/classes.json", json.dumps(["x" * 10**6] * 10), "classes.json is not"),
+        ("train/classes.json", '["cat"]', "classes.json names 1 classes of 10"),
+        ("train/classes.json", None, "classes.json is no plain file"),
+        ("record.json", '{"loss": NaN}', "record.json is not"),
+        ("train/record.json", "[]", "train/record.json is not"),
+        ("train/record.json", None, "train/record.json is no plain file"),
+    ],
+)
+def test_papers_of_a_run_that_are_damaged_are_named(
+    trained: Path, file: str, content: str | None, said: str, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    assert run_papers(run).classes[0] == "class 0"
+    os.mkfifo(run / file) if content is None else (run / file).write_text(content)
+    with pytest.raises((OSError, ValueError), match=said) as caught:
+        run_papers(run)
+    assert len(str(caught.value)) < 500
+    assert export([str(run), str(tmp_path / "x.safetensors")]) == 1
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_settings_whose_aliases_multiply_are_refused(tmp_path: Path) -> None:

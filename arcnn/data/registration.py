@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 from arcnn.data.reading import MAX_SKIPPED, load_annotations
-from arcnn.data.tabletop import make_tabletop
+from arcnn.data.tabletop import TABLETOP_CLASSES, make_tabletop
 from arcnn.errors import InputError, MissingError
 from arcnn.files import sha256
 
@@ -100,6 +100,7 @@ def register_dataset(
     Raises:
         FileNotFoundError: nothing of the data set is there, or no images beside annotations.
         AnnotationError: a file that cannot be used; see :func:`arcnn.data.load_annotations`.
+        ValueError: ``tabletop`` has other classes than it is drawn with.
     """
     try:
         files = find_splits(dataset, root)
@@ -117,6 +118,11 @@ def register_dataset(
         loaded = load_annotations(
             json_file, image_root, max_skipped=max_skipped, look_at_images=True
         )
+        if dataset == "tabletop" and tuple(loaded.class_names) != TABLETOP_CLASSES:
+            raise InputError(
+                f"{json_file} has other classes than tabletop, which notebooks name. Move it away "
+                "with its images: notebook 01_prepare_data draws tabletop, and your data are `own`."
+            )
         DatasetCatalog.register(name, lambda records=loaded.records: records)
         MetadataCatalog.get(name).set(
             thing_classes=loaded.class_names,

@@ -50,6 +50,10 @@ Shapes: R RoIs of all images together, C classes, M side of the mask maps (28 in
 """
 
 import abc
+import importlib.util
+import sys
+import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -61,8 +65,8 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from arcnn.errors import InputError
-from arcnn.files import own_models
+from arcnn.errors import FileError, InputError
+from arcnn.files import own_models, plain
 from arcnn.modeling.losses import MaskLogits, MaskTargets, mask_losses, mask_targets, own_class
 
 
@@ -182,12 +186,38 @@ def subtract(amodal: Tensor, visible: Tensor) -> Tensor:
     return torch.minimum(amodal, 1 - visible)
 
 
+def import_own_models() -> None:
+    """Import the files of :func:`arcnn.files.own_models` that are not imported yet.
+
+    Raises:
+        OSError: one is no plain file, or fails; names it and its line.
+    """
+    for file in sorted(own_models().glob("*.py")):
+        name = f"arcnn_models.{file.stem}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, plain(file))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+            line = lines[-1] if lines else getattr(error, "lineno", None)
+            said = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+            cure = "Mend it, or move it out of that folder; then start anew."
+            raise FileError(f"{file}, line {line}: {said}. {cure}") from error
+
+
 def mask_head_class(cfg: CfgNode) -> type[AmodalMaskHead]:
     """The mask head that a configuration names.
 
     Raises:
         ValueError: nobody registered it, or it is no :class:`AmodalMaskHead`.
+        OSError: see :func:`import_own_models`.
     """
+    import_own_models()
     name = cfg.MODEL.ROI_MASK_HEAD.NAME
     heads = {key: head for key, head in ROI_MASK_HEAD_REGISTRY if issubclass(head, AmodalMaskHead)}
     if name not in heads:

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from arcnn.errors import InputError
 from arcnn.files import compact_json, read_json, write_text
 from arcnn.names import MASK_KEYS
+from arcnn.workshop.own_data.cutouts import read_instances
 
 KINDS = ("amodal", "visible")  # the occlusion mask follows from them
 KEPT = ("id", "image_id", "category_id", "segmentation", "iscrowd", "occluders")
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """Annotations that say too little or contradict each other; names the file and the object."""
 
 
@@ -43,8 +45,8 @@ def _add_shape(objects: dict[str, dict[str, Any]], k: int, shape: dict[str, Any]
 def _read_labelme(file: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The image of a labelme file, without an id, and its objects by group."""
     where, objects = "", {}
+    content = read_json(file, "give a file that labelme wrote.")
     try:
-        content = read_json(file, "give a file that labelme wrote.")
         image = {
             "file_name": PureWindowsPath(content["imagePath"]).name,  # takes both kinds of slashes
             "height": int(content["imageHeight"]),
@@ -111,14 +113,11 @@ def coco_to_cocoa(
     field ``visible`` beside ``segmentation``, which is the amodal one. An annotation without it is
     one that nothing covers.
 
-    Returns and raises as :func:`labelme_to_cocoa`.
+    Returns and raises as :func:`labelme_to_cocoa`; ValueError too if it is no such file.
     """
-    try:
-        content = read_json(Path(source), "give a COCO instances file.")
-        images, categories, rows = (content[k] for k in ("images", "categories", "annotations"))
-        fields = set().union(*(row.keys() for row in rows))
-    except MALFORMED as error:
-        raise ConversionError(f"{source}: not a COCO instances file ({error!r})") from error
+    content = read_instances(source)
+    rows = content["annotations"]
+    fields = set().union(*rows)
     if visible not in fields:
         raise ConversionError(
             f"{source}: no annotation has the field {visible!r}; they have {sorted(fields)}"
@@ -128,7 +127,7 @@ def coco_to_cocoa(
         seen = row.get("segmentation") if row.get(visible) is None else row[visible]
         kept = {key: row[key] for key in KEPT if key in row}
         annotations.append(kept | {MASK_KEYS["visible"]: seen})
-    return _write(target, images, categories, annotations)
+    return _write(target, content["images"], content["categories"], annotations)
 
 
 def _write(target: str | Path, images: list, categories: list, annotations: list) -> dict[str, int]:

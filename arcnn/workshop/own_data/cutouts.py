@@ -15,7 +15,16 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from arcnn.data.image_files import UNREADABLE, Problem, check_image, image_path, open_image
+from arcnn.data.image_files import (
+    MAX_PIXELS,
+    UNREADABLE,
+    Problem,
+    check_image,
+    image_path,
+    open_image,
+    short,
+)
+from arcnn.data.index import is_id
 from arcnn.data.masks import RLE, area, encode, to_rle
 from arcnn.files import read_json, write_json
 
@@ -24,6 +33,11 @@ SIDE = 24  # pixels, the shortest side of its box
 RING = 3  # pixels, the width of a ring around it
 CONTACT = 0.04  # share of that ring that others may hold
 MARGIN = 4  # pixels around a cut-out, room for its soft edge
+LISTS = {key: {"type": "array", "items": {"type": "object"}} for key in ("images", "annotations")}
+CATEGORY = {"id": {"type": "integer"}, "name": {"type": "string"}}
+CATEGORY = {"type": "object", "required": list(CATEGORY), "properties": CATEGORY}
+LISTS["categories"] = {"type": "array", "items": CATEGORY}
+INSTANCES = {"type": "object", "required": list(LISTS), "properties": LISTS}
 UNUSABLE = (KeyError, TypeError, ValueError, OverflowError)  # what reading a bad entry raises
 
 
@@ -55,14 +69,12 @@ class Photo(NamedTuple):
 
 
 def read_instances(path: str | Path) -> dict:
-    """The content of a COCO instances file; raises ValueError if it is no such file."""
-    try:
-        content = read_json(Path(path), "give a COCO instances file.")
-        if missing := {"images", "annotations", "categories"}.difference(content):
-            raise ValueError(f"no list of {', no '.join(sorted(missing))}")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no COCO instances file: {error}") from error
-    return content
+    """The content of a COCO instances file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or no such file.
+    """
+    return read_json(Path(path), "give a COCO instances file.", INSTANCES)
 
 
 def forget_hidden_parts(amodal: str | Path, modal: str | Path) -> None:
@@ -80,21 +92,29 @@ def forget_hidden_parts(amodal: str | Path, modal: str | Path) -> None:
 
 
 def read_photos(content: dict, image_root: str | Path) -> tuple[list[Photo], list[Problem]]:
-    """The photos of a COCO instances file, without a look at them, and what was skipped: photos and
-    objects whose entries cannot be used."""
+    """The photos of a COCO instances file, and what was skipped: photos that are not there, or not
+    as recorded, and objects whose entries cannot be used."""
     photos, outlines, problems = {}, defaultdict(list), []
     for image in content["images"]:
         try:
             number, path = image["id"], image_path(image_root, image["file_name"])
-            size = int(image["height"]), int(image["width"])
-            photos[number] = Photo(number, path, *size, image.get("license"), [])
+            height, width = int(image["height"]), int(image["width"])
+            if not (is_id(number) and min(height, width) >= 1 and height * width <= MAX_PIXELS):
+                raise ValueError(f"id {short(number)}, {short(height)} x {short(width)} pixels")
+            photo = Photo(number, path, height, width, image.get("license"), [])
         except UNUSABLE as error:
             problems.append(Problem("bad photo", "skipped", image.get("id"), None, repr(error)))
-    categories = {c.get("id") for c in content["categories"]}
+            continue
+        # Before masks of the recorded size are made: a file may record any.
+        if problem := check_image(Path(image_root), photo._asdict() | {"image_id": number}):
+            problems.append(problem)
+        else:
+            photos[number] = photo
+    categories = {c["id"] for c in content["categories"]}
     for entry in content["annotations"]:
         try:
             photo, category = photos.get(entry["image_id"]), entry["category_id"]
-            if category not in categories or "id" not in entry:
+            if category not in categories or not is_id(entry.get("id")):
                 raise ValueError(f"no id, or unknown category id {category}")
             if photo is not None:
                 rle, _ = to_rle(entry["segmentation"], photo.height, photo.width)
@@ -107,10 +127,9 @@ def read_photos(content: dict, image_root: str | Path) -> tuple[list[Photo], lis
 
 
 def _objects(photo: Photo, outlines: list[tuple[dict, RLE]]) -> list[PhotoObject]:
-    objects, masks = [], [mask_util.decode(rle) for _, rle in outlines]
-    number_of = sum(masks)
-    for (annotation, rle), mask in zip(outlines, masks, strict=True):
-        shape = annotation["segmentation"]
+    objects, number_of = [], sum(mask_util.decode(rle) for _, rle in outlines)
+    for annotation, rle in outlines:  # decoded again: all at once may fill the memory
+        mask, shape = mask_util.decode(rle), annotation["segmentation"]
         pieces = len(shape) if isinstance(shape, list) else ndimage.label(mask)[1]
         single = pieces == 1 and not annotation.get("iscrowd")
         full = single and _is_apart(mask > 0, number_of > mask)
@@ -139,12 +158,9 @@ def open_rgb(file_name: str, width: int, height: int) -> np.ndarray:
     return np.asarray(rgb.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0))
 
 
-def prepare(photo: Photo, image_size: int, image_root: str | Path) -> Photo | Problem:
+def prepare(photo: Photo, image_size: int) -> Photo | Problem:
     """A photo with a longest side of ``image_size`` pixels and with masks to it, its full objects
     cut out; or what is wrong with it."""
-    record = photo._asdict() | {"image_id": photo.id}
-    if problem := check_image(Path(image_root), record):
-        return problem
     scale = image_size / max(photo.height, photo.width)
     width, height = (max(round(scale * k), 1) for k in (photo.width, photo.height))
     try:

@@ -14,13 +14,16 @@ import re
 import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PureWindowsPath
+from typing import IO, NamedTuple
 
 import pooch
 
+from arcnn.errors import FileError, InputError
 from arcnn.files import ROOT, plain
 
 # What can be downloaded: addresses, and the MD5 of what they give.
@@ -31,28 +34,23 @@ DOWNLOADS: dict[str, dict[str, str]] = {
         f"{_COCO}/val2014.zip": "md5:a3d79f5ed8d289b7a7554ce06a5782b3",
     }
 }
-# What the standard library raises on damaged contents. RuntimeError: a password is wanted.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
-DAMAGE += (EOFError, OSError, RuntimeError)
 LARGEST_RATIO = 100  # of what an archive unpacks to, to itself; annotations have 10, photographs 1
 SMALL = 2**26  # bytes that no archive needs to be large for
 SIP = 2**20  # bytes of a header, and of what is copied at once
 
 
-class UnsafeArchive(ValueError):
+class UnsafeArchive(InputError):
     """An archive with a path that leads out of the folder it is unpacked into."""
 
 
-def _refuse(name: str, plain: bool, folder: Path) -> None:
-    """Refuse a member by its name, or if it is no plain file or folder. Links are refused wherever
-    they lead, since where a chain of them leads shows in unpacking alone; those that are in the
-    folder already, where they lead out of it."""
-    path = PureWindowsPath(name)  # takes both kinds of slashes
-    outside = path.anchor or ".." in path.parts
-    if outside or not (folder / name).resolve().is_relative_to(folder):
-        raise UnsafeArchive(f"{name!r} leads out of the folder")
-    if not plain:
-        raise UnsafeArchive(f"{name!r} is a link or a device")
+class Entry(NamedTuple):
+    """Of an archive."""
+
+    name: str
+    size: int  # bytes, as the archive has it
+    is_folder: bool
+    is_plain: bool  # a file or folder, no link and no device
+    open: Callable[[], IO[bytes]]
 
 
 class _Sips(io.BufferedReader):
@@ -68,70 +66,78 @@ def _open(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
     if zipfile.is_zipfile(archive):
         return zipfile.ZipFile(archive)
     for opener in (gzip.open, bz2.open, lzma.open, open):
-        with contextlib.suppress(*DAMAGE):
+        with contextlib.suppress(Exception):  # each is damaged to the others
             return tarfile.TarFile(fileobj=_Sips(opener(archive, "rb")))
-    raise ValueError(f"{archive} is neither a zip nor a tar archive, or it is cut off.")
+    raise tarfile.ReadError("it is neither a zip nor a tar archive, or it is cut off")
 
 
-Member = zipfile.ZipInfo | tarfile.TarInfo
-
-
-def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[tuple[Member, str, int, bool]]:
-    """Of each: itself, its name, its size as the archive has it, whether it is a file or folder."""
+def _entries(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Entry]:
     if isinstance(file, zipfile.ZipFile):
-        for member in file.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            plain_kind = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            yield member, member.filename, member.file_size, plain_kind
+        for info in file.infolist():
+            name, kind = info.filename, stat.S_IFMT(info.external_attr >> 16)
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            opened = partial(file.open, info)
+            yield Entry(name, info.file_size, name.endswith("/"), is_plain, opened)
     else:
-        for member in file:
-            yield member, member.name, member.size, member.isreg() or member.isdir()
+        for info in file:
+            is_plain, opened = info.isreg() or info.isdir(), partial(file.extractfile, info)
+            yield Entry(info.name, info.size, info.isdir(), is_plain, opened)
 
 
-def _write(file: zipfile.ZipFile | tarfile.TarFile, member: Member, target: Path) -> None:
-    """One file, beside its name until it is whole; with the rights of a new file."""
-    if member.is_dir() if isinstance(member, zipfile.ZipInfo) else member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    opened = file.open(member) if isinstance(file, zipfile.ZipFile) else file.extractfile(member)
-    try:
-        with opened as content, partial.open("wb") as written:
+def _check(entry: Entry, folder: Path) -> None:
+    """Refuse an entry by its name, or if it is no plain file or folder. Links are refused wherever
+    they lead, since where a chain of them leads shows in unpacking alone; those that are in the
+    folder already, where they lead out of it."""
+    path = PureWindowsPath(entry.name)  # takes both kinds of slashes
+    outside = path.anchor or ".." in path.parts
+    if outside or not (folder / entry.name).resolve().is_relative_to(folder):
+        raise UnsafeArchive(f"{entry.name!r} leads out of the folder")
+    if not entry.is_plain:
+        raise UnsafeArchive(f"{entry.name!r} is a link or a device")
+    if not (entry.is_folder or path.name):
+        raise UnsafeArchive(f"{entry.name!r} is no name of a file")
+
+
+def _write(entry: Entry, target: Path, unfinished: Path) -> None:
+    """One file or folder; a file lies elsewhere until it is whole, and has the rights of a new
+    one."""
+    (target if entry.is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+    if not entry.is_folder:
+        with entry.open() as content, unfinished.open("wb") as written:
             shutil.copyfileobj(content, written)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        unfinished.replace(target)
 
 
 def unpack(archive: str | Path, folder: str | Path) -> None:
     """Unpack a zip or tar archive into a folder.
 
     Raises:
-        UnsafeArchive: a path in it is absolute or goes up, a link or a device is in it, or more
-            than what it is large for or there is room for; nothing has been written.
+        UnsafeArchive: a path in it is absolute, goes up or names nothing, a link or a device is in
+            it, or more than what it is large for or there is room for; nothing has been written.
         ValueError: no archive, damaged, or no room; files that came before that are there, whole.
     """
     archive, folder = Path(archive).resolve(), Path(folder).resolve()
     try:
         above = next(place for place in (folder, *folder.parents) if place.exists())
         largest = max(plain(archive).stat().st_size * LARGEST_RATIO, SMALL)
-        room, total, members = shutil.disk_usage(above).free, 0, []
+        room, total, entries = shutil.disk_usage(above).free, 0, []
         with _open(archive) as file:
-            for member, name, size, is_plain in _members(file):
-                _refuse(name, is_plain, folder)
-                total += size
+            for entry in _entries(file):
+                _check(entry, folder)
+                total += entry.size
                 if total > min(largest, room):
                     why = f"there is room for {room:,}" if total > room else "it is small for that"
                     raise UnsafeArchive(f"{total:,} bytes or more are in it, and {why}")
-                members.append((member, name))
-            for member, name in members:
-                _write(file, member, folder / name)
+                entries.append(entry)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as beside:
+                for entry in entries:
+                    _write(entry, folder / entry.name, Path(beside) / "file")
     except UnsafeArchive as error:
         raise UnsafeArchive(f"{archive}: {error}; nothing unpacked.") from error
-    except DAMAGE as error:
+    except Exception as error:  # a damaged archive makes the standard library raise nearly anything
         cure = "if it is damaged, fetch it again"
-        raise ValueError(f"{archive} cannot be unpacked ({error}); {cure}.") from error
+        raise InputError(f"{archive} cannot be unpacked ({error}); {cure}.") from error
 
 
 def sources(dataset: str) -> list[dict[str, str]]:
@@ -144,7 +150,7 @@ def sources(dataset: str) -> list[dict[str, str]]:
     text = (ROOT / "data/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`(\w+)/.*?) \| (.*?) \| (.*?) ?\|$", text, re.MULTILINE)
     if dataset not in (known := dict.fromkeys(name for _, name, _, _ in rows)):
-        raise ValueError(f'no source is known for "{dataset}"; choose {", ".join(known)}')
+        raise InputError(f'no source is known for "{dataset}"; choose {", ".join(known)}')
     return [
         {"put": put.replace("`", ""), "what": what, "where": where}
         for put, name, what, where in rows
@@ -179,7 +185,7 @@ def fetch(dataset: str, data: str | Path, *, yes: bool = False) -> list[str]:
             name = address.rpartition("/")[2]
             file = pooch.retrieve(address, known_hash, name, folder, progressbar=True)
         except OSError as error:  # those of requests are of this kind
-            raise OSError(
+            raise FileError(
                 f"{address} was not downloaded: {error}. If it broke off, the next try starts "
                 "from the beginning; data/README.md says how to go on instead."
             ) from error

@@ -7,6 +7,7 @@ picture as crowd (``iscrowd``): nobody learns from them, and finding them is no 
 """
 
 import json
+import os
 import shutil
 import zlib
 from collections import Counter
@@ -24,7 +25,8 @@ from arcnn.data.image_files import Problem
 from arcnn.data.masks import area, encode
 from arcnn.data.pool import default_workers, ordered_pool
 from arcnn.data.rates import COCOA_CLS, RateDistribution
-from arcnn.files import compact_json, write_json, write_text
+from arcnn.errors import FileError, InputError
+from arcnn.files import compact_json, read_json, write_json, write_text
 from arcnn.names import SPLITS
 from arcnn.progress import tqdm
 from arcnn.workshop.own_data import cutouts
@@ -197,7 +199,7 @@ def _make_split(
     random = np.random.default_rng([recipe.seed, SPLITS.index(folder.name)])
     cut_outs, jobs = [o for p in photos for o in p.objects if o.full], []
     if len({c.source["image_id"] for c in cut_outs}) < 2:
-        raise ValueError(
+        raise InputError(
             f"{folder.name}: {len(cut_outs)} full objects in {len(photos)} photos, too few. Give a "
             f"larger data set; left_out.txt in {folder.parent} may say why."
         )
@@ -251,22 +253,25 @@ def make_amodal(
         ValueError: no COCO instances file, too few full objects, or another data set in the folder.
     """
     folder, source, recipe = Path(folder), Path(source), Recipe(image_size, occluders, rates, seed)
+    folder = folder.expanduser().resolve()  # of a link, what it leads to is renamed
     content, images = cutouts.read_instances(source), {"train": train_images, "val": val_images}
     made_with = {"version": VERSION, "images": images, "source": source.name}
     made_with |= recipe._asdict() | {"rates": json.loads(json.dumps(asdict(rates)))}
     if folder.exists() and any(folder.iterdir()):
-        file = folder / "recipe.json"
-        existing = json.loads(file.read_text()) if file.is_file() else {}
+        cure, told = f"{folder} is no data set of this recipe; choose a new folder.", ["summary"]
+        existing = read_json(folder / "recipe.json", cure, {"type": "object", "required": told})
         if differ := [key for key in made_with if existing.get(key) != made_with[key]]:
             words = ", ".join(differ)
-            raise ValueError(f"{folder} is of another recipe: {words}; choose a new folder")
+            raise InputError(f"{folder} is of another recipe: {words}; choose a new folder")
         return existing["summary"]
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
+    if os.path.lexists(unfinished):  # a link: what it leads to would be written
+        raise FileError(f"{unfinished} is in the way; delete it.")
     order = np.random.default_rng(seed).permutation(len(content["images"]))
     chosen = [content["images"][k] for k in order[:PHOTOS]]
     photos, problems = cutouts.read_photos(content | {"images": chosen}, image_root)
-    prepare = partial(cutouts.prepare, image_size=image_size, image_root=image_root)
+    prepare = partial(cutouts.prepare, image_size=image_size)
     with ordered_pool(workers or default_workers(), chunksize=4) as in_order:
 
         def run(work: Callable, jobs: Sequence) -> tqdm:
@@ -280,7 +285,7 @@ def make_amodal(
             write_text(unfinished / "left_out.txt", "".join(f"{p}\n" for p in problems))
         by_split: dict[str, list[Photo]] = {split: [] for split in SPLITS}
         for photo in photos:  # a photo's split depends on it and the seed, whatever else is there
-            share = zlib.crc32(f"{seed}/{photo.id}".encode()) / 2**32
+            share = zlib.crc32(f"{seed}/{photo.id}".encode(errors="surrogatepass")) / 2**32
             by_split["val" if share < VAL_SHARE else "train"].append(photo)
         for split in (split for split in SPLITS if images[split]):
             own = by_split[split], recipe, content

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from arcnn.data.tabletop import draw_scene
 from arcnn.errors import InputError
 from arcnn.exchange import write_run_file
-from arcnn.files import PHOTOS, write_atomically
+from arcnn.files import PHOTOS, printable, write_atomically
 from arcnn.names import MASK_KINDS
 from arcnn.predict import at_test_size
 from arcnn.weights import load_trained, run_papers
@@ -58,7 +58,11 @@ def export_run(run: Path, file: Path) -> str:
     """
     trained, papers = load_trained(run, device="cpu"), run_papers(run)
     digest = write_run_file(file, papers, trained.model.state_dict())
-    load_trained(file, device="cpu")  # nobody gets a file that was never opened
+    try:
+        load_trained(file, device="cpu")  # nobody gets a file that was never opened
+    except BaseException:
+        file.unlink()
+        raise
     return digest
 
 
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             raise InputError(f"{given.file}: its name ends neither in .safetensors nor in .ts.")
     except (OSError, ValueError) as error:
-        print(f"export: {error}", file=sys.stderr)
+        print(printable(f"export: {error}"), file=sys.stderr)
         return 1
     print(f"{given.file}, {given.file.stat().st_size / 1e6:.1f} MB, {said}")
     return 0

@@ -19,8 +19,11 @@ finished. A file that cannot be read is named and left out.
 
 import argparse
 import functools
+import hashlib
 import html
 import json
+import os
+import re
 import sys
 import time
 import warnings
@@ -34,8 +37,19 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from arcnn.data.image_files import FORMATS, UNREADABLE
+from arcnn.errors import FileError, InputError, MissingError
 from arcnn.evaluation import prediction_masks
-from arcnn.files import sha256, write_atomically, write_json, write_text
+from arcnn.evaluation.predictions import check_mask, check_predictions
+from arcnn.files import (
+    plain,
+    printable,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json,
+    write_text,
+)
+from arcnn.names import MASK_KEYS
 from arcnn.predict import predict_image
 from arcnn.progress import tqdm
 from arcnn.readings import classes_known
@@ -45,8 +59,14 @@ from arcnn.workshop.own_photos import video
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its masks have it
+MAX_DECODED = 64_000_000  # and so are these at most; only a JPEG is decoded at less than its size
 CHANNELS = ("visible", "occlusion", "amodal")  # of a mask file
 ALPHA = {"visible": 90, "occlusion": 150, "amodal": 255}
+SIDE = {"type": "integer", "minimum": 1}
+# What is written of a finished photo; its objects are checked as predictions are.
+PHOTO = {"type": "object", "required": ["file_name", "height", "width", "objects"]}
+PHOTO["properties"] = {"height": SIDE, "width": SIDE}
+PHOTO["properties"]["objects"] = {"type": "array", "items": {"type": "object"}}
 
 
 class Done(NamedTuple):
@@ -77,46 +97,62 @@ def find_photos(places: Sequence[str | Path], without: Path | None = None) -> di
     found = {}
     for place in map(Path, places):
         if not place.exists():
-            raise FileNotFoundError(f"{place} is not there")
+            raise MissingError(f"{place} is not there")
         files = [place] if place.is_file() else sorted(place.rglob("*"))
         root = place.parent if place.is_file() else place
         for file in files:
-            if without and without.resolve() in file.resolve().parents:
-                continue
-            if file.is_file() and file.suffix.lower() in ENDINGS | video.ENDINGS:
-                name = "__".join(file.relative_to(root).parts)
+            if not file.is_file() or file.suffix.lower() not in ENDINGS | video.ENDINGS:
+                continue  # a link to itself is no file
+            if not without or without.resolve() not in file.resolve().parents:
+                name = _output_name("__".join(file.relative_to(root).parts))
                 while name in found and found[name] != file:  # of another place
                     name = f"_{name}"
                 found[name] = file
     if not found:
-        raise FileNotFoundError(f"no image or video in {', '.join(map(str, places))}")
+        raise MissingError(f"no image or video in {', '.join(map(str, places))}")
     return found
+
+
+def _output_name(name: str) -> str:
+    """A name that files made of a photo can have, and a page can show."""
+    whole = os.fsencode(name)
+    if len(whole) <= 200 and name.isprintable():  # of 255; longer ones are made of it
+        return name
+    beginning = "".join(c if c.isprintable() else "_" for c in name)[:40]
+    return f"{beginning}-{hashlib.sha256(whole).hexdigest()[:16]}"
 
 
 def open_photo(file: Path) -> np.ndarray:
     """A photo upright, uint8 ``(H, W, 3)`` RGB, of :data:`MAX_PIXELS` at most; the first image of
-    an animation, 16 bits as 8.
+    an animation. Of 16 bits, 8 are left; floats are from 0 to 1.
 
     Raises:
         OSError: it cannot be read.
     """
     try:
-        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(plain(file), formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             scale = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
             size = [max(round(scale * side), 1) for side in image.size]
             image.draft("RGB", size)  # a JPEG is decoded at a half or a quarter of its size
-            if image.mode.startswith("I") or image.mode == "F":
-                values = np.asarray(image, dtype=np.float64)
-                values = values / 256 if values.max() > 255 else values
-                image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+            if image.width * image.height > MAX_DECODED:
+                raise ValueError(f"more than {MAX_DECODED:,} pixels; save it smaller, or as JPEG")
+            if image.mode.startswith(("I", "F")):
+                image = Image.fromarray(_in_eight_bits(np.asarray(image)))
             rgb = image.convert("RGB")
             if scale < 1:
                 rgb = rgb.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
             rgb.info["exif"] = image.info.get("exif", b"")
             return np.asarray(ImageOps.exif_transpose(rgb))
     except UNREADABLE as error:
-        raise OSError(f"{file} cannot be read: {error}") from error
+        raise FileError(f"{file} cannot be read: {error}") from error
+
+
+def _in_eight_bits(values: np.ndarray) -> np.ndarray:
+    least, highest, most = values.min(), values.max(), 1 if values.dtype.kind == "f" else 65535
+    if not 0 <= least <= highest <= most or 1 < highest < 4096:  # NaN is neither
+        raise ValueError(f"values from {least} to {highest}, not 0 to {most}; save it with 8 bits")
+    return (values * (255 / most) + 0.5).astype(np.uint8)
 
 
 def predict_photos(
@@ -139,8 +175,11 @@ def predict_photos(
 
     Raises:
         FileNotFoundError: no image, the run was not trained to its end, or PyAV is missing.
-        ValueError: the folder holds predictions of another run, or with another score.
+        ValueError: the folder holds predictions of another run, or with another score; or
+            ``score`` or ``every`` is none.
     """
+    if not 0 <= score <= 1 or every < 1:
+        raise InputError(f"score {score}, every {every}: give a score in [0, 1], and 1 or more")
     found = find_photos(places, without=out)
     videos = [file for file in found.values() if file.suffix.lower() in video.ENDINGS]
     for file in videos[:1]:
@@ -154,12 +193,12 @@ def predict_photos(
     bar = tqdm(_pictures(found, every), total=None if videos else len(found), unit="photo")
     for name, source, look in bar:
         finished = out / "photos" / f"{name}.json"
-        if not finished.is_file():
+        if not _is_finished(finished, len(papers.classes)):
             started = time.perf_counter()
             try:
                 image = look()
             except OSError as error:
-                tqdm.write(f"left out: {error}", file=sys.stderr)
+                tqdm.write(printable(f"left out: {error}"), file=sys.stderr)
                 left_out += 1
                 continue
             objects = [one for one in predict_image(*trained, image) if one["score"] >= score]
@@ -219,12 +258,26 @@ def _give_up(error: OSError) -> np.ndarray:
 
 def _check_folder(out: Path, made_by: dict[str, Any]) -> None:
     said = out / "photos" / "made_by.json"
-    if not said.is_file():
+    if not said.exists():
         write_json(said, made_by)
-    elif json.loads(said.read_text()) != made_by:
-        raise ValueError(
+    elif read_json(said, "choose another folder, or delete this one.") != made_by:
+        raise InputError(
             f"{out} holds predictions of another run, or with another score; choose another folder."
         )
+
+
+def _is_finished(file: Path, classes: int) -> bool:
+    """Whether a photo's file is there and whole; else the photo is predicted, perhaps again."""
+    try:
+        photo = read_json(file, "", PHOTO)
+        size = [photo["height"], photo["width"]]
+        record = {"image_id": 0, "height": size[0], "width": size[1]}
+        check_predictions([record], photo["objects"], classes)
+        masks = [(o[key], key) for o in photo["objects"] for key in MASK_KEYS.values() if key in o]
+        whole = all(check_mask(mask, key, size) == mask for mask, key in masks)
+    except (OSError, ValueError):
+        return False
+    return whole and size[0] * size[1] < 2 * MAX_PIXELS
 
 
 def _draw(out: Path, name: str, image: np.ndarray, objects: list[dict]) -> None:
@@ -320,10 +373,8 @@ def _page(figures: Sequence[str], note: str) -> str:
         for k, word in words.items()
     ]
     parts = {"RULES": rules, "SWITCHES": switches, "NOTE": [html.escape(note)], "FIGURES": figures}
-    page = PAGE
-    for name, lines in parts.items():
-        page = page.replace(name, "\n".join(lines))
-    return page
+    # All at once: a photo or a class may be called FIGURES.
+    return re.sub("|".join(parts), lambda part: "\n".join(parts[part[0]]), PAGE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -347,13 +398,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
-        if given.every < 1:
-            raise ValueError(f"--every {given.every}: give 1 or more")
         print(classes_known(run_papers(given.run)), file=sys.stderr)
         options = {"score": given.score, "every": given.every, "device": given.device}
         done = predict_photos(given.run, given.photos, given.out, **options)
     except (OSError, ValueError) as error:
-        print(f"predict: {error}", file=sys.stderr)
+        print(printable(f"predict: {error}"), file=sys.stderr)
         return 1
-    print(f"{done} Open {given.out / 'index.html'}.")
-    return 0
+    print(printable(f"{done} Open {given.out / 'index.html'}."))
+    return 0 if done.names else 1

@@ -4,21 +4,17 @@ A profile's entries are the notebooks' parameters by name; a few are the workflo
 wrong with one is a sentence that names the file and the entry.
 """
 
-import functools
 import itertools
-import math
-import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 import jsonschema
 import yaml
-from detectron2.config import CfgNode
 
 from arcnn.config import get_config, models_of
 from arcnn.data.tabletop.scenes import TABLETOP_CLASSES
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import PROFILES, read_yaml
+from arcnn.files import PROFILES, json_validator, plain, read_yaml
 from arcnn.names import DATASETS
 
 DEFAULTS: dict[str, Any] = {
@@ -43,12 +39,12 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "networks": [],  # variants to train as whole networks too, one seed
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
-_COUNT, _TEXT, _LIST = {"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "array"}
+_COUNT, _LIST = {"type": "integer", "minimum": 1}, {"type": "array"}
+_TEXT = {"type": "string", "pattern": r"\A[^\0-\x1f\ud800-\udfff]*\Z"}
 _SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}  # all generators take these
 _IMAGES = _COUNT | {"maximum": 999_999}  # their files have six digits
 _NAMES = _LIST | {"items": _TEXT, "uniqueItems": True}
 _OPTIONS = _LIST | {"items": {"$ref": "#/$defs/option"}}
-_PLACE = _TEXT | {"pattern": r"^[^\0]*$"}
 
 
 def _entries(**properties: dict) -> dict[str, Any]:
@@ -58,7 +54,7 @@ def _entries(**properties: dict) -> dict[str, Any]:
 SCHEMA = _entries(
     datasets=_NAMES,
     models=_NAMES,
-    seeds=_LIST | {"items": _SEED, "uniqueItems": True},
+    seeds=_LIST | {"items": _SEED, "uniqueItems": True, "maxItems": 1000},
     options=_OPTIONS,
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
     num_gpus=_COUNT,
@@ -68,37 +64,13 @@ SCHEMA = _entries(
         trunk=_TEXT, variants=_NAMES, max_seeds=_COUNT, networks=_NAMES, options=_OPTIONS
     ),
     compare_with=_TEXT,
-    data_root=_PLACE,
-    results_root=_PLACE,
+    data_root=_TEXT,
+    results_root=_TEXT,
     base=_TEXT | {"minLength": 1},
 )
 SCHEMA["$defs"] = {
     "option": {"type": ["string", "number", "boolean", "null", "array"]}
     | {"items": {"$ref": "#/$defs/option"}}
-}
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-# JSON Schema takes 1.0 for an integer, and knows of no NaN.
-_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-    {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_finite(value)}
-)
-_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)
-
-# Settings that have a smallest value, whatever their type allows.
-AT_LEAST = {
-    **dict.fromkeys(("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD"), 1),
-    **dict.fromkeys(("SOLVER.BASE_LR", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS"), 0),
-    **dict.fromkeys((f"INPUT.{m}_SIZE_{s}" for m in ("MIN", "MAX") for s in ("TRAIN", "TEST")), 1),
-    **dict.fromkeys(("MODEL.ROI_HEADS.NUM_CLASSES", "TEST.DETECTIONS_PER_IMAGE"), 1),
-    **dict.fromkeys(("DATALOADER.NUM_WORKERS", "DATASETS.OVERFIT_IMAGES"), 0),
 }
 
 
@@ -120,7 +92,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f'there is no profile "{name}"; choose one of {", ".join(known)}.')
     file = f"notebooks/profiles/{name}.yaml"
     try:
-        text = (PROFILES / f"{name}.yaml").read_text()
+        text = plain(PROFILES / f"{name}.yaml").read_text()
         profile = read_yaml(text)
         aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -130,7 +102,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(profile, dict):
         raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
     try:
-        jsonschema.validate(profile, SCHEMA, cls=_VALIDATOR)
+        jsonschema.validate(profile, SCHEMA, cls=json_validator())
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
         sentence = f"{where}: {error.message}"
@@ -139,7 +111,7 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
             unknown = next(key for key in error.instance if key not in known)
             of = f" of {where}" if where else ""
             sentence = f'unknown parameter "{unknown}"{of}; known: {", ".join(known)}'
-        raise ProfileError(f"{file}: {sentence}.") from error
+        raise ProfileError(f"{file}: {_in_a_line(sentence)}.") from error
     for place in (profile, profile.get("ablation", {})):
         options = place.get("options", [])
         if all(isinstance(group, list) for group in options):  # grouped, for reading
@@ -186,18 +158,11 @@ def check_choices(profile: dict[str, Any]) -> None:
     for dataset, model in itertools.product(profile["datasets"], profile["models"]):
         for options in both:
             try:
-                _check_settings(get_config(dataset, model, options=options))
+                get_config(dataset, model, options=options)
             except (TypeError, ValueError, AttributeError) as error:
                 raise ProfileError(f"options: {_in_a_line(error)}") from error
 
 
-def _check_settings(cfg: CfgNode) -> None:
-    for key, least in AT_LEAST.items():
-        value = functools.reduce(getattr, key.split("."), cfg)
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if not all(_is_finite(number) and number >= least for number in numbers):
-            raise ProfileError(f"{key} is {value}; it is {least} or more.")
-
-
-def _in_a_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 300, placeholder=" ...")
+def _in_a_line(error: Exception | str) -> str:
+    text = " ".join(str(error).split())  # a schema's ends with what is wrong
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"

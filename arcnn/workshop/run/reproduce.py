@@ -16,7 +16,16 @@ import torch
 import yaml
 
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import NOTEBOOKS, ROOT, lock, read_yaml, results_folder, write_text
+from arcnn.files import (
+    NOTEBOOKS,
+    ROOT,
+    lock,
+    plain,
+    printable,
+    read_yaml,
+    results_folder,
+    write_text,
+)
 from arcnn.workshop.run.beforehand import (
     check_data,
     check_folders,
@@ -131,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ):
                 print(sentence, file=sys.stderr)
     except (OSError, ValueError) as error:
-        print(f"make reproduce PROFILE={chosen.profile}: {error}", file=sys.stderr)
+        print(printable(f"make reproduce PROFILE={chosen.profile}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -150,7 +159,7 @@ def find_executor(name: str) -> Path:
     """
     file = Path(name) if name.endswith(".yaml") else CLUSTERS / f"{name}.yaml"
     try:
-        executor = str(read_yaml(file.read_text())["executor"])
+        executor = str(read_yaml(plain(file).read_text())["executor"])
     except FileNotFoundError as error:
         known = " or ".join(sorted(known.stem for known in CLUSTERS.glob("*.yaml")))
         raise ProfileError(f"{file} is not there; EXECUTOR is {known}, or a file.") from error
