@@ -43,18 +43,20 @@ NO_OPTIONS |= dict.fromkeys(
 # The least and the most of settings, by the last part of their keys, whatever their type allows:
 # beyond, a network is built or an image resized for ever, and nobody asks for that but by a slip.
 LIMITS = {
-    **dict.fromkeys(("MAX_ITER", "IMS_PER_BATCH", "CHECKPOINT_PERIOD"), (1, 10**9)),
-    **dict.fromkeys(("BASE_LR", "STEPS", "WARMUP_ITERS", "OVERFIT_IMAGES"), (0, 10**9)),
-    **dict.fromkeys(
-        (f"{m}_SIZE_{s}" for m in ("MIN", "MAX") for s in ("TRAIN", "TEST")), (1, 5000)
-    ),
-    **dict.fromkeys(("NUM_CLASSES", "DETECTIONS_PER_IMAGE"), (1, 10_000)),
-    **dict.fromkeys(("NUM_WORKERS", "NUM_CONV", "NUM_FC", "LAYERS", "ENCODER_CONVS"), (0, 256)),
-    **dict.fromkeys(("CONV_DIM", "FC_DIM", "OUT_CHANNELS", "RES2_OUT_CHANNELS"), (1, 10_000)),
-    **dict.fromkeys(("STEM_OUT_CHANNELS", "WIDTH_PER_GROUP", "NUM_GROUPS"), (1, 10_000)),
-    "POOLER_RESOLUTION": (1, 128),
-    **dict.fromkeys(("POOLER_SAMPLING_RATIO", "TOKENS"), (0, 128)),
-    "PIXEL_STD": (1e-6, 1e6),
+    key: limits
+    for limits, keys in {
+        (0, 10**9): "BASE_LR STEPS WARMUP_ITERS OVERFIT_IMAGES",
+        (1, 10**9): "MAX_ITER IMS_PER_BATCH CHECKPOINT_PERIOD",
+        (1, 5000): "MIN_SIZE_TRAIN MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST",
+        (1, 10_000): "NUM_CLASSES DETECTIONS_PER_IMAGE",
+        (1, 4096): "CONV_DIM FC_DIM OUT_CHANNELS RES2_OUT_CHANNELS STEM_OUT_CHANNELS "
+        "WIDTH_PER_GROUP NUM_GROUPS",
+        (0, 256): "NUM_WORKERS NUM_CONV NUM_FC LAYERS ENCODER_CONVS",
+        (0, 128): "POOLER_SAMPLING_RATIO TOKENS",
+        (1, 128): "POOLER_RESOLUTION",
+        (1e-6, 1e6): "PIXEL_STD",
+    }.items()
+    for key in keys.split()
 }
 ANY = (-sys.float_info.max, sys.float_info.max)
 

@@ -56,7 +56,8 @@ class _Plain(yaml.SafeLoader):
     """Safe YAML, in which a few lines stay a few lines: aliases of aliases would multiply, and
     brackets in brackets take the square of their number."""
 
-    aliases, anchored, depth = 0, 0, 0  # so far; around the node that is read now, twice
+    aliases = 0  # so far
+    anchored, depth = 0, 0  # anchors and levels around the node that is read now
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()

@@ -176,7 +176,7 @@ def test_odd_photos_and_odd_names_leave_the_others_alone(
     assert main([str(folder / os.fsdecode(b"bad\x1b\xff.png")), *call[1:]]) == 1  # none is left
     for score in ("nan", "inf", "5", "-1"):
         assert main([*call, f"--score={score}"]) == 1
-        assert "give a score in [0, 1]" in capsys.readouterr().err
+        assert "the one is in [0, 1]" in capsys.readouterr().err
 
 
 def test_what_an_earlier_run_left_damaged_is_predicted_again(

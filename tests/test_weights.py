@@ -241,7 +241,7 @@ def test_a_configuration_is_plain_values_or_a_sentence(
         *(("INPUT.MIN_SIZE_TEST", value, "it is 1 to 5000") for value in (-5, 100_000)),
         ("INPUT.MAX_SIZE_TEST", 0, "it is 1 to 5000"),
         ("MODEL.ROI_HEADS.NUM_CLASSES", 10**9, "it is 1 to 10000"),
-        ("MODEL.FPN.OUT_CHANNELS", 10**7, "it is 1 to 10000"),
+        ("MODEL.FPN.OUT_CHANNELS", 10**7, "it is 1 to 4096"),
         ("INPUT.FORMAT", "XYZ", "it is BGR or RGB"),
         ("MODEL.ROI_HEADS.NMS_THRESH_TEST", math.nan, "it is a finite number"),
         ("MODEL.PIXEL_MEAN", [math.nan, 1.0, 1.0], "it is a finite number"),

@@ -62,11 +62,10 @@ MAX_PIXELS = 16_000_000  # a larger photo is worked on at this size, and its mas
 MAX_DECODED = 64_000_000  # and so are these at most; only a JPEG is decoded at less than its size
 CHANNELS = ("visible", "occlusion", "amodal")  # of a mask file
 ALPHA = {"visible": 90, "occlusion": 150, "amodal": 255}
-SIDE = {"type": "integer", "minimum": 1}
-# What is written of a finished photo; its objects are checked as predictions are.
-PHOTO = {"type": "object", "required": ["file_name", "height", "width", "objects"]}
-PHOTO["properties"] = {"height": SIDE, "width": SIDE}
-PHOTO["properties"]["objects"] = {"type": "array", "items": {"type": "object"}}
+# What is written of a finished photo, as JSON Schema; its objects are checked as predictions are.
+PHOTO = {"file_name": {"type": "string"}, "objects": {"type": "array", "items": {"type": "object"}}}
+PHOTO |= dict.fromkeys(("height", "width"), {"type": "integer", "minimum": 1})
+PHOTO = {"type": "object", "properties": PHOTO, "required": [*PHOTO]}
 
 
 class Done(NamedTuple):
@@ -179,7 +178,7 @@ def predict_photos(
             ``score`` or ``every`` is none.
     """
     if not 0 <= score <= 1 or every < 1:
-        raise InputError(f"score {score}, every {every}: give a score in [0, 1], and 1 or more")
+        raise InputError(f"score {score}, every {every}: the one is in [0, 1], the other 1 or more")
     found = find_photos(places, without=out)
     videos = [file for file in found.values() if file.suffix.lower() in video.ENDINGS]
     for file in videos[:1]:
