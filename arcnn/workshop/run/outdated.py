@@ -138,10 +138,8 @@ def _compare(run: _Run, data: _Data, found: Outdated) -> None:
     if changed:
         found.trainings.append(_sentence(run.folder, changed))
         return
-    metrics, record = (
-        run.folder / "metrics.json",
-        read_earlier(run.folder / "record.json", tested_on="object"),
-    )
+    metrics = run.folder / "metrics.json"
+    record = read_earlier(run.folder / "record.json", tested_on="object")
     tested = differences(now, before)
     if tested:
         found.configs[train / "config.yaml"] = run.cfg
