@@ -13,7 +13,7 @@ import re
 import stat
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -162,7 +162,7 @@ def read_json(path: Path, cure: str, schema: dict[str, Any] | None = None) -> An
         OSError: another thing is there, or it may not be read.
     """
     try:
-        content = json.loads(plain(path).read_bytes(), parse_constant=_no_number)
+        content = json.loads(plain(path).read_bytes(), parse_float=_number, parse_constant=_number)
         fault = schema and next(json_validator()(schema).iter_errors(content), None)
         why = fault and _in_a_line(fault)
     except FileNotFoundError:
@@ -174,8 +174,11 @@ def read_json(path: Path, cure: str, schema: dict[str, Any] | None = None) -> An
     return content
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _number(text: str) -> float:
+    """As JSON has them: NaN is none, and nobody could write the infinity again that 1e999 is."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text:.40} is no number")
+    return number
 
 
 @functools.cache
@@ -186,6 +189,11 @@ def json_validator() -> type:
     draft = jsonschema.Draft202012Validator
     types = {"integer": lambda _, value: is_whole(value), "number": lambda _, v: is_finite(v)}
     return jsonschema.validators.extend(draft, type_checker=draft.TYPE_CHECKER.redefine_many(types))
+
+
+def object_of(**properties: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of an object whose entries of these names, where it has them, are like that."""
+    return {"type": "object", "properties": properties}
 
 
 def _in_a_line(fault: Any) -> str:
@@ -205,10 +213,12 @@ def is_finite(value: Any) -> bool:
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def read_earlier(path: Path) -> dict[str, Any]:
-    """A JSON object that an earlier run wrote; empty if it is not there or was cut off."""
+def read_earlier(path: Path, **types: str) -> dict[str, Any]:
+    """A JSON object that an earlier run wrote; empty if it is not there or was cut off, or if an
+    entry is of another JSON type than the one given."""
+    schema = object_of(**{name: {"type": of} for name, of in types.items()})
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, "", schema if types else None)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -217,6 +227,41 @@ def read_earlier(path: Path) -> dict[str, Any]:
 def write_table(path: Path, table: "pd.DataFrame") -> None:
     """CSV through :func:`write_text`, without the index."""
     write_text(path, table.to_csv(index=False))
+
+
+def read_table(
+    path: Path, cure: str, bounds: Mapping[str, tuple[float, float] | None]
+) -> "pd.DataFrame":
+    """A table of :func:`write_table` that somebody, or an earlier notebook, wrote.
+
+    Args:
+        cure: what to do, for the sentence.
+        bounds: the columns that must be there, and between what their numbers lie where they have
+            any; ``None``: anything.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, cut off, or has other columns or numbers.
+        OSError: another thing is there, or it may not be read.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(plain(path))
+        if missing := [name for name in bounds if name not in table]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("a row has more entries than there are columns")
+        for name, limits in bounds.items():
+            column = table[name]
+            if limits and len(table) and column.dtype.kind not in "iuf":
+                raise ValueError(f"{name} is not all numbers")
+            if limits and not (column.isna() | column.between(*limits)).all():
+                raise ValueError(f"{name} is not all between {limits[0]} and {limits[1]}")
+    except FileNotFoundError:
+        raise MissingError(f"{path} is not there: {cure}") from None
+    except (ValueError, MemoryError) as error:
+        raise InputError(f"{path} is not whole ({str(error).strip()}): {cure}") from error
+    return table
 
 
 def compact_json(content: Any) -> str:
@@ -257,8 +302,13 @@ def lock(path: Path) -> IO[str] | None:
 
     The lock ends with the processes that hold it, however they end, so none is ever stale. The file
     stays, with the process's number in it.
+
+    Raises:
+        OSError: a link, a pipe or a folder is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise FileError(f"{path} is a symbolic link, or no file. Delete it.")
     file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - the caller has it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from arcnn.files import write_json, write_text
+from arcnn.files import is_whole, object_of, read_json, write_json, write_text
 from arcnn.names import MASK_KINDS
 from arcnn.progress import tqdm
 from arcnn.reporting.record import commit, device, moment
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 SESSIONS, LOG = "sessions.json", "metrics.json"
 LOG_PERIOD = 20  # iterations between two lines of the log, detectron2's own default
+
+_TYPES = {"first": "integer", "last": ["integer", "null"], "seconds": ["number", "null"]}
+_SESSION = object_of(**{k: {"type": of} for k, of in _TYPES.items()}) | {"required": [*_TYPES]}
 
 
 class Session:
@@ -52,9 +56,15 @@ class Session:
 
 
 def read_sessions(output_dir: str | Path) -> list[dict[str, Any]]:
-    """All sessions of a training, in order; empty if there was none."""
+    """All sessions of a training, in order; empty if there was none.
+
+    Raises:
+        OSError, ValueError: the file is damaged.
+    """
     file = Path(output_dir) / SESSIONS
-    return json.loads(file.read_text()) if file.is_file() else []
+    schema = {"type": "array", "items": _SESSION}
+    cure = "delete it to go on without what it told of earlier sessions."
+    return read_json(file, cure, schema) if os.path.lexists(file) else []
 
 
 class LogWindow(HookBase):
@@ -108,7 +118,7 @@ class ProgressBar(HookBase):
 class LogWriter(EventWriter):
     """Writes the log of a training that begins at iteration ``first``, each time in one piece.
 
-    What it will log again is taken out; so is a line that an older kit left cut off.
+    What it will log again is taken out; so is a line that is damaged.
     """
 
     def __init__(self, output: Path, first: int) -> None:
@@ -128,11 +138,16 @@ class LogWriter(EventWriter):
 
 
 def _log_lines(log: Path) -> Iterator[dict]:
-    for line in log.read_text().splitlines():
+    for text in log.read_bytes().splitlines():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            logger.info("%s: the last line was cut off by an interruption", log)
+            line = json.loads(text)
+            sound = is_whole(line["iteration"]) and {*map(type, line.values())} <= {int, float}
+        except (ValueError, TypeError, LookupError, RecursionError):
+            sound = False
+        if sound:
+            yield line
+        else:  # older kits left the last one cut off where they were interrupted
+            logger.info("%s: left out a line that is damaged", log)
 
 
 def read_log(output_dir: str | Path) -> pd.DataFrame:

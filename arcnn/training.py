@@ -3,7 +3,6 @@
 ``python -m arcnn.training`` trains in several processes, see :mod:`arcnn.launch`.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ from arcnn.config import for_processes
 from arcnn.data.loader import build_train_loader, seed_of
 from arcnn.data.registration import split_fingerprint, split_name, split_records
 from arcnn.errors import InputError, Told
-from arcnn.files import hold, write_json
+from arcnn.files import hold, read_json, write_json
 from arcnn.film import Camera, Filming, Show, Showing
 from arcnn.initial_weights import load_initial_weights, start_record
 from arcnn.logbook import LOG_PERIOD, LogWindow, LogWriter, ProgressBar, Session, read_log
@@ -322,7 +321,8 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
             # Finished weights have left the optimizer's state behind.
             changed = changed or [f"{MAX_ITER}: now {now[MAX_ITER]}, and the run is complete"]
         if data_file.is_file():
-            changed += _data_difference(data, json.loads(data_file.read_text()))
+            before = read_json(data_file, "delete its folder to train anew.", {"type": "object"})
+            changed += _data_difference(data, before)
         if changed:
             raise InputError(
                 f"{output} holds a run with other settings or data ({'; '.join(changed)}). "

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import peer_evaluate
 from PIL import Image
+from pycocotools import mask as mask_util
 from pycocotools.cocoeval import Params
 
 from arcnn.data import decode_masks, load_annotations, split_records
@@ -745,10 +746,54 @@ def test_predictions_are_read_from_the_runs_that_exist(tmp_path):
         (run / "predictions.json").write_text(json.dumps([detected(BACK, 0.5)]))
     by_model = load_predictions(tmp_path, "tabletop", models)
     assert list(by_model) == ["orcnn", "arcnn"]  # the paper's order
-    for old in ('[{"category_id": 1}]', '{"images": []}', "[[1]]", "5", "[{"):
+    for old in ('[{"category_id": 1}]', '{"images": []}', "[[1]]", "5", "[{", "[" * 100_000):
         (run / "predictions.json").write_text(old)
         with pytest.raises(ValueError, match=r"orcnn.*predictions.json.*run notebook 05_evaluate"):
             load_predictions(tmp_path, "tabletop", models)
+
+
+RLE_OF_BACK = detected(BACK, 0.5)["segmentation"]
+HUGE = {"size": [20_000, 20_000], "counts": [400_000_000]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segmentation": RLE_OF_BACK | {"counts": counts}}
+        for counts in (*("", "oooooo7", "0" * 9, "o", "\ud800"), [1], [-1, 7], 5, None, ["a"])
+    ]
+    + [
+        {"segmentation": RLE_OF_BACK | {"size": size}}
+        for size in (None, [], [-1, -1], "ab", [1.5, 2], [True, 1], [0, 0], [[1], [2]])
+    ]
+    + [{"segmentation": mask} for mask in (None, [[0, 0, 9, 0, 9, 9]], 5, {})]
+    + [dict.fromkeys(MASK_KEYS.values(), HUGE)]
+    + [{"occlusion_mask": None}, {"visible_mask": {"size": [1, 1], "counts": "10"}}]
+    + [{"category_id": [1]}, {"image_id": {}}, {"score": "a"}, {"score": None}],
+    ids=str,
+)
+def test_predictions_that_somebody_sent_are_checked_where_they_are_read(change, tmp_path):
+    file = run_folder(tmp_path, "tabletop", "orcnn", 0) / "predictions.json"
+    file.parent.mkdir(parents=True)
+    sound = detected(BACK, 0.5)
+    file.write_text(json.dumps([sound, sound | change]))
+    with pytest.raises(ValueError, match=r"predictions.json is .* \(entry 1: .*: run notebook 05"):
+        load_predictions(tmp_path, "tabletop", ["orcnn"])
+
+
+def test_a_mask_of_no_pixels_in_a_run_is_written_anew_and_another_size_matches_nothing(tmp_path):
+    file = run_folder(tmp_path, "tabletop", "orcnn", 0) / "predictions.json"
+    file.parent.mkdir(parents=True)
+    height, width = SIZE
+    smaller = {"size": [1, 1], "counts": "01"}
+    listed = {"size": [*SIZE], "counts": [0, 1] + [0, 0] * 3 + [0, height * width - 1]}
+    entries = [
+        detected(BACK, 0.5) | dict.fromkeys(MASK_KEYS.values(), m) for m in (smaller, listed)
+    ]
+    file.write_text(json.dumps(entries))
+    (found,) = load_predictions(tmp_path, "tabletop", ["orcnn"]).values()
+    assert mask_util.decode(found[1]["segmentation"]).all()
+    assert match_image(PAIR["annotations"], found[:1]) == {}
 
 
 def test_the_masks_of_a_prediction_and_their_overlap():

@@ -23,6 +23,7 @@ import arcnn.modeling as modeling
 from arcnn import get_config
 from arcnn.config import models_of
 from arcnn.data import AmodalDatasetMapper, decode_masks, split_records
+from arcnn.errors import InputError
 from arcnn.evaluation import evaluate, mask_iou, predict
 from arcnn.experiments.cost import costs, operations, read_costs
 from arcnn.experiments.given_boxes import given_boxes, region_logits, soft_masks
@@ -215,11 +216,34 @@ def test_the_logits_of_a_region_join_to_its_whole(tiny_config) -> None:
     np.testing.assert_allclose(whole, maps["amodal"], atol=1e-6)
 
 
+COSTS = "model,parameters,in use,operations,image,seconds,training step\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not whole"),
+        ("\0\xff\n", "is not whole"),
+        (f"{COSTS}arcnn,1,1,1,1,1,text\n", "training step is not all numbers"),
+        (f"{COSTS}arcnn,1,1,-1,1,1,1\n", "operations is not all between"),
+        (f"{COSTS}arcnn,1,1,1,1,1,inf\n", "training step is not all between"),
+        (f"{COSTS}arcnn,1,1,1,1,1,\n", "has no row for each model"),
+        (COSTS + 2 * "arcnn,1,1,1,1,1,1\n", "has no row for each model"),
+    ],
+)
+def test_damaged_costs_are_a_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "cost.csv").write_bytes(text.encode("latin"))
+    with pytest.raises(InputError, match=rf"cost.csv .*{said}.*: delete it, and `make reproduce`"):
+        read_costs(tmp_path)
+
+
 def test_costs_of_another_version_are_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cost.csv is not there: `make reproduce`"):
         read_costs(tmp_path)
     (tmp_path / "cost.csv").write_text("model,seconds\narcnn,1\n")
-    with pytest.raises(ValueError, match=r"cost.csv has no parameters, .*: delete it, and"):
+    with pytest.raises(
+        ValueError, match=r"cost.csv is not whole .it has no parameters, .*: delete it, and"
+    ):
         read_costs(tmp_path)
 
 

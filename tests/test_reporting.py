@@ -14,6 +14,7 @@ from PIL import Image
 
 from arcnn.config import get_config
 from arcnn.evaluation import intervals, mean_of_trainings, protocol_version
+from arcnn.experiments import collect_given_boxes
 from arcnn.files import ROOT, run_folder, write_table, write_text
 from arcnn.names import DATASETS, TABLE_1, model_name
 from arcnn.reporting import (
@@ -101,8 +102,11 @@ def test_a_record_with_the_same_content_is_no_newer(tmp_path: Path) -> None:
     write_record(file, started=time.time(), **given, further=1)
     assert json.loads(file.read_text())["further"] == 1
     file.write_text('{"parameters":')
-    write_record(file, started=time.time(), **given)
-    assert json.loads(file.read_text())["seed"] == 0
+    for left in (lambda: file.write_text('{"parameters":'), lambda: os.mkfifo(file)):
+        file.unlink()
+        left()
+        write_record(file, started=time.time(), **given)
+        assert json.loads(file.read_text())["seed"] == 0
     text = tmp_path / "table.md"
     write_text(text, "ä")
     os.utime(text, ns=(0, 0))
@@ -200,11 +204,11 @@ def test_draws_are_paired_by_images_and_take_the_trainings_in(results: Path) -> 
 
 
 def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
-    make_run(results, "kins", "arcnn", 0, 90, used="bb")
-    make_run(results, "kins", "orcnn", 0, 90, options=["SOLVER.MAX_ITER", 5])
+    make_run(results, "kins", "arcnn", 0, 80, used="bb")
+    make_run(results, "kins", "orcnn", 0, 80, options=["SOLVER.MAX_ITER", 5])
     (run_folder(results, "kins", "arcnn_add", 0) / "metrics.json").write_text('{"amodal": {')
     (run_folder(results, "kins", "arcnn_add", 1) / "draws.csv").unlink()
-    make_run(results, "kins", "arcnn_add", 2, 90)
+    make_run(results, "kins", "arcnn_add", 2, 80)
     draws = run_folder(results, "kins", "arcnn_add", 2) / "draws.csv"
     draws.write_text("\n".join(draws.read_text().splitlines()[:50]) + "\n")
     runs = collect_runs(results, ["kins"], MODELS, [0, 1, 2, 3])
@@ -222,6 +226,90 @@ def test_bad_runs_are_named_and_never_averaged_in(results: Path) -> None:
         "kins/arcnn/seed3: no metrics.json",
     ):
         assert sentence in named
+
+
+AP, COMMIT, TESTED = '"AP": 31.0', '"0123456789"', '"tested_on": {"images": 7517'
+NUMBERS = ("-5", "900", "1e308", "1e999", "Infinity", "true", '"1"', "[1]", "{}", "30.5", "null")
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("metrics.json", AP, [f'"AP": {number}' for number in NUMBERS]),
+        ("metrics.json", '{"amodal"', ["5", "[1]", "\xff", "[" * 100_000]),
+        ("record.json", COMMIT, ["5", "[]", "{}", "NaN", '"\\u001b[2J"', '"](x)"']),
+        ("record.json", TESTED, [f'"tested_on": {{"images": {k}' for k in ("NaN", "1e999", "[1]")]),
+        ("record.json", TESTED, ['"tested_on": 5, "x": {"images": 5']),
+        ("record.json", '"protocol": "cc"', ['"protocol": NaN', '"protocol": 1']),
+        ("record.json", '{"used": "bb"', ['{"used": NaN', '{"used": [1]']),
+        ("draws.csv", "\n31.0,", [f"\n{k}," for k in ("", "inf", "-1", "101", "a", "30", "1,31")]),
+        ("draws.csv", "\n31.0,", ["\n31.0,1\n31.0,", "\0", "\n31.0,32,33,34,35\n1e308,", "\n\n"]),
+    ],
+)
+def test_a_number_that_is_none_leaves_a_run_out(
+    name: str, was: str, becomes: list[str], results: Path
+) -> None:
+    file = run_folder(results, "kins", "arcnn", 1) / name
+    text = file.read_text()
+    assert collect_runs(results, ["kins"], ["arcnn"], [1]).left_out == []
+    for damaged in becomes:
+        file.write_bytes(text.replace(was, damaged, 1).encode("latin"))
+        runs = collect_runs(results, ["kins"], ["arcnn"], [1])
+        assert not runs.runs and runs.left_out[0].startswith("kins/arcnn/seed1: not a whole run")
+        assert name in runs.left_out[0] and runs.left_out[0].isprintable(), damaged
+    assert text.replace(was, damaged, 1) != text
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "record.json", "draws.csv", "train/config.yaml"])
+def test_what_is_no_file_leaves_a_run_out(name: str, results: Path) -> None:
+    file = run_folder(results, "kins", "arcnn", 1) / name
+    for put in (
+        os.mkfifo,
+        os.mkdir,
+        lambda f: f.symlink_to(f),
+        lambda f: f.symlink_to("/dev/zero"),
+    ):
+        file.unlink()
+        put(file)
+        runs = collect_runs(results, ["kins"], ["arcnn"], [0, 1])
+        assert list(runs.runs) == [("kins", "arcnn", 0)]
+        assert runs.left_out[0].startswith("kins/arcnn/seed1: not a whole run")
+        file.rmdir() if file.is_dir() else file.unlink()
+        file.touch()
+
+
+OBJECTS = "image,class,rate,amodal,visible,occlusion\n1,5,0.66,83.5,32.2,0.0\n1,2,0.0,84,89,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OBJECTS, "given_boxes.csv has 2 rows for 3 objects: delete it"),
+        (OBJECTS.splitlines()[0] + "\n", "given_boxes.csv has 0 rows for 3 objects"),
+        (OBJECTS + 2 * "3,1,0.5,50,50,50\n", "given_boxes.csv has 4 rows for 3 objects"),
+        (OBJECTS + "3,1,0.5,inf,50,50\n", "amodal is not all between 0 and 100"),
+        (OBJECTS + "3,1,0.5,50,-5,50\n", "visible is not all between 0 and 100"),
+        (OBJECTS + "3,1,0.5,50,50,text\n", "occlusion is not all numbers"),
+        (OBJECTS + "3,1,5,50,50,50\n", "rate is not all between 0 and 1"),
+        (OBJECTS + "3,1,0.4,50,50,50\n", "given_boxes.csv has other objects than most"),
+        ("", "given_boxes.csv is not whole"),
+        (None, "given_boxes.csv is no plain file"),
+    ],
+)
+def test_masks_in_given_boxes_are_whole_or_left_out(
+    text: str | None, said: str, results: Path
+) -> None:
+    runs = collect_runs(results, ["kins"], ["arcnn"], [0, 1, 2])
+    files = [run_folder(results, "kins", "arcnn", k) / "given_boxes.csv" for k in range(3)]
+    for file in files:
+        file.write_text(OBJECTS + "3,1,0.5,50,50,50\n")
+    assert len(collect_given_boxes(results, runs, "kins").objects) == 3
+    files[1].unlink()
+    os.mkfifo(files[1]) if text is None else files[1].write_text(text)
+    found = collect_given_boxes(results, runs, "kins")
+    assert set(found.objects) == {("arcnn", 0), ("arcnn", 2)}
+    (sentence,) = found.left_out
+    assert sentence.startswith("arcnn/seed1: ") and said in sentence
 
 
 @pytest.mark.parametrize(

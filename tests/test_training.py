@@ -27,7 +27,8 @@ from arcnn import training, weights
 from arcnn.data import split_records
 from arcnn.data.loader import ExampleOrder
 from arcnn.data.tabletop import make_tabletop
-from arcnn.files import write_json
+from arcnn.errors import FileError, InputError
+from arcnn.files import lock, write_json
 from arcnn.film import FRAMES, Camera, film_or_last_state, moments, read_film
 from arcnn.initial_weights import initial_weights
 from arcnn.logbook import LogWriter, read_log, read_sessions
@@ -381,6 +382,44 @@ def test_a_log_cut_off_in_its_last_line_is_read(tmp_path: Path) -> None:
         '{"iteration": 39, "total_loss": 1.0}\n{"iteration": 59, "tot'
     )
     assert read_log(tmp_path)["total_loss"].to_dict() == {19: 3.0, 39: 1.0}
+
+
+DEEP = "[" * 100_000
+
+
+def test_a_damaged_log_is_read_without_its_damaged_lines(tmp_path: Path) -> None:
+    damaged = ["[1]", "5", "null", "{}", '{"iteration": "x"}', '{"iteration": [1]}', DEEP, "\xff"]
+    damaged += ['{"iteration": 5, "total_loss": "x"}', '{"iteration": 5, "total_loss": [1]}']
+    lines = ['{"iteration": 19, "total_loss": 3}', *damaged, '{"iteration": 39, "total_loss": 2.0}']
+    (tmp_path / "metrics.json").write_bytes("\n".join(lines).encode("latin"))
+    assert read_log(tmp_path)["total_loss"].to_dict() == {19: 3.0, 39: 2.0}
+    assert len(LogWriter(tmp_path, 39).lines) == 1
+
+
+@pytest.mark.parametrize("text", ["", "null", "5", "[1]", "\xff", DEEP, "fifo", '{"a": NaN}'])
+def test_a_damaged_file_beside_a_training_is_a_sentence(
+    text: str, tiny_config, tmp_path: Path
+) -> None:
+    cfg = tiny_config()
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True)
+    training._check_same_run(cfg, output)
+    files = [output / "data.json", output / "sessions.json"]
+    for file in files:
+        file.unlink(missing_ok=True)
+        os.mkfifo(file) if text == "fifo" else file.write_bytes(text.encode("latin"))
+    with pytest.raises((InputError, FileError), match="sessions.json is"):
+        read_sessions(output)
+    if text != "fifo":  # which is no data.json, and one is written in its place
+        with pytest.raises(InputError, match="data.json is .*: delete its folder to train anew"):
+            training._check_same_run(cfg, output)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda file: file.symlink_to("/dev/zero")])
+def test_a_lock_is_a_file(put, tmp_path: Path) -> None:
+    put(tmp_path / ".lock")
+    with pytest.raises(FileError, match=r"\.lock is a symbolic link, or no file. Delete it."):
+        lock(tmp_path / ".lock")
 
 
 def test_missing_initial_weights_say_which_file_to_put_where(tiny_config, monkeypatch) -> None:

@@ -5,7 +5,7 @@ side. AP and AR come from COCO's matching instead (:mod:`arcnn.evaluation.matchi
 """
 
 import itertools
-import json
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,14 @@ import pandas as pd
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
+from arcnn.data.image_files import MAX_PIXELS
 from arcnn.errors import InputError, MissingError
+from arcnn.evaluation.predictions import check_mask
 from arcnn.evaluation.protocol import visible_fraction
-from arcnn.files import run_folder
+from arcnn.files import is_finite, is_whole, read_json, run_folder
 from arcnn.names import MASK_KEYS, MASK_KINDS, MODEL_NAMES, OCCLUSION_RATE
 
+NEEDED = ("image_id", "category_id", "score", MASK_KEYS["amodal"])  # in every entry
 MIN_SCORE = 0.3  # of a detection that is shown
 MIN_IOU = 0.5  # of a match; COCO's loosest threshold
 
@@ -83,18 +86,33 @@ def load_predictions(
 
 
 def _read_predictions(file: Path) -> list[dict]:
-    try:
-        entries = json.loads(file.read_text())
-        needed = {"image_id", "category_id", "score", MASK_KEYS["amodal"]}
-        if all(needed <= entry.keys() for entry in entries):
-            return entries
-        found = "an entry lacks one of " + ", ".join(sorted(needed))
-    except (ValueError, AttributeError, TypeError) as error:
-        found = repr(error)
-    raise InputError(
-        f"{file} is not what this version of the kit writes ({found}): run notebook 05_evaluate "
-        "for it again."
-    )
+    cure = "run notebook 05_evaluate for it again."
+    entries = read_json(file, cure, {"type": "array"})
+    for n, entry in enumerate(entries):
+        try:
+            _check_entry(entry)
+        except (ValueError, TypeError, LookupError) as error:
+            why = f"entry {n}: {error!s:.200}"
+            raise InputError(f"{file} is not what the kit writes ({why}): {cure}") from error
+    return entries
+
+
+def _check_entry(entry: dict) -> None:
+    """Look at a prediction; at its masks too, if it may be shown: that takes a while.
+
+    All have one size; if it is not their image's, they match nothing there.
+    """
+    if missing := [key for key in NEEDED if key not in entry]:
+        raise ValueError(f"no {', '.join(missing)}")
+    image, category, score, amodal = (entry[key] for key in NEEDED)
+    if not (isinstance(image, int | str) and is_whole(category) and is_finite(score)):
+        raise ValueError("an image, class or score that is none")
+    if score >= MIN_SCORE:
+        height, width = map(operator.index, amodal["size"])
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
+            raise ValueError(f"a mask of {height} x {width} pixels")
+        for key in entry.keys() & MASK_KEYS.values():
+            entry[key] = check_mask(entry[key], key, [height, width])
 
 
 def prediction_masks(prediction: dict) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arcnn.data import AmodalDatasetMapper, split_records
 from arcnn.errors import InputError, MissingError
+from arcnn.files import read_table
 from arcnn.training import build_optimizer, build_trainer
 from arcnn.weights import TrainedModel
 
@@ -30,14 +31,15 @@ def read_costs(results: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: it was not measured.
-        ValueError: it has other columns.
+        ValueError: it is damaged, or has other columns.
     """
     file, cure = results / FILE, "`make reproduce` with this profile measures it."
     if not file.is_file():
         raise MissingError(f"{file} is not there: {cure}")
-    table = pd.read_csv(file)
-    if missing := [name for name in ("model", *COLUMNS) if name not in table]:
-        raise InputError(f"{file} has no {', '.join(missing)}: delete it, and {cure}")
+    bounds = {"model": None} | dict.fromkeys(COLUMNS, (0, 1e6))
+    table = read_table(file, f"delete it, and {cure}", bounds)
+    if table.isna().any(axis=None) or table.model.duplicated().any():
+        raise InputError(f"{file} has no row for each model: delete it, and {cure}")
     return table.set_index("model")
 
 

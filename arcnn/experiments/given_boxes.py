@@ -14,17 +14,20 @@ from detectron2.layers import paste_masks_in_image
 from torch import nn
 
 from arcnn.data import split_records
+from arcnn.errors import InputError
 from arcnn.evaluation import piece_ious
 from arcnn.experiments.runs import Collected
-from arcnn.files import run_folder, write_table
+from arcnn.files import plain, read_table, run_folder, write_table
 from arcnn.names import MASK_KINDS
 from arcnn.predict import GivenBoxes
 from arcnn.progress import tqdm
-from arcnn.reporting.runs import Runs, read_complete
+from arcnn.reporting.runs import Runs, read_complete, run_name, unlike_most
 from arcnn.weights import load_trained
 
 FILE = "given_boxes.csv"  # in a run's folder
-COLUMNS = ["image", "class", "rate", *MASK_KINDS]
+AGAIN = "delete it, and `make reproduce` makes it again."
+OF_OBJECT = ["image", "class", "rate"]
+COLUMNS = [*OF_OBJECT, *MASK_KINDS]
 
 
 def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
@@ -35,16 +38,18 @@ def given_boxes(cfg: CfgNode, model: nn.Module) -> pd.DataFrame:
         model: a trained one.
 
     Returns:
-        A row for each object that is no crowd: ``image``, ``class``, ``rate`` and a column for each
-        mask kind, over the pixels of the image; NaN where the object has no such part, or the model
-        no such mask.
+        A row for each object: ``image``, ``class``, ``rate`` and a column for each mask kind, over
+        the pixels of the image; NaN where the object has no such part, or the model no such mask,
+        and where nothing is drawn: a crowd, and a box without an area.
     """
     rows, records = [], split_records(cfg, "val")
     for record in tqdm(records, desc="given boxes", unit="image", mininterval=2):
         objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        for a, masks in GivenBoxes(cfg, record, objects).predict(model):
+        drawn = GivenBoxes(cfg, record, objects).predict(model)
+        found = {id(a): piece_ious(masks, a) for a, masks in drawn}
+        for a in record["annotations"]:
             row = {"image": record["image_id"], "class": a["category_id"]}
-            ious = {kind: 100 * iou for kind, iou in piece_ious(masks, a).items()}
+            ious = {kind: 100 * iou for kind, iou in found.get(id(a), {}).items()}
             rows.append(row | {"rate": a["occlusion_rate"]} | ious)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -83,10 +88,21 @@ def region_logits(cfg: CfgNode, model: nn.Module, record: dict, annotation: dict
 
 def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
     """What the runs of a table have, by (model, seed)."""
+    bounds = dict.fromkeys(OF_OBJECT) | {"rate": (0, 1)} | dict.fromkeys(MASK_KINDS, (0, 100))
+
+    def read(key: tuple[str, int]) -> pd.DataFrame:
+        file = plain(run_folder(results, dataset, *key) / FILE)
+        table, objects = read_table(file, AGAIN, bounds), runs.runs[dataset, *key].data["objects"]
+        if len(table) != objects:
+            raise InputError(f"{file} has {len(table)} rows for {objects} objects: {AGAIN}")
+        return table[COLUMNS]
+
     keys = [(model, seed) for of, model, seed in runs.runs if of == dataset]
-    found, left_out = read_complete(
-        keys, lambda key: pd.read_csv(run_folder(results, dataset, *key) / FILE)[COLUMNS]
-    )
+    found, left_out = read_complete(keys, read)
+    of = {k: t[OF_OBJECT].sort_values(OF_OBJECT, ignore_index=True) for k, t in found.items()}
+    for key in unlike_most({k: {"objects": table.to_csv()} for k, table in of.items()}):
+        left_out.append(f"{run_name(key)}: {FILE} has other objects than most; {AGAIN}")
+        del found[key]
     return Collected({}, found, left_out)
 
 

@@ -6,7 +6,6 @@
 """
 
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,22 +33,46 @@ from arcnn.experiments.frozen import (
 )
 from arcnn.experiments.order import constant_context, take_apart
 from arcnn.experiments.variants import DEFAULT, VARIANTS
-from arcnn.files import read_json, run_folder, sha256, write_atomically, write_table
+from arcnn.files import (
+    object_of,
+    plain,
+    read_json,
+    read_table,
+    run_folder,
+    sha256,
+    write_atomically,
+    write_table,
+)
 from arcnn.initial_weights import initial_weights, load_start
 from arcnn.modeling.mask_heads import ARCNNMaskHead
 from arcnn.names import MASK_KINDS, SPLITS
 from arcnn.reporting import collect_runs, write_record
-from arcnn.reporting.runs import OF_THE_HEAD, Runs, few, read_complete, run_name, unlike_most
+from arcnn.reporting.runs import (
+    OF_THE_HEAD,
+    PERCENT,
+    Runs,
+    few,
+    read_complete,
+    run_name,
+    unlike_most,
+)
 from arcnn.settings import MAX_ITER, Settings, differences, for_training, settings
 from arcnn.weight_files import read_checkpoint
 from arcnn.weights import FINAL_WEIGHTS, load_trained
 
 FEATURES = "features.{}.pt"  # of a split
 MAKE_FEATURES = "Delete the folder's features.*, and `make ablation` makes them again."
+ANEW = "delete its folder, and `make ablation` makes it again."
 HEAD = "head.safetensors"  # a run's trained head, float16
 CONSTANT_CONTEXT = "amodal, constant context"  # a column of objects.csv, ARCNN's variants only
 # What a record has of a joint.
 JOINT = ("VW", "OW", "bias", "mean context", "context deviation", "own deviation")
+_JOINT = {name: {"type": "number" if "deviation" in name else "array"} for name in JOINT}
+RECORD = object_of(
+    metrics=object_of(**dict.fromkeys(SCORES, PERCENT)),
+    joint=object_of(**_JOINT) | {"type": ["object", "null"]},
+    settings={"type": "object"},
+)
 
 
 class Collected(NamedTuple):
@@ -213,13 +236,13 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
 
     def read(key: tuple[str, int]) -> tuple[dict, pd.DataFrame, dict]:
         run = folder / run_name(key)
-        record = json.loads((run / "record.json").read_text())
-        needed = [*MASK_KINDS, "image", "rate"] + [CONSTANT_CONTEXT] * bool(record["joint"])
-        objects = pd.read_csv(run / "objects.csv")
+        record = read_json(plain(run / "record.json"), ANEW, RECORD)
         for there, names in ((record["metrics"], SCORES), (record["joint"] or JOINT, JOINT)):
-            needed += [f"{name} in record.json" for name in names if name not in there]
-        if missing := [name for name in needed if name not in objects]:
-            raise KeyError(missing[0])
+            if missing := [name for name in names if name not in there]:
+                raise KeyError(f"{missing[0]} in record.json")
+        scores = [*MASK_KINDS, *([CONSTANT_CONTEXT] if record["joint"] else [])]
+        bounds = {"image": None, "rate": (0, 1)} | dict.fromkeys(scores, (0, 100))
+        objects = read_table(plain(run / "objects.csv"), ANEW, bounds)
         return record, objects, _made_with(record)
 
     runs, not_whole = read_complete(keys, read)
@@ -330,7 +353,8 @@ def network_differences(results: Path, dataset: str) -> tuple[pd.DataFrame, list
 
 
 def _seeds(folder: Path) -> list[int]:
-    return sorted(int(run.name.removeprefix("seed")) for run in folder.glob("seed*"))
+    names = (run.name.removeprefix("seed") for run in folder.glob("seed*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _all_seeds(results: Path, dataset: str, model: str) -> Runs:

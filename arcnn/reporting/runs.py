@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from arcnn.config import get_config
 from arcnn.errors import MissingError
 from arcnn.evaluation import protocol_version
-from arcnn.files import compact_json, run_folder
+from arcnn.files import compact_json, object_of, plain, read_json, read_table, run_folder
 from arcnn.names import MODEL_NAMES, TABLE_1
 from arcnn.reporting.paper import COUNTS, PUBLISHED, SETTINGS
 from arcnn.settings import Settings, differences, read_settings, settings, settings_hash
@@ -27,8 +28,24 @@ MEASURED_WITH = ("protocol", "draws of the images", "images of the test split", 
 OF_THE_HEAD = ("MODEL.ROI_MASK_HEAD", "MODEL.HEAD", "MODEL.ARCNN", "MODEL.ORCNN")
 OF_THE_HEAD += ("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.NUM_")
 
-
 AGAIN = "Notebook 05_evaluate measures a run again; `make reproduce` all that need it."
+MEASURE = "measure it again."
+
+_TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
+PERCENT = {"type": ["number", "null"], "minimum": 0, "maximum": 100}
+
+# What Table 1 takes of metrics.json and record.json; what is missing is missed where it is taken.
+METRICS = {key: PERCENT for _, key in TABLE_1.values()}
+METRICS = object_of(**{task: object_of(**METRICS) for task, _ in TABLE_1.values()})
+_DATA = object_of(images=_COUNT, objects=_COUNT, used=_TEXT, start={"type": ["string", "null"]})
+RECORD = object_of(
+    protocol=_TEXT,
+    settings_sha256=_TEXT,
+    tested_on=_DATA,
+    trained_on=_DATA,
+    dataset=object_of(used={"type": "object", "additionalProperties": _DATA}),
+    commit={"type": ["string", "null"], "pattern": r"^[0-9a-f]+(\+changes)?$"},
+)
 
 
 class Run(NamedTuple):
@@ -92,7 +109,7 @@ def read_complete(
             left_out.append(f"{run_name(key)}: no {Path(missing.filename).name}")
         except KeyError as error:
             left_out.append(f"{run_name(key)}: not a whole run, or an older version's (no {error})")
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
             left_out.append(f"{run_name(key)}: not a whole run ({error})")
     return found, left_out
 
@@ -146,12 +163,16 @@ def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
 
 def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
     folder = run_folder(results, dataset, model, seed)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    record = json.loads((folder / "record.json").read_text())
-    draws = pd.read_csv(folder / "draws.csv")
+    metrics = read_json(plain(folder / "metrics.json"), MEASURE, METRICS)
+    record = read_json(plain(folder / "record.json"), MEASURE, RECORD)
+    draws = read_table(plain(folder / "draws.csv"), MEASURE, dict.fromkeys(TABLE_1, (0, 100)))
     made_with = read_settings(folder / "train" / "config.yaml")
     if list(draws.columns) != list(TABLE_1):
         raise ValueError("draws.csv has other columns than Table 1")
+    numbers = {c: metrics[task][key] for c, (task, key) in TABLE_1.items()}
+    stated = pd.Series(numbers, dtype=float)
+    if draws.empty or not np.allclose(draws.iloc[0], stated, 0, 1e-3, equal_nan=True):
+        raise ValueError("draws.csv begins with other numbers than those of metrics.json")
     if record["settings_sha256"] != settings_hash(made_with):
         raise ValueError("measured with other settings than those in its config.yaml")
     data = record["tested_on"]
@@ -160,7 +181,7 @@ def _read_run(results: Path, dataset: str, model: str, seed: int) -> Run:
     measured_with["training data"] = record["trained_on"]["used"]
     measured_with["start"] = record["trained_on"].get("start")
     return Run(
-        numbers={c: metrics[task][key] for c, (task, key) in TABLE_1.items()},
+        numbers=numbers,
         draws=draws,
         data=data,
         commit=record["commit"],

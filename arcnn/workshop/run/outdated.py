@@ -138,7 +138,8 @@ def _compare(run: _Run, data: _Data, found: Outdated) -> None:
     if changed:
         found.trainings.append(_sentence(run.folder, changed))
         return
-    metrics, record = run.folder / "metrics.json", read_earlier(run.folder / "record.json")
+    metrics = run.folder / "metrics.json"
+    record = read_earlier(run.folder / "record.json", tested_on="object")
     tested = differences(now, before)
     if tested:
         found.configs[train / "config.yaml"] = run.cfg
@@ -159,7 +160,7 @@ def _heads(profile: dict[str, Any], results: Path) -> Iterator[str]:
     for dataset, name in product(profile["datasets"], profile["ablation"]["variants"]):
         folder = results / "ablation" / dataset / name
         for file in sorted(folder.glob("seed*/record.json")):
-            before = read_earlier(file).get("settings")
+            before = read_earlier(file, settings="object").get("settings")
             now = head_settings(dataset, name, options)
             changed = differences(now, before) if before else []
             if changed:
@@ -176,4 +177,4 @@ def _sentence(folder: Path, changed: list[str]) -> str:
 
 
 def _recorded_files(report: Path) -> dict[str, str] | None:
-    return (read_earlier(report).get("dataset") or {}).get("sha256")
+    return read_earlier(report, dataset="object").get("dataset", {}).get("sha256")
