@@ -111,7 +111,8 @@ def write_atomically(
     except (OSError, RuntimeError) as error:
         raise cannot_write(path, _reason(error, partial)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder cannot be written, which was said
+            partial.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, why: Exception) -> FileError:
@@ -304,20 +305,23 @@ def lock(path: Path) -> IO[str] | None:
     stays, with the process's number in it.
 
     Raises:
-        OSError: a link, a pipe or a folder is in its place.
+        OSError: a link, a pipe or a folder is in its place, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         raise FileError(f"{path} is a symbolic link, or no file. Delete it.")
-    file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - the caller has it
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - the caller has it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return file
 
 

@@ -110,7 +110,6 @@ def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None)
     """
     cfg, asked_for = for_processes(cfg, comm.get_world_size()), cfg
     output = Path(cfg.OUTPUT_DIR)
-    output.mkdir(parents=True, exist_ok=True)
     main = comm.is_main_process()
     scaled = differences(settings(cfg), settings(asked_for))
     with hold(output / ".lock", "trains") if main else nullcontext():

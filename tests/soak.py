@@ -296,7 +296,7 @@ def contents(results: Path) -> dict[str, object]:
         if not set(APART) & set(name.parts):
             found[str(name)] = file.read_bytes()
             if file.suffix == ".json" and name.parts[0] != "drawn":
-                found[str(name)] = list(timeless(file.read_text()))
+                found[str(name)] = list(timeless(file.read_text().replace(str(results), "")))
     return found
 
 
@@ -322,6 +322,7 @@ def main() -> int:
     option("--back", type=int, default=10, help="times that the clock is set back")
     option("--minutes", type=float, default=10, help="of each target of tests/fuzz.py")
     option("--seed", type=int, default=0)
+    option("--only", default="", metavar="JOB", help="part of a job's name: no others")
     option("--peace", type=Path, help="results of an undisturbed run of smoke, to save its time")
     given = parser.parse_args()
     if given.full and MOUNTS_END not in os.environ:
@@ -346,11 +347,12 @@ def main() -> int:
         text.replace(str(soak.peace.parent), str(soak.results.parent))
     )
     due, began = collections.Counter(), time.monotonic()
-    for job in (all_of_them := jobs(soak.results, read_yaml(text))):
+    chosen = [job for job in jobs(soak.results, read_yaml(text)) if given.only in job.name]
+    for job in chosen:
         command = job.made == ["."]
         seconds = 30.0 if command else soak.finish(job.name, job.work)
-        due["kill"] += job.share * given.kills
-        due["full disk"] += given.full / len(all_of_them)
+        due["kill"] += job.share * given.kills / sum(job.share for job in chosen)
+        due["full disk"] += given.full / len(chosen)
         due["clock"] += given.back if command else 0
         for disturbance, so_far in due.items():
             while (rest := round(so_far) - soak.times(disturbance)) > 0:

@@ -181,6 +181,7 @@ def test_ten_kills_change_no_byte(tiny_config, tmp_path: Path) -> None:
         for k in range(10**6):
             write_json(tmp_path / "numbers.json", [k] * 50_000)
 
+    write_json(tmp_path / "numbers.json", [0] * 50_000)
     for _ in range(2):
         killed(write, 0.5)
         numbers = json.loads((tmp_path / "numbers.json").read_text())
