@@ -40,10 +40,10 @@ if GUIDED:
 with atheris.instrument_imports(include=["arcnn"]) if GUIDED else contextlib.nullcontext():
     from arcnn.data import AnnotationError, decode_masks, load_annotations
     from arcnn.data.mapper import read_image
-    from arcnn.errors import FileError, MissingError
+    from arcnn.errors import FileError, InputError, MissingError
     from arcnn.files import ROOT
     from arcnn.workshop.own_data import data_commands, score
-    from arcnn.workshop.own_data.convert import ConversionError, coco_to_cocoa, labelme_to_cocoa
+    from arcnn.workshop.own_data.convert import coco_to_cocoa, labelme_to_cocoa
 
 SECONDS, BYTES = 5, 2**30  # for one case
 H, W = 10, 12
@@ -189,7 +189,7 @@ def read(folder: Path) -> None:
                 masks = decode_masks(annotation)
                 assert not (masks["visible"] & ~masks["amodal"]).any()
     for convert in (coco_to_cocoa, lambda source, target: labelme_to_cocoa([source], target)):
-        with contextlib.suppress(ConversionError):
+        with contextlib.suppress(InputError):
             convert(file, folder / "converted.json")
 
 
