@@ -14,7 +14,7 @@ from detectron2.engine import DefaultTrainer
 
 import arcnn.modeling  # noqa: F401 - registers the heads and the backbone that configs name
 from arcnn.errors import InputError, MissingError
-from arcnn.files import is_finite, own_models, plain
+from arcnn.files import is_finite, is_whole, own_models, plain
 from arcnn.modeling.amodal_head import mask_head_class
 from arcnn.names import DATASETS, PUBLISHED
 from arcnn.settings import read_configuration
@@ -47,7 +47,7 @@ LIMITS = {
     for limits, keys in {
         (0, 10**9): "BASE_LR STEPS WARMUP_ITERS OVERFIT_IMAGES",
         (1, 10**9): "MAX_ITER IMS_PER_BATCH CHECKPOINT_PERIOD",
-        (1, 5000): "MIN_SIZE_TRAIN MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST",
+        (1, 20_000): "MIN_SIZE_TRAIN MAX_SIZE_TRAIN MIN_SIZE_TEST MAX_SIZE_TEST",
         (1, 10_000): "NUM_CLASSES DETECTIONS_PER_IMAGE",
         (1, 4096): "CONV_DIM FC_DIM OUT_CHANNELS RES2_OUT_CHANNELS STEM_OUT_CHANNELS "
         "WIDTH_PER_GROUP NUM_GROUPS",
@@ -58,6 +58,7 @@ LIMITS = {
     }.items()
     for key in keys.split()
 }
+ANYTHING = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)  # .inf is a norm
 ANY = (-sys.float_info.max, sys.float_info.max)
 
 # What reading a text that is none may end in; yacs evaluates texts in it, brackets in brackets too.
@@ -269,14 +270,21 @@ def _check_values(cfg: CfgNode, above: str = "") -> None:
         if isinstance(value, CfgNode):
             _check_values(value, f"{above}{key}.")
             continue
+        name = f"{above}{key}"
+        if name in ANYTHING:
+            continue
         least, most = LIMITS.get(key, ANY)
+        if name.startswith(HEAD_OPTION):  # a head knows its own; but no loop is endless
+            if is_whole(value) and value > most:
+                raise InputError(f"{name} is {value!r:.99}; it is {most} at most.")
+            continue
         asked = f"{least} to {most}" if key in LIMITS else "a finite number"
         for one in _leaves(value):
             number = key in LIMITS or isinstance(one, float)
             if number and not (is_finite(one) and least <= one <= most):
-                raise InputError(f"{above}{key} is {value!r:.99}; it is {asked}.")
-        if key == "FORMAT" and value not in ("BGR", "RGB"):
-            raise InputError(f"{above}{key} is {value!r:.99}; it is BGR or RGB.")
+                raise InputError(f"{name} is {value!r:.99}; it is {asked}.")
+        if name == "INPUT.FORMAT" and value not in ("BGR", "RGB"):
+            raise InputError(f"{name} is {value!r:.99}; it is BGR or RGB.")
 
 
 def _leaves(value: Any) -> list:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import filecmp
 import functools
-import glob
 import hashlib
 import json
 import math
@@ -87,7 +86,7 @@ def write_atomically(
     path: Path, write: Callable[[Path], object], *, keep_equal: bool = False
 ) -> None:
     """Let ``write`` fill a file beside ``path`` and then rename it: no half-written file ever has
-    the name, whatever interrupts it, and however many processes write it.
+    the name, whatever interrupts it, and however many processes of a machine write it.
 
     Args:
         keep_equal: one that has this content already is left alone: it is no newer, and nothing
@@ -100,11 +99,7 @@ def write_atomically(
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
-            owner = left.name.rpartition("-")[2]
-            # Of a process that was killed; or a link of our name, that would be written through.
-            if left == partial or (owner.isdecimal() and not psutil.pid_exists(int(owner))):
-                left.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # a link there would be written through
         write(partial)
         if not (keep_equal and path.is_file() and filecmp.cmp(partial, path, shallow=False)):
             os.replace(partial, path)

@@ -9,7 +9,7 @@ draws no random number that training uses.
 h and w pixels of a cut-out, at most :data:`MAX_SIDE`)::
 
     iterations       int64 (F,)             steps done, ascending; the first is 0, the last the end
-    names            text (3,)              the objects' classes
+    names            text (1 to 3,)         the objects' classes
     kinds            text (K,)              masks that the model predicts, of MASK_KINDS: the
                                             amodal one, and others
     image0, 1, 2     uint8 (h, w, 3)        RGB, cut out around the object
@@ -280,7 +280,7 @@ def _film(arrays: Mapping[str, np.ndarray]) -> Film:
     kinds = take("kinds", np.str_, range(1, len(MASK_KINDS) + 1)).tolist()
     if iterations != sorted(set(iterations)) or iterations[0] < 0:
         raise ValueError(f"iterations are {iterations}")
-    if not all(len(name) <= 100 and name.isprintable() for name in names):
+    if not all(len(name) <= 100 for name in names):
         raise ValueError(f"names are {names!r:.200}")
     if len(set(kinds)) < len(kinds) or not {"amodal"} <= set(kinds) <= set(MASK_KINDS):
         raise ValueError(f"kinds are {kinds}")

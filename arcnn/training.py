@@ -114,6 +114,8 @@ def train(cfg: CfgNode, *, show: Show | None = None, watch: Watch | None = None)
     scaled = differences(settings(cfg), settings(asked_for))
     with hold(output / ".lock", "trains") if main else nullcontext():
         if main:
+            for left in output.glob("*.partial-*"):  # by a process that was killed
+                left.unlink()
             _check_same_run(cfg, output)
         trained = _train(cfg, output, show, watch, scaled)
     # The caller may be a notebook, which lives on: give the GPU's memory back.

@@ -149,7 +149,7 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
     Raises:
         FileNotFoundError: it was not trained to its end yet.
         ValueError: weights and configuration are not of one model; names the first that is
-            missing, left over, of another shape, or not finite. Or a file is no exported run, or
+            missing, left over, of another shape, or NaN. Or a file is no exported run, or
             not whole.
     """
     run = Path(run)
@@ -165,11 +165,12 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
         state = read_checkpoint(weights, AGAIN).get("model")
     if not isinstance(state, dict) or not all(map(_is_dense, state.values())):
         raise InputError(f"{weights} holds no weights. {AGAIN}")
-    # Before anything is built: what sizes a file asks for is its own affair.
-    _check_fit(_outline(cfg, file), state, weights, *wrong)
-    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
-        raise InputError(f"{weights}: {broken[0]} is not finite, the training diverged. {AGAIN}")
-    model = build_model(cfg)
+    # Of a file that somebody sent, before anything is built: what sizes it asks for is its affair.
+    model = None if weights == run else _built(cfg, file)
+    _check_fit(model.state_dict() if model else _outline(cfg, file), state, weights, *wrong)
+    if broken := [key for key, value in state.items() if value.isnan().any()]:
+        raise InputError(f"{weights}: {broken[0]} is no number, the training diverged. {AGAIN}")
+    model = model or build_model(cfg)
     model.load_state_dict(state)
     return TrainedModel(cfg, model.eval())
 
@@ -222,9 +223,14 @@ def _outline(cfg: CfgNode, file: Path) -> dict[str, torch.Tensor]:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return _built(cfg, file).state_dict()
+
+
+def _built(cfg: CfgNode, file: Path) -> nn.Module:
+    """The network of the settings in a file."""
     try:
-        with torch.device("meta"):
-            return build_model(cfg).state_dict()
+        return build_model(cfg)
     except InputError:
         raise
     except Exception as error:  # whatever detectron2 says of settings that do not go together

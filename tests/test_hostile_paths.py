@@ -23,7 +23,7 @@ from arcnn.workshop.notebooks.runner import main as notebooks
 from arcnn.workshop.notebooks.runner import run_notebook
 from arcnn.workshop.run import reproduce
 from arcnn.workshop.run.estimate import main as estimate
-from arcnn.workshop.run.folders import date_back, files_below, folder_for_a_while
+from arcnn.workshop.run.folders import check_writable, date_back, files_below, folder_for_a_while
 from arcnn.workshop.run.reference import main as reference
 
 # Each would leave a file "executed" behind, or end a quotation, if anybody read it as an order.
@@ -193,14 +193,14 @@ def test_braces_are_no_name_for_the_kit(
 # --- results as they are found -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.partial-0"])
+@pytest.mark.parametrize("name", [".lock", ".writable", "profile.yaml", "metrics.json.partial-PID"])
 def test_nothing_is_written_through_a_link(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     mine, results = tmp_path / "mine", tmp_path / "results"
     mine.write_text("mine")
     (results / "smoke").mkdir(parents=True)
-    link = results / "smoke" / name
+    link = results / "smoke" / name.replace("PID", str(os.getpid()))
     link.symlink_to(mine)
     for command in (reproduce.main, report):
         assert command(["--profile", "smoke", "--results-root", str(results)]) > 0
@@ -216,10 +216,6 @@ def test_nothing_is_written_through_a_link(
 def test_two_processes_may_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an evaluation whose Snakemake was killed, and the one that the next run starts."""
     file = tmp_path / "metrics[1].json"
-    killed = subprocess.Popen(["true"])
-    killed.wait()
-    left = file.with_name(f"{file.name}.partial-{killed.pid}")
-    left.write_text("half")
 
     def slowly(partial: Path) -> None:
         partial.write_text("ha")
@@ -279,6 +275,15 @@ def test_what_a_killed_process_left_is_swept_once_nobody_uses_it(tmp_path: Path)
     with folder_for_a_while("arcnn-", tmp_path):
         assert not of_it.exists()
     assert [left.name for left in tmp_path.iterdir()] == ["arcnn-of-another-program"]
+
+
+def test_half_written_files_go_after_a_day(tmp_path: Path) -> None:
+    for name in ("a.pth.partial-1", "b.pth.partial-2", "c.pth"):
+        (tmp_path / name).write_text("half")
+    for name in ("a.pth.partial-1", "c.pth"):
+        os.utime(tmp_path / name, (0, time.time() - 90_000))
+    check_writable(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.pth.partial-2", "c.pth"]
 
 
 def test_jupyterlab_is_asked_to_listen_on_this_machine_alone_with_a_token(

@@ -44,7 +44,7 @@ def imports() -> dict[str, set[str]]:
 
 def part(module: str) -> str:
     """The room that a module lies in: a folder of the package, or a file beside them."""
-    return ".".join(module.split(".")[:2])
+    return ".".join(module.split(".")[: 3 if module.startswith("arcnn.workshop.") else 2])
 
 
 def test_the_papers_wing_does_not_need_the_workshop() -> None:

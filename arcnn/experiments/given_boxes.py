@@ -95,7 +95,8 @@ def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
         table, objects = read_table(file, AGAIN, bounds), runs.runs[dataset, *key].data["objects"]
         if len(table) != objects:
             raise InputError(f"{file} has {len(table)} rows for {objects} objects: {AGAIN}")
-        return table[COLUMNS]
+        # Crowds, and boxes without area, have a row, and no score.
+        return table[COLUMNS].dropna(subset=[*MASK_KINDS], how="all").reset_index(drop=True)
 
     keys = [(model, seed) for of, model, seed in runs.runs if of == dataset]
     found, left_out = read_complete(keys, read)

@@ -106,7 +106,8 @@ def read_complete(
         try:
             found[key] = read(key)
         except FileNotFoundError as missing:
-            left_out.append(f"{run_name(key)}: no {Path(missing.filename).name}")
+            name = missing.filename and Path(missing.filename).name
+            left_out.append(f"{run_name(key)}: {f'no {name}' if name else missing}")
         except KeyError as error:
             left_out.append(f"{run_name(key)}: not a whole run, or an older version's (no {error})")
         except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:

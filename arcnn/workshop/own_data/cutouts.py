@@ -26,6 +26,7 @@ from arcnn.data.image_files import (
 )
 from arcnn.data.index import is_id
 from arcnn.data.masks import RLE, area, encode, to_rle
+from arcnn.errors import InputError
 from arcnn.files import read_json, write_json
 
 BORDER = 3  # pixels between an object and the border of its photo
@@ -33,7 +34,7 @@ SIDE = 24  # pixels, the shortest side of its box
 RING = 3  # pixels, the width of a ring around it
 CONTACT = 0.04  # share of that ring that others may hold
 MARGIN = 4  # pixels around a cut-out, room for its soft edge
-LISTS = {key: {"type": "array", "items": {"type": "object"}} for key in ("images", "annotations")}
+LISTS = {key: {"type": "array"} for key in ("images", "annotations")}
 CATEGORY = {"id": {"type": "integer"}, "name": {"type": "string"}}
 CATEGORY = {"type": "object", "required": list(CATEGORY), "properties": CATEGORY}
 LISTS["categories"] = {"type": "array", "items": CATEGORY}
@@ -74,7 +75,12 @@ def read_instances(path: str | Path) -> dict:
     Raises:
         FileNotFoundError, ValueError: it is not there, or no such file.
     """
-    return read_json(Path(path), "give a COCO instances file.", INSTANCES)
+    content = read_json(Path(path), "give a COCO instances file.", INSTANCES)
+    for key in ("images", "annotations"):  # a schema would take minutes for COCO's
+        if not all(isinstance(entry, dict) for entry in content[key]):
+            said = f"{path} is not what it should be ({key} are not all objects)"
+            raise InputError(f"{said}: give a COCO instances file.")
+    return content
 
 
 def forget_hidden_parts(amodal: str | Path, modal: str | Path) -> None:

@@ -210,7 +210,7 @@ def _make_split(
     folder.mkdir(parents=True)
     made = list(run(partial(_write_image, folder=folder, recipe=recipe), jobs))
     annotations = [row for _, rows in made for row in rows]
-    info = {"description": "made by arcnn.workshop.own_data.pasting", "source": content.get("info")}
+    info = {"description": "made by arcnn.workshop.pasting", "source": content.get("info")}
     kept = {"licenses": content.get("licenses", []), "categories": content["categories"]}
     kept |= {"info": info, "images": [entry for entry, _ in made], "annotations": annotations}
     write_text(folder.with_suffix(".json"), compact_json(kept))

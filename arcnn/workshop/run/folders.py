@@ -12,6 +12,7 @@ from pathlib import Path
 from arcnn.errors import FileError, InputError
 from arcnn.files import lock
 
+A_DAY = 86_400  # seconds
 _IN_USE = ".in_use"  # of a folder for a while: locked as long as its process lives
 
 
@@ -35,7 +36,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def check_writable(results: Path) -> None:
-    """See to it that results can be written, and that no link leads out of them.
+    """See to it that results can be written, and that no link leads out of them; what killed
+    processes left half-written goes after a day.
 
     Raises:
         OSError, ValueError: not so; says what to do.
@@ -43,7 +45,9 @@ def check_writable(results: Path) -> None:
     probe = results / ".writable"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        files_below(results)
+        for file in files_below(results):  # half-written, by a process that was killed
+            if ".partial-" in file.name and time.time() - file.stat().st_mtime > A_DAY:
+                file.unlink()
         probe.write_bytes(bytes(2**20))  # Snakemake's notes take as much, without a good word
         probe.unlink()
     except OSError as error:

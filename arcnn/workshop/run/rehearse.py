@@ -26,7 +26,7 @@ from detectron2.config import CfgNode
 
 from arcnn.data import find_splits
 from arcnn.data.tabletop import make_tabletop
-from arcnn.files import ROOT, data_folder, lock, read_earlier, results_folder, write_json
+from arcnn.files import ROOT, data_folder, lock, printable, read_earlier, results_folder, write_json
 from arcnn.reporting.record import commit, moment, versions
 from arcnn.workshop.run import beforehand, estimate
 from arcnn.workshop.run.estimate import Cost, Planned, duration, planned, rehearsed, size
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report(profile, results, rehearsal))
         write_json(results / estimate.FILE, rehearsal)
     except (OSError, ValueError) as error:
-        print(f"make rehearse PROFILE={chosen.profile}: {error}", file=sys.stderr)
+        print(printable(f"make rehearse PROFILE={chosen.profile}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

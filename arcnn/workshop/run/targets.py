@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arcnn.errors import InputError
-from arcnn.files import results_folder
-from arcnn.workshop.run.folders import check_writable
+from arcnn.files import printable, results_folder
+from arcnn.workshop.run.folders import check_writable, files_below
 
 
 def on_results(
@@ -32,11 +32,11 @@ def on_results(
             raise InputError("this is not the name of a profile.")
         results = results_folder(given.profile, given.results_root)
         if results.is_dir():
-            check_writable(results)
+            files_below(results) if target == "reference" else check_writable(results)
         print(work(results))
         return 0
     except (OSError, ValueError) as error:
-        print(f"make {target} PROFILE={given.profile}: {error}", file=sys.stderr)
+        print(printable(f"make {target} PROFILE={given.profile}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
