@@ -71,7 +71,13 @@ def plain(path: str | Path) -> Path:
     Raises:
         OSError: nothing is there, or another thing than a file.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        raise
+    except OSError:  # links in a circle, a name too long
+        is_file = False
+    if not is_file:
         raise FileError(f"{path} is no plain file. Put a file in its place.")
     return Path(path)
 

@@ -280,7 +280,7 @@ def _film(arrays: Mapping[str, np.ndarray]) -> Film:
     kinds = take("kinds", np.str_, range(1, len(MASK_KINDS) + 1)).tolist()
     if iterations != sorted(set(iterations)) or iterations[0] < 0:
         raise ValueError(f"iterations are {iterations}")
-    if not all(len(name) <= 100 for name in names):
+    if not all(len(name) <= 100 and name.replace("\xa0", " ").isprintable() for name in names):
         raise ValueError(f"names are {names!r:.200}")
     if len(set(kinds)) < len(kinds) or not {"amodal"} <= set(kinds) <= set(MASK_KINDS):
         raise ValueError(f"kinds are {kinds}")

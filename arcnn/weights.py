@@ -149,7 +149,7 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
     Raises:
         FileNotFoundError: it was not trained to its end yet.
         ValueError: weights and configuration are not of one model; names the first that is
-            missing, left over, of another shape, or NaN. Or a file is no exported run, or
+            missing, left over, of another shape, or not finite. Or a file is no exported run, or
             not whole.
     """
     run = Path(run)
@@ -168,10 +168,10 @@ def load_trained(run: str | Path, *, device: str | None = None) -> TrainedModel:
     # Of a file that somebody sent, before anything is built: what sizes it asks for is its affair.
     model = None if weights == run else _built(cfg, file)
     _check_fit(model.state_dict() if model else _outline(cfg, file), state, weights, *wrong)
-    if broken := [key for key, value in state.items() if value.isnan().any()]:
-        raise InputError(f"{weights}: {broken[0]} is no number, the training diverged. {AGAIN}")
     model = model or build_model(cfg)
     model.load_state_dict(state)
+    if broken := [key for key, value in model.named_parameters() if not value.isfinite().all()]:
+        raise InputError(f"{weights}: {broken[0]} is not finite, the training diverged. {AGAIN}")
     return TrainedModel(cfg, model.eval())
 
 

@@ -233,17 +233,16 @@ def test_a_configuration_is_plain_values_or_a_sentence(
     ("key", "value", "said"),
     [
         ("MODEL.ROI_MASK_HEAD.NUM_CONV", 100_000, "it is 0 to 256"),
-        ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1000, "it is 0 to 128"),
-        *(
-            ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", value, "it is 1 to 128")
-            for value in (0, 1000)
-        ),
+        ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 1000, "it is 0 to 16"),
+        *(("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", value, "it is 1 to 64") for value in (0, 1000)),
         *(("INPUT.MIN_SIZE_TEST", value, "it is 1 to 20000") for value in (-5, 100_000)),
         ("INPUT.MAX_SIZE_TEST", 0, "it is 1 to 20000"),
         ("MODEL.ROI_HEADS.NUM_CLASSES", 10**9, "it is 1 to 10000"),
         ("MODEL.FPN.OUT_CHANNELS", 10**7, "it is 1 to 4096"),
         ("INPUT.FORMAT", "XYZ", "it is BGR or RGB"),
-        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", math.nan, "it is a finite number"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", math.nan, "it is 0 to 1"),
+        ("MODEL.RPN.PRE_NMS_TOPK_TEST", -1, "it is 1 to 100000"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 128, "it is 0 to 16"),
         ("MODEL.PIXEL_MEAN", [math.nan, 1.0, 1.0], "it is a finite number"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, math.inf]], "it is a finite number"),
         ("DATASETS.TRAIN", (), "names no data set"),
@@ -285,7 +284,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "holds no weights"),
         (lambda w: torch.nested.nested_tensor([w]), "holds no weights"),
         (lambda w: w.to(torch.complex64), "holds no weights"),
-        (lambda w: w * math.nan, "is no number, the training diverged"),
+        (lambda w: w * math.nan, "is not finite, the training diverged"),
         (lambda w: w[:1], "does not fit the config.yaml beside it"),
     ],
 )

@@ -38,7 +38,7 @@ def read_costs(results: Path) -> pd.DataFrame:
         raise MissingError(f"{file} is not there: {cure}")
     bounds = {"model": None} | dict.fromkeys(COLUMNS, (0, 1e6))
     table = read_table(file, f"delete it, and {cure}", bounds)
-    if table.isna().any(axis=None) or table.model.duplicated().any():
+    if table.empty or table.isna().any(axis=None) or table.model.duplicated().any():
         raise InputError(f"{file} has no row for each model: delete it, and {cure}")
     return table.set_index("model")
 

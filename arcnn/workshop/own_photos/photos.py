@@ -268,6 +268,8 @@ def _check_folder(out: Path, made_by: dict[str, Any]) -> None:
 def _is_finished(file: Path, classes: int) -> bool:
     """Whether a photo's file is there and whole; else the photo is predicted, perhaps again."""
     try:
+        if not file.with_suffix(".jpg").is_file():
+            return False
         photo = read_json(file, "", PHOTO)
         size = [photo["height"], photo["width"]]
         record = {"image_id": 0, "height": size[0], "width": size[1]}
@@ -316,7 +318,7 @@ def _collect(out: Path, names: Sequence[str], classes: Sequence[str], made_by: d
                     continue
                 photo = json.loads(part.read_text())
                 found = photo.pop("objects")
-                images.append({"id": number} | photo)
+                images.append(photo | {"id": number, "file_name": f"photos/{name}.jpg"})
                 figures.append(_figure(name, found, classes))
                 for one in found:
                     objects += 1
@@ -397,7 +399,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
-        print(classes_known(run_papers(given.run)), file=sys.stderr)
+        print(printable(classes_known(run_papers(given.run))), file=sys.stderr)
         options = {"score": given.score, "every": given.every, "device": given.device}
         done = predict_photos(given.run, given.photos, given.out, **options)
     except (OSError, ValueError) as error:

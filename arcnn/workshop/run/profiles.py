@@ -70,7 +70,7 @@ SCHEMA = _entries(
 )
 SCHEMA["$defs"] = {
     "option": {"type": ["string", "number", "boolean", "null", "array"]}
-    | {"items": {"$ref": "#/$defs/option"}}
+    | {"items": {"$ref": "#/$defs/option"}, "maxLength": 1000}
 }
 
 
@@ -103,6 +103,8 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ProfileError(f"{file} has no parameters; known: {', '.join(DEFAULTS)}.")
     try:
         jsonschema.validate(profile, SCHEMA, cls=json_validator())
+    except RecursionError as error:
+        raise ProfileError(f"{file} has lists in lists in lists, too many of them.") from error
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
         sentence = f"{where}: {error.message}"
