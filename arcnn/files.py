@@ -312,7 +312,7 @@ def lock(path: Path) -> IO[str] | None:
         raise FileError(f"{path} is a symbolic link, or no file. Delete it.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", opener=_no_link)  # noqa: SIM115 - the caller has it
+        file = open(path, "a+")  # noqa: SIM115 - the caller has it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -324,11 +324,6 @@ def lock(path: Path) -> IO[str] | None:
     except OSError as error:
         raise cannot_write(path, error) from error
     return file
-
-
-def _no_link(path: str, flags: int) -> int:
-    """How :func:`lock` opens its file: in a folder that somebody sent, a link may lead anywhere."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager

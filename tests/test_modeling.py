@@ -75,7 +75,10 @@ def test_equation_1_is_the_explicit_double_sum(own_class: bool, bias: bool) -> N
             expected[:, t] += vw[t, i] * visible[:, i] + ow[t, i] * occlusion[:, i]
         if bias:
             expected[:, t] += joint.conv.bias[t]
-    torch.testing.assert_close(joint(visible, occlusion), expected.detach(), atol=1e-5, rtol=1e-5)
+    pieces = {"visible_head": Constant(visible), "occlusion_head": Constant(occlusion)}
+    joined = ARCNNMaskHead(**pieces, amodal_head=joint).layers(None).amodal
+    for amodal in (joint(visible, occlusion), joined):  # VW of the visible map, in the model too
+        torch.testing.assert_close(amodal, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
