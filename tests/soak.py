@@ -26,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import NamedTuple
 import psutil
 import torch
 from detectron2.data import MetadataCatalog
+from tqdm import tqdm
 
 from arcnn.config import get_config
 from arcnn.data import register_dataset, split_name, split_records
@@ -263,6 +265,9 @@ class Fork:
         def run() -> None:
             os.dup2(log, 1)
             os.dup2(log, 2)
+            # Forked processes share the lock of tqdm's bars: one that is killed while it draws a
+            # bar would never give it back, and all others would wait for it.
+            tqdm.set_lock(threading.RLock())
             work()
 
         self.process = multiprocessing.get_context("fork").Process(target=run)
