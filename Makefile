@@ -102,7 +102,7 @@ test: environment
 	    echo "Notebooks are kept without outputs; run: $$BIN/nbstripout --keep-id notebooks/*.ipynb" >&2; exit 1; }; fi
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
-# Every notebook of the course in a real JupyterLab, by a browser; `make test` does three of them.
+# Every notebook of the course in a real JupyterLab, by a browser; `make test` does two of them.
 test-lab: environment
 	@OMP_NUM_THREADS=1 $(python) -m pytest -q -m "long or not long" tests/test_lab.py
 

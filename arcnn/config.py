@@ -58,6 +58,8 @@ LIMITS = {
         (1, 100_000): "PRE_NMS_TOPK_TRAIN PRE_NMS_TOPK_TEST POST_NMS_TOPK_TRAIN POST_NMS_TOPK_TEST",
         (0, 1): "SCORE_THRESH_TEST NMS_THRESH_TEST NMS_THRESH",
         (1e-6, 1e6): "PIXEL_STD",
+        (0, 255): "PIXEL_MEAN",
+        (1e-3, 1e3): "BBOX_REG_WEIGHTS",
     }.items()
     for key in keys.split()
 }

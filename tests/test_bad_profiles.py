@@ -51,6 +51,8 @@ ENTRIES = {
         "[SOLVER.IMS_PER_BATCH, null]": "it is 1 to",
         '[SOLVER.BASE_LR, "1e999"]': "SOLVER.BASE_LR is inf",
         "[INPUT.MIN_SIZE_TRAIN, [96, 0]]": "it is 1 to",
+        "[MODEL.PIXEL_MEAN, [1e300, 0, 0]]": "it is 0 to",
+        "[MODEL.RPN.BBOX_REG_WEIGHTS, [1, 1, 0, 1]]": "it is 0.001 to",
         "[DATALOADER.NUM_WORKERS, -1]": "it is 0 to",
         "[SEED, 3]": "SEED is none",
         "[OUTPUT_DIR, /x]": "OUTPUT_DIR is none",

@@ -259,6 +259,7 @@ def test_the_photographs_of_the_kit_came_this_way(tmp_path: Path) -> None:
         ([shape("cup", points=[[1, 2], [3]])], "shape 0 is not as labelme writes it"),
         ([shape("cup", shape_type="circle")], r"shape 0 \(cup\) is a circle, not a polygon"),
         ([shape("cup visible")], r"shape 0 \(cup visible\) has no group_id"),
+        ([shape(" ")], "shape 0 has no class in its label"),
         ([shape("cup amodal", 6)], r"group 6 \(cup\) has no visible outline"),
         ([shape("cup visible", 6)], r"group 6 \(cup\) has no amodal outline"),
         (

@@ -262,7 +262,7 @@ def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
         (json.dumps(record | {"metrics": {}}), "older version's (no 'amodal, occluded objects in"),
         (
             json.dumps(record | {"origin": origin}),
-            "other features or settings than most runs (trunk",
+            "without the features or settings of most runs (trunk",
         ),
         (json.dumps(record | {"settings": settings}), "SOLVER.BASE_LR: 0.5, most have"),
     ):

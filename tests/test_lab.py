@@ -144,8 +144,8 @@ def redraws(page: Page, moved: Locator, control: Locator) -> bool:
     return True
 
 
-# All of them take four minutes: `make test-lab`. Always: the front door, sliders, loaded models.
-ALWAYS = ("index", "03_anatomy_of_the_model", "07_figure4")
+# All of them take four minutes: `make test-lab`. Always: the front door, and one with sliders.
+ALWAYS = ("index", "03_anatomy_of_the_model")
 
 
 @pytest.mark.parametrize(

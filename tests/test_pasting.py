@@ -186,6 +186,15 @@ def test_distributions() -> None:
         RateDistribution.of([])
 
 
+@pytest.mark.parametrize(
+    "given", [{"train_images": -1}, {"train_images": 0, "val_images": 0}, {"occluders": 0}]
+)
+def test_a_number_that_is_none_is_a_sentence(given: dict, modal: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="each number must be above 0"):
+        make_amodal(modal / "modal.json", modal, tmp_path / "own", **FEW | given)
+    assert not any(tmp_path.iterdir())
+
+
 def test_too_few_full_objects_are_a_sentence(modal: Path, tmp_path: Path) -> None:
     content = json.loads((modal / "modal.json").read_text())
     content["annotations"] = [a for a in content["annotations"] if a["id"] % 3 == 0]

@@ -35,6 +35,7 @@ def commands() -> list[str]:
 
 
 TRAINING = "python -m arcnn.training"
+NOTEBOOK = "python -m arcnn.notebooks notebooks/04_train.ipynb out.ipynb -p model orcnn -p seed 1"
 # Run by the tests that are named, on little data or with a stand-in.
 ELSEWHERE = {
     "make test": "what runs this",
@@ -51,13 +52,13 @@ ELSEWHERE = {
     'make reproduce BIN="$CONDA_PREFIX/bin"': "test_environment.py",
     "make audit": "test_environment.py",
     "python -m arcnn.evaluation": "test_evaluation.py",
+    f".venv/bin/{NOTEBOOK}": "test_reproduce.py",
     f"{TRAINING} --num-gpus 4 --dataset kins --model arcnn --run RUN": "test_launch.py",
     "python -m arcnn.predict PHOTOS --run RUN --out FOLDER": "test_photos.py",
     "python -m arcnn.export RUN FILE.safetensors": "test_exchange.py",
 }
 # What a placeholder stands for, and what makes a command short.
 SHORT = {"PROFILE=...": "PROFILE=demo", "PROFILE=": "PROFILE=smoke"}
-ITERATIONS = "-p options '[SOLVER.MAX_ITER, 1, SOLVER.WARMUP_ITERS, 1]'"
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +115,6 @@ def test_a_command_of_the_readme_does_what_it_is_for(
         (said,) = became
         assert "dry-run" in said
         assert "train" in said and "evaluate" in said
-    elif "arcnn.notebooks" in command:
-        words = [str(tmp_path / word) if word == "out.ipynb" else word for word in words[1:]]
-        places = f"-p data_root {folder} -p results_root {tmp_path}"
-        shell(f"{sys.executable} {' '.join(words)} {places} {ITERATIONS}")
-        assert list(tmp_path.glob("demo/runs/tabletop/orcnn/seed1/train/model_final.pth"))
     else:
         file, images = find_splits("tabletop", folder)["val"]
         assert "usable" in shell(f"{command} {file} --images {images}")

@@ -107,8 +107,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(training, "precision", lambda cfg: computed_in)
     monkeypatch.setattr(training, "LOG_PERIOD", 2)
-    undisturbed = train(tiny_config(model, run="undisturbed"))
-    cfg = tiny_config(model, "DATALOADER.NUM_WORKERS", workers, run="interrupted")
+    options = ("SOLVER.IMS_PER_BATCH", 2 if computed_in == torch.float32 else 1)  # takes longer
+    undisturbed = train(tiny_config(model, *options, run="undisturbed"))
+    options += ("DATALOADER.NUM_WORKERS", workers)
+    cfg = tiny_config(model, *options, run="interrupted")
     interrupt(cfg, monkeypatch, 3)
     interrupt(cfg, monkeypatch, 5)
     output = Path(cfg.OUTPUT_DIR)

@@ -243,7 +243,7 @@ def test_a_configuration_is_plain_values_or_a_sentence(
         ("MODEL.ROI_HEADS.NMS_THRESH_TEST", math.nan, "it is 0 to 1"),
         ("MODEL.RPN.PRE_NMS_TOPK_TEST", -1, "it is 1 to 100000"),
         ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 128, "it is 0 to 16"),
-        ("MODEL.PIXEL_MEAN", [math.nan, 1.0, 1.0], "it is a finite number"),
+        ("MODEL.PIXEL_MEAN", [math.nan, 1.0, 1.0], "it is 0 to 255"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, math.inf]], "it is a finite number"),
         ("DATASETS.TRAIN", (), "names no data set"),
         ("DATASETS.TRAIN", (1,), "names no data set"),

@@ -53,7 +53,8 @@ def costs(models: Mapping[str, TrainedModel], reference: str, *, rounds: int = 1
     Args:
         models: by name, their data set registered.
         reference: one of them.
-        rounds: of a training step and an inference of each.
+        rounds: of a training step and an inference of each; fewer if the reference itself was
+            trained for fewer steps, which is a trial.
 
     Returns:
         By model: ``parameters`` of the RoI heads beyond the reference's box head (million), and
@@ -74,6 +75,7 @@ def costs(models: Mapping[str, TrainedModel], reference: str, *, rounds: int = 1
         rows[name] = {"parameters": (total - box) / 1e6, "in use": used / 1e6}
         rows[name]["operations"] = counted / 1e9
     timed = {name: _Timed(*trained) for name, trained in models.items()}
+    rounds = min(rounds, models[reference].cfg.SOLVER.MAX_ITER)
     # All images first: whoever is trained finds other objects.
     for column, run in (("image", _Timed.infer), ("training step", _Timed.train)):
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}

@@ -102,7 +102,7 @@ def collect_given_boxes(results: Path, runs: Runs, dataset: str) -> Collected:
     found, left_out = read_complete(keys, read)
     of = {k: t[OF_OBJECT].sort_values(OF_OBJECT, ignore_index=True) for k, t in found.items()}
     for key in unlike_most({k: {"objects": table.to_csv()} for k, table in of.items()}):
-        left_out.append(f"{run_name(key)}: {FILE} has other objects than most; {AGAIN}")
+        left_out.append(f"{run_name(key)}: {FILE} has not the objects of most; {AGAIN}")
         del found[key]
     return Collected({}, found, left_out)
 

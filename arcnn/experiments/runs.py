@@ -248,7 +248,7 @@ def collect(folder: Path, variants: Sequence[str] = tuple(VARIANTS)) -> Collecte
     runs, not_whole = read_complete(keys, read)
     left_out += not_whole
     for key, what in unlike_most({key: run[2] for key, run in runs.items()}).items():
-        left_out.append(f"{run_name(key)}: other features or settings than most runs ({what})")
+        left_out.append(f"{run_name(key)}: without the features or settings of most runs ({what})")
         del runs[key]
     records, objects = ({key: run[k] for key, run in runs.items()} for k in (0, 1))
     return Collected(records, objects, left_out)

@@ -140,7 +140,7 @@ def earlier_protocol(runs: Runs) -> list[str]:
 
 
 def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str]:
-    """Remove those of the runs that were made otherwise than most of them; sentences on them."""
+    """Remove those of the runs that are :func:`unlike_most`; sentences on them."""
     names = {name for key in keys for name in runs[key].settings}
     names = {n for n in names - {"SEED"} if n.startswith(OF_THE_HEAD) == of_the_head}
     odd = unlike_most(
@@ -148,17 +148,24 @@ def _leave_out(runs: dict, keys: Sequence[tuple], of_the_head: bool) -> list[str
     )
     for key in odd:
         del runs[key]
-    made = "made with other data or settings than most"
+    made = "not made with the data and settings of most"
     return [f"{run_name(key)}: {made} ({what})" for key, what in odd.items()]
 
 
 def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
-    """Those that were made otherwise than most of them, and what differs, by key."""
-    usual = Counter(compact_json(of) for of in made_with.values()).most_common(1)
+    """Those that were not made as most of them, and what differs, by key.
+
+    All of them where no way is the most frequent one: which are right cannot be told.
+    """
+    ways = Counter(compact_json(of) for of in made_with.values()).most_common(2)
+    none = len({times for _, times in ways}) < len(ways)
     odd = {}
     for key, of in made_with.items():
-        if differs := differences(of, json.loads(usual[0][0])):
-            odd[key] = few(t.replace("now ", "").replace("before", "most have") for t in differs)
+        other, have = ways[0][0], "as many have" if none else "most have"
+        if none and compact_json(of) == other:
+            other = ways[1][0]
+        if differs := differences(of, json.loads(other)):
+            odd[key] = few(t.replace("now ", "").replace("before", have) for t in differs)
     return odd
 
 

@@ -29,6 +29,8 @@ def _add_shape(objects: dict[str, dict[str, Any]], k: int, shape: dict[str, Any]
     if len(words) > 1 and words[-1].lower() in KINDS:
         kind = words.pop().lower()
     name, group = " ".join(words), shape.get("group_id")
+    if not name:
+        raise ConversionError("has no class in its label")
     if shape.get("shape_type", "polygon") != "polygon":
         raise ConversionError(f"({name}) is a {shape['shape_type']}, not a polygon")
     if group is None and kind:

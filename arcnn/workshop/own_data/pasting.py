@@ -250,8 +250,15 @@ def make_amodal(
         ``left_out`` what was left out, by kind.
 
     Raises:
-        ValueError: no COCO instances file, too few full objects, or another data set in the folder.
+        ValueError: no COCO instances file, too few full objects, another data set in the folder, or
+            a number that is none.
     """
+    least = min(train_images + val_images, image_size, occluders)
+    if min(train_images, val_images) < 0 or least < 1:
+        raise InputError(
+            f"{train_images} and {val_images} images of {image_size} pixels with {occluders} "
+            "occluders at most: each number must be above 0, but for one of the splits'."
+        )
     folder, source, recipe = Path(folder), Path(source), Recipe(image_size, occluders, rates, seed)
     folder = folder.expanduser().resolve()  # of a link, what it leads to is renamed
     content, images = cutouts.read_instances(source), {"train": train_images, "val": val_images}
