@@ -1,4 +1,4 @@
-"""Polygons on their way to masks: what is cut off, what is refused, and what is left as it is."""
+"""Polygons and runs on their way to masks: what is cut off, refused, and left as it is."""
 
 import math
 import re
@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from arcnn.data.masks import clean_polygons, clip_polygon
+from arcnn.data import masks
+from arcnn.data.masks import check_rle, clean_polygons, clip_polygon, run_lengths, to_json_rle
 
 HEIGHT, WIDTH = 10, 12
 
@@ -53,6 +54,7 @@ BAD = [  # none of these is a polygon
     ([1, 2, 3, 4], "a polygon of fewer than 3 points (2)"),
     ([*TRIANGLE, 3, math.nan], "a polygon with a coordinate that is no number"),
     ([*TRIANGLE, math.inf, 3], "a polygon with a coordinate that is no number"),
+    ([*TRIANGLE, 1e9, 3], "a polygon with a coordinate that is no number"),
 ]
 
 
@@ -90,3 +92,54 @@ def test_a_pixel_beyond_the_image_is_left_and_more_is_cut_off(
     assert wrong == ([] if inside is None else ["a polygon that leaves the image"])
     points = np.reshape(kept, (-1, 2)).tolist()
     assert sorted(map(tuple, points)) == sorted(corners(*(inside or box)))
+
+
+def test_outlines_of_a_mask_have_a_length_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: around a box of 4 x 3 pixels it is 14."""
+    box = np.array(corners(2, 3, 6, 6), dtype=float).ravel().tolist()
+    monkeypatch.setattr(masks, "LONGEST", 28)
+    assert clean_polygons([box, box], HEIGHT, WIDTH) == ([box, box], [])
+    monkeypatch.setattr(masks, "LONGEST", 27)
+    with pytest.raises(ValueError, match="an outline of 28 pixels, more than 27"):
+        clean_polygons([box, box], HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("counts", ["/", "0/", "p", "0p", "\xe9", "\ud800"])
+def test_a_character_that_no_rle_has_is_named(counts: str) -> None:
+    with pytest.raises(ValueError, match="a character that no RLE has"):
+        run_lengths(counts)
+
+
+def test_the_longest_runs_are_of_six_characters() -> None:
+    """By hand: 10^8 is 2 * 32^5 + 31 * 32^4 + 11 * 32^3 + 24 * 32^2 + 8 * 32."""
+    assert run_lengths("0PXh[o2").tolist() == [0, 10**8]
+    for counts in ("PPPPPP0", "0PPPPPP0", "PPPPPP00"):
+        with pytest.raises(ValueError, match="a run that no image holds"):
+            run_lengths(counts)
+
+
+@pytest.mark.parametrize("runs", [[5, -5, 120], [-5, 125], [121, -1], [121]])
+def test_a_run_below_nothing_is_refused(runs: list[int]) -> None:
+    with pytest.raises(ValueError, match="a run that this image does not hold"):
+        check_rle({"size": [HEIGHT, WIDTH], "counts": runs}, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("runs", "without"),
+    [
+        ([5, 0, 115], [120]),
+        ([0, 0, 120], [120]),
+        ([0, 5, 0, 115], [0, 120]),
+        ([3, 0, 0, 7, 110], [3, 7, 110]),
+        ([3, 7, 0, 2, 108], [3, 9, 108]),
+        ([3, 7, 110, 0], [3, 7, 110]),
+    ],
+)
+def test_runs_of_nothing_are_left_out(runs: list[int], without: list[int]) -> None:
+    checked = check_rle({"size": [HEIGHT, WIDTH], "counts": runs}, HEIGHT, WIDTH)
+    assert run_lengths(checked["counts"]).tolist() == without
+
+
+def test_counts_are_text_in_json() -> None:
+    for counts in ("05", b"05"):
+        assert to_json_rle({"size": [2, 3], "counts": counts}) == {"size": [2, 3], "counts": "05"}

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from arcnn.modeling import (
     mask_losses,
     mask_targets,
 )
+from arcnn.modeling.amodal_head import import_own_models
 from arcnn.modeling.shared_masks import SharedMasks
 from arcnn.names import MASK_KINDS
 from arcnn.training import train
@@ -438,3 +440,14 @@ def test_a_model_of_ones_own_that_fails_is_named_with_its_line(
             arcnn.get_config("tabletop", "arcnn")
     assert reproduce.main(["--profile", "smoke"]) == 2
     assert re.search(f"^make reproduce .*mine.py.*{said}", capsys.readouterr().err)
+
+
+def test_a_second_model_of_ones_own_is_imported_beside_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCNN_MODELS", str(tmp_path))
+    for name in ("own_one", "own_two"):
+        (tmp_path / f"{name}.py").write_text("times = []")
+        import_own_models()
+    own = [sys.modules.pop(f"arcnn_models.own_{k}") for k in ("one", "two")]
+    assert all(module.times == [] for module in own)
