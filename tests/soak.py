@@ -355,7 +355,7 @@ def main() -> int:
     chosen = [job for job in jobs(soak.results, read_yaml(text)) if given.only in job.name]
     for job in chosen:
         command = job.made == ["."]
-        seconds = 30.0 if command else soak.finish(job.name, job.work)
+        seconds = 120.0 if command else soak.finish(job.name, job.work)
         due["kill"] += job.share * given.kills / sum(job.share for job in chosen)
         due["full disk"] += given.full / len(chosen)
         due["clock"] += given.back if command else 0
