@@ -204,7 +204,7 @@ def test_the_machine_is_asked(monkeypatch) -> None:
 
 
 def test_both_precisions_learn_alike(tiny_config, monkeypatch) -> None:
-    options = ("SOLVER.MAX_ITER", 16, "SOLVER.BASE_LR", 0.05, "SOLVER.CHECKPOINT_PERIOD", 100)
+    options = ("SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", 100)
     monkeypatch.setattr(training, "LOG_PERIOD", 1)
     logs, bytes_of = {}, {}
     for name, has in (("half", True), ("full", False)):
