@@ -203,6 +203,7 @@ def test_the_machine_is_asked(monkeypatch) -> None:
     assert training.precision(cfg) == torch.float32
 
 
+@pytest.mark.long
 def test_both_precisions_learn_alike(tiny_config, monkeypatch) -> None:
     options = ("SOLVER.MAX_ITER", 30, "SOLVER.CHECKPOINT_PERIOD", 100)
     monkeypatch.setattr(training, "LOG_PERIOD", 1)
