@@ -30,6 +30,7 @@ PROFILES = NOTEBOOKS / "profiles"
 IN_BATCH = "ARCNN_BATCH"  # set in the environment of notebooks that nobody looks at while they run
 REFERENCE = ROOT / "results" / "reference"
 PHOTOS = ROOT / "data" / "photos"  # two photographs with outlines drawn by hand
+LONGEST_YAML = 100_000  # characters; a whole configuration has 6000
 
 
 def own_models() -> Path:
@@ -80,6 +81,13 @@ def plain(path: str | Path) -> Path:
     if not is_file:
         raise FileError(f"{path} is no plain file. Put a file in its place.")
     return Path(path)
+
+
+def not_itself(output: Path, *inputs: Path) -> None:
+    """Raise ValueError if what is to be written would take the place of what is read."""
+    for file in inputs:
+        if output.exists() and file.exists() and output.samefile(file):
+            raise InputError(f"{output} is read, and would be lost: give another name to write to.")
 
 
 def printable(text: str) -> str:
@@ -166,7 +174,7 @@ def read_json(path: Path, cure: str, schema: dict[str, Any] | None = None) -> An
     try:
         content = json.loads(plain(path).read_bytes(), parse_float=_number, parse_constant=_number)
         fault = schema and next(json_validator()(schema).iter_errors(content), None)
-        why = fault and _in_a_line(fault)
+        why = fault and in_a_line(fault)
     except FileNotFoundError:
         raise MissingError(f"{path} is not there: {cure}") from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -198,7 +206,7 @@ def object_of(**properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
-def _in_a_line(fault: Any) -> str:
+def in_a_line(fault: Any) -> str:
     """What a schema does not allow, and where: ``amodal.AP: -5 is less than the minimum of 0``."""
     where = ".".join(map(str, fault.absolute_path))
     sentence = f"{where}: {fault.message}" if where else fault.message
@@ -248,7 +256,11 @@ def read_table(
     import pandas as pd
 
     try:
-        table = pd.read_csv(plain(path))
+        with plain(path).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
+            if file.read() != b"\n":
+                raise ValueError("its last line is cut off")
+        table = pd.read_csv(path)
         if missing := [name for name in bounds if name not in table]:
             raise ValueError(f"it has no {', '.join(missing)}")
         if not isinstance(table.index, pd.RangeIndex):
@@ -284,8 +296,10 @@ def read_yaml(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: it is none, or longer than what anybody writes.
     """
+    if len(text) > LONGEST_YAML:
+        raise yaml.YAMLError(f"{len(text)} characters, more than {LONGEST_YAML}")
     return yaml.load(text, _Yaml)
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from arcnn.cells import tell_of_skipped_cells
 from arcnn.errors import InputError
-from arcnn.files import read_yaml
+from arcnn.files import plain, read_yaml
 
 TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "bool": bool}
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill hands them over
@@ -33,7 +33,7 @@ def read_parameters(file: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        content = read_yaml(file.read_text())
+        content = read_yaml(plain(file).read_text())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParameterError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from arcnn.errors import InputError
-from arcnn.files import compact_json, write_text
+from arcnn.files import LONGEST_YAML, compact_json, write_text
 
 Settings = dict[str, Any]
 
@@ -26,7 +26,6 @@ WITHOUT_EFFECT = (
     "DATALOADER.NUM_WORKERS",
 )
 MOST_ALIASES = 100  # detectron2's own dump has a handful
-LONGEST = 100_000  # characters of a configuration; a real one has 6000
 DEEPEST = 20  # levels; a real one has 5
 MAX_ITER, SCHEDULER = "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME"
 
@@ -81,8 +80,8 @@ def read_configuration(text: str) -> dict[str, Any]:
     Raises:
         yaml.YAMLError, ValueError: it is none.
     """
-    if len(text) > LONGEST:
-        raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"{len(text)} characters, more than {LONGEST_YAML}")
     content = yaml.load(text, _Plain)
     if not isinstance(content, dict):
         raise ValueError("there are no settings in it")

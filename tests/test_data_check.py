@@ -148,6 +148,16 @@ def test_the_command_says_what_is_wrong_and_counts_crowds_apart(tmp_path: Path, 
     assert json.loads((tmp_path / "report.json").read_text())["instances"] == {"cup": 1}
 
 
+def test_a_crowd_is_0_or_1(tmp_path: Path) -> None:
+    given = (0, 1, False, True, None, "0", "x", 2, [[]])
+    file = write(tmp_path, *(annotation(id=k, iscrowd=one) for k, one in enumerate(given, 1)))
+    (record,) = load_annotations(file, tmp_path, max_skipped=1).records
+    assert [a["iscrowd"] for a in record["annotations"]] == [0, 1, 0, 1, 0]
+    problems = load_annotations(file, tmp_path, max_skipped=1).problems
+    assert [p.annotation_id for p in problems] == [6, 7, 8, 9]
+    assert {p.kind for p in problems} == {"bad iscrowd"}
+
+
 def test_the_command_says_in_one_line_that_nothing_is_there(tmp_path: Path, capsys) -> None:
     assert main(["check", str(tmp_path / "no.json")]) == 1
     assert main(["check", str(tmp_path)]) == 1

@@ -214,6 +214,17 @@ def labelme(file: Path, *shapes: object) -> Path:
     return file
 
 
+def test_what_is_converted_is_not_lost(tmp_path: Path, capsys) -> None:
+    file = labelme(tmp_path / "desk.json", shape("cup"))
+    before = file.read_bytes()
+    for more in ([], ["--visible", "seen"]):
+        assert main(["convert", str(file), "--out", str(file), *more]) == 1
+        assert "desk.json is read, and would be lost" in capsys.readouterr().err
+    assert main(["convert", str(file), "--out", "o.json", "--classes", "cup", "cup"]) == 1
+    assert "classes are cup, cup: one is there twice" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_labelme_files_become_an_annotation_file(tmp_path: Path, capsys) -> None:
     shapes = [shape("cup Amodal ", 1), shape("cup visible", 1, SEEN), shape("desk lamp")]
     call = [

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -577,10 +578,16 @@ def test_command_writes_nothing_on_bad_input(files, capsys, text: str, message: 
 
 def test_command_wants_a_ground_truth_and_a_number_of_draws(files, capsys):
     call, out = files[-1], files[-2]
-    with pytest.raises(SystemExit):
-        main([*call, "--bootstrap", "-1"])
+    for draws in ("-1", "1000000000"):
+        with pytest.raises(SystemExit):
+            main([*call, "--bootstrap", draws])
     assert main([*call[2:], "--ground-truth", "nowhere.json"]) == 1
     assert "there is no ground truth nowhere.json" in capsys.readouterr().err
+    for read in (call[1], call[3]):
+        before = Path(read).read_bytes()
+        assert main([*call[:4], "--output", read]) == 1
+        assert f"{read} is read, and would be lost" in capsys.readouterr().err
+        assert Path(read).read_bytes() == before
     assert not out.exists()
 
 

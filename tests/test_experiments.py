@@ -1,6 +1,7 @@
 """The ablation on frozen features, and the tests of Figure 5's reading."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -273,6 +274,34 @@ def test_bad_runs_are_left_out_and_named(ablation_folder, tmp_path):
         assert set(found.records) == {(DEFAULT, 0), ("add-logits", 0), ("add-logits", 1)}
         (sentence,) = found.left_out
         assert sentence.startswith(f"{DEFAULT}/seed1: ") and said in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data_root", 5),
+        ("data_root", None),
+        ("seeds", []),
+        ("models", [[]]),
+        ("options", "text"),
+        ("ablation", None),
+        ("ablation", {"trunk": "start"}),
+        ("max_skipped", "a"),
+    ],
+)
+def test_a_profile_that_is_none_is_a_sentence(name, value, tmp_path, tabletop_root, capsys):
+    file = profile(tmp_path, tabletop_root, [])
+    content = yaml.safe_load(file.read_text())
+    for damaged in (content | {name: value}, {k: v for k, v in content.items() if k != name}):
+        file.write_text(yaml.safe_dump(damaged))
+        assert main(["cost", "--dataset", "tabletop", "--profile-file", str(file)]) == 1
+        assert f"{file} is no whole profile ({name}" in capsys.readouterr().err.replace("'", "")
+    with pytest.raises(SystemExit):
+        main(["cost", "--dataset", "nope", "--profile-file", str(file)])
+    file.unlink()
+    os.mkfifo(file)
+    assert main(["cost", "--dataset", "tabletop", "--profile-file", str(file)]) == 1
+    assert f"{file} is no plain file" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_a_sentence(tmp_path, tabletop_root, capsys):

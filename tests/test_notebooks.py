@@ -4,6 +4,7 @@ import ast
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -235,6 +236,33 @@ def test_a_parameters_file_speaks_to_all_notebooks_and_names_come_on_top(
     monkeypatch.setattr(sys, "argv", [*named, "-p", "class_name", "", "-p", "figure", "1e3"])
     assert main() == 0
     assert seen[-1][2] == {"class_name": "", "figure": "1e3"}  # text stays text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "is no whole"),
+        (
+            '{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+            "is no whole",
+        ),
+        ('{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": []}', "is no whole"),
+        (None, "is no plain file"),
+    ],
+)
+def test_what_is_no_notebook_is_a_sentence(text, said, tmp_path, monkeypatch, capsys) -> None:
+    file = tmp_path / "some.ipynb"
+    os.mkfifo(file) if text is None else file.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["notebooks", str(file), str(tmp_path / "out.ipynb")])
+    assert main() == 1
+    assert f"{file} {said}" in capsys.readouterr().err
+
+
+def test_a_notebook_does_not_take_its_own_place(tiny_notebook: Path) -> None:
+    before = tiny_notebook.read_bytes()
+    with pytest.raises(ValueError, match="is read, and would be lost"):
+        run_notebook(tiny_notebook, tiny_notebook, {})
+    assert tiny_notebook.read_bytes() == before
 
 
 def test_a_notebook_is_run_into_a_copy_and_a_page(

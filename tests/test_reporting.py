@@ -260,6 +260,14 @@ def test_a_number_that_is_none_leaves_a_run_out(
     assert text.replace(was, damaged, 1) != text
 
 
+@pytest.mark.parametrize("cut", [1, 3, 8])
+def test_a_table_whose_last_line_is_cut_off_leaves_a_run_out(cut: int, results: Path) -> None:
+    file = run_folder(results, "kins", "arcnn", 1) / "draws.csv"
+    file.write_bytes(file.read_bytes()[:-cut])
+    runs = collect_runs(results, ["kins"], ["arcnn"], [1])
+    assert not runs.runs and "its last line is cut off" in runs.left_out[0]
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "record.json", "draws.csv", "train/config.yaml"])
 def test_what_is_no_file_leaves_a_run_out(name: str, results: Path) -> None:
     file = run_folder(results, "kins", "arcnn", 1) / name

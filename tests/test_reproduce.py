@@ -253,6 +253,9 @@ def test_jobs_on_one_gpu_take_turns_unless_told(
 def test_no_job_on_the_gpu_is_refused(capsys: pytest.CaptureFixture) -> None:
     assert main(["--profile", "smoke", "--gpu-jobs", "0"]) == 2
     assert "GPU_JOBS is 0" in capsys.readouterr().err
+    for seeds in ("20261129", "9" * 400):
+        assert main(["--profile", "smoke", "--seeds", seeds]) == 2
+        assert "SEEDS is so many trainings of each, 1000 at most" in capsys.readouterr().err
 
 
 def test_a_cluster_that_there_is_not_is_named(
@@ -261,9 +264,13 @@ def test_a_cluster_that_there_is_not_is_named(
     with pytest.raises(ProfileError, match="slrum.yaml is not there; EXECUTOR is slurm"):
         find_executor("slrum")
     file = tmp_path / "mine.yaml"
-    for text in ("jobs: 3", "[", "executor"):
+    for text in ("jobs: 3", "[", "executor", "[" * 5000):
         file.write_text(text)
         with pytest.raises(ProfileError, match="names its executor"):
+            find_executor(str(file))
+    for text in ("executor: ../../x", "executor: a.b.c", "executor: ''", "executor: {a: 1}"):
+        file.write_text(text)
+        with pytest.raises(ProfileError, match="names an executor that cannot be"):
             find_executor(str(file))
     file.write_text("executor: cloud")
     with pytest.raises(ProfileError, match="pip install snakemake-executor-plugin-cloud"):

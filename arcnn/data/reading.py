@@ -235,6 +235,8 @@ def _internal_annotation(
     category = category_ids.get(as_key(item.category_id))
     if category is None:
         return note("unknown category id", "skipped", short(item.category_id))
+    if item.iscrowd not in (None, 0, 1):  # "0" is no 0, and would be a crowd
+        return note("bad iscrowd", "skipped", f"{short(item.iscrowd)}: neither 0 nor 1")
     masks = _read_masks(item, (record["height"], record["width"]), note)
     if masks is None:
         return None

@@ -14,13 +14,37 @@ from pathlib import Path
 import torch
 
 from arcnn.data import AnnotationError, register_dataset
+from arcnn.errors import InputError
 from arcnn.experiments.cost import FILE, costs
 from arcnn.experiments.given_boxes import write_given_boxes
 from arcnn.experiments.runs import make_features, run_variant
 from arcnn.experiments.variants import VARIANTS
-from arcnn.files import data_folder, run_folder, write_table
+from arcnn.files import (
+    data_folder,
+    in_a_line,
+    json_validator,
+    object_of,
+    run_folder,
+    write_table,
+)
+from arcnn.names import DATASETS
 from arcnn.parameters import read_parameters
 from arcnn.weights import load_trained
+
+# What is taken of a profile.
+_TEXT, _LIST = {"type": "string"}, {"type": "array"}
+_ABLATION = object_of(trunk=_TEXT, options=_LIST) | {"required": ["trunk", "options"]}
+_SOME = _LIST | {"minItems": 1}
+_PROFILE = object_of(
+    data_root=_TEXT,
+    max_skipped={"type": "number"},
+    seeds=_SOME | {"items": {"type": "integer"}},
+    models=_SOME | {"items": _TEXT},
+    options=_LIST,
+    compare_with=_TEXT,
+    ablation=_ABLATION,
+)
+_PROFILE |= {"required": [*_PROFILE["properties"]]}
 
 
 def features(given: argparse.Namespace, profile: dict) -> None:
@@ -71,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=purpose)
         command.add_argument("--profile-file", type=Path, required=True)
-        command.add_argument("--dataset", required=True)
+        command.add_argument("--dataset", required=True, choices=DATASETS)
         if name == "head":
             command.add_argument("--variant", required=True, choices=VARIANTS)
         if name == "given-boxes":
@@ -80,7 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--seed", type=int, required=True)
     given = parser.parse_args(arguments)
     try:
-        COMMANDS[given.command](given, read_parameters(given.profile_file))
+        profile = read_parameters(given.profile_file)
+        if fault := next(json_validator()(_PROFILE).iter_errors(profile), None):
+            cure = "take the profile.yaml that `make reproduce` writes into a results folder."
+            why = in_a_line(fault)
+            raise InputError(f"{given.profile_file} is no whole profile ({why}): {cure}")
+        COMMANDS[given.command](given, profile)
     except (AnnotationError, ValueError, OSError) as error:
         print(f"{given.command}: {error}", file=sys.stderr)
         return 1

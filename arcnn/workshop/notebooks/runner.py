@@ -27,7 +27,16 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 from yaml import YAMLError
 
-from arcnn.files import IN_BATCH, NOTEBOOKS, cannot_write, read_yaml, write_text
+from arcnn.errors import InputError
+from arcnn.files import (
+    IN_BATCH,
+    NOTEBOOKS,
+    cannot_write,
+    not_itself,
+    plain,
+    read_yaml,
+    write_text,
+)
 from arcnn.parameters import check, read_parameters
 from arcnn.workshop.notebooks.pages import executed, export, relink
 from arcnn.workshop.run.folders import folder_for_a_while
@@ -59,7 +68,10 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     """The names in a notebook's ``parameters`` cell, and their types as annotated there."""
     # papermill logs a warning for every literal that it cannot type, such as a list.
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
-    found = papermill.inspect_notebook(_name(notebook))
+    try:
+        found = papermill.inspect_notebook(_name(plain(notebook)))
+    except (AttributeError, KeyError, TypeError) as error:  # what papermill makes of half a one
+        raise InputError(f"{notebook} is no whole notebook ({error!r}); get it again.") from error
     return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
 
 
@@ -110,6 +122,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         NoSuchKernel: the environment has no Python kernel.
         OSError: ``output`` cannot be written.
     """
+    not_itself(output, notebook)
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_symlink():  # papermill would write through it

@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from arcnn.errors import InputError
-from arcnn.files import compact_json, read_json, write_text
+from arcnn.files import compact_json, not_itself, read_json, write_text
 from arcnn.names import MASK_KEYS
 from arcnn.workshop.own_data.cutouts import read_instances
 
@@ -87,6 +87,9 @@ def labelme_to_cocoa(
     Raises:
         ConversionError: names the file and the shape or group.
     """
+    not_itself(Path(target), *map(Path, files))
+    if len(set(classes)) < len(classes):
+        raise ConversionError(f"classes are {', '.join(classes)}: one is there twice")
     images, annotations, file_of = [], [], {}
     for image_id, file in enumerate(sorted(map(Path, files)), start=1):
         image, objects = _read_labelme(file)
@@ -117,6 +120,7 @@ def coco_to_cocoa(
 
     Returns and raises as :func:`labelme_to_cocoa`; ValueError too if it is no such file.
     """
+    not_itself(Path(target), Path(source))
     content = read_instances(source)
     rows = content["annotations"]
     fields = set().union(*rows)

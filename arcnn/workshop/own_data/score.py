@@ -15,8 +15,10 @@ from arcnn.data import MAX_SKIPPED, AmodalAnnotations, load_annotations
 from arcnn.data.image_files import short
 from arcnn.evaluation import METRICS, Evaluation, PredictionError, image_draws, intervals
 from arcnn.evaluation.predictions import check_mask, image_size, image_sizes, named
-from arcnn.files import printable, read_json, write_json
+from arcnn.files import not_itself, printable, read_json, write_json
 from arcnn.names import MASK_KEYS, TABLE_1
+
+MOST_DRAWS = 100_000  # of the images; 500 tell an interval well
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = "95 %% intervals of Table 1's numbers, from N draws of the images"
     add("--bootstrap", type=int, default=0, metavar="N", help=what)
     options = parser.parse_args(arguments)
-    if options.bootstrap < 0:
-        parser.error("--bootstrap: a number of draws is 0 or more")
+    if not 0 <= options.bootstrap <= MOST_DRAWS:
+        parser.error(f"--bootstrap: a number of draws is 0 to {MOST_DRAWS:,}")
     try:
+        not_itself(options.output, options.ground_truth, options.predictions)
         metrics = _score(options)
         write_json(options.output, metrics)
     except (OSError, ValueError) as error:

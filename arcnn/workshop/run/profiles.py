@@ -39,6 +39,7 @@ ABLATION_DEFAULTS: dict[str, Any] = {
     "networks": [],  # variants to train as whole networks too, one seed
     "options": [],  # detectron2 overrides on top of the profile's; IMS_PER_BATCH counts objects
 }
+MOST_SEEDS = 1000
 _COUNT, _LIST = {"type": "integer", "minimum": 1}, {"type": "array"}
 _TEXT = {"type": "string", "pattern": r"\A[^\0-\x1f\ud800-\udfff]*\Z"}
 _SEED = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}  # all generators take these
@@ -54,7 +55,7 @@ def _entries(**properties: dict) -> dict[str, Any]:
 SCHEMA = _entries(
     datasets=_NAMES,
     models=_NAMES,
-    seeds=_LIST | {"items": _SEED, "uniqueItems": True, "maxItems": 1000},
+    seeds=_LIST | {"items": _SEED, "uniqueItems": True, "maxItems": MOST_SEEDS},
     options=_OPTIONS,
     max_skipped={"type": "number", "minimum": 0, "maximum": 1},
     num_gpus=_COUNT,

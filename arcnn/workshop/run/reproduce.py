@@ -6,6 +6,7 @@ Every problem found here is one sentence that says what is wrong and what to do.
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,12 @@ from arcnn.workshop.run.beforehand import (
 from arcnn.workshop.run.estimate import find_rehearsal
 from arcnn.workshop.run.folders import date_back, files_below, unwritable
 from arcnn.workshop.run.outdated import find_outdated
-from arcnn.workshop.run.profiles import ProfileError, check_choices, load_profile
+from arcnn.workshop.run.profiles import (
+    MOST_SEEDS,
+    ProfileError,
+    check_choices,
+    load_profile,
+)
 
 CLUSTERS = ROOT / "cluster"
 CORES_OF_A_JOB = 8  # on a cluster, unless CORES says otherwise
@@ -83,6 +89,11 @@ def chosen_profile(chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.dataset:
         profile["datasets"] = [chosen.dataset]
     if chosen.seeds is not None:
+        if chosen.seeds > MOST_SEEDS:
+            raise ProfileError(
+                f"SEEDS is so many trainings of each, {MOST_SEEDS} at most, with the seeds 0, 1, "
+                "2, ...; for others, write a profile."
+            )
         profile["seeds"] = list(range(chosen.seeds))
     for key in ("data_root", "results_root"):
         if getattr(chosen, key):
@@ -163,8 +174,10 @@ def find_executor(name: str) -> Path:
     except FileNotFoundError as error:
         known = " or ".join(sorted(known.stem for known in CLUSTERS.glob("*.yaml")))
         raise ProfileError(f"{file} is not there; EXECUTOR is {known}, or a file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         raise ProfileError(f"{file} is no Snakemake profile that names its executor.") from error
+    if not re.fullmatch("[a-z0-9-]{1,99}", executor):
+        raise ProfileError(f"{file} names an executor that cannot be: {executor:.99}.")
     plugin = f"snakemake-executor-plugin-{executor}"
     if importlib.util.find_spec(plugin.replace("-", "_")) is None:
         raise ProfileError(f"this environment has no {plugin}: python -m pip install {plugin}.")
