@@ -343,6 +343,7 @@ def test_runs_made_otherwise_are_never_mixed_and_the_setting_is_named(
     runs = collect_runs(results, ["kins"], ["arcnn"], [0, 1])
     assert not runs.runs and "as many have" in runs.left_out[0]
     assert named.replace("most", "as many") in runs.left_out[1]
+    assert all("delete those that do not belong" in said for said in runs.left_out)
 
 
 def test_numbers_measured_with_other_settings_than_the_runs_are_left_out(results: Path) -> None:

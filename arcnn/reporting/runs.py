@@ -166,6 +166,7 @@ def unlike_most(made_with: Mapping[Key, Settings]) -> dict[Key, str]:
             other = ways[1][0]
         if differs := differences(of, json.loads(other)):
             odd[key] = few(t.replace("now ", "").replace("before", have) for t in differs)
+            odd[key] += "; delete those that do not belong here" if none else ""
     return odd
 
 
